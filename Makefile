@@ -1,0 +1,34 @@
+# Two commands: `make reproduce` runs the lessons, `make test` checks everything.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+PROFILE ?= quick
+
+.PHONY: help install reproduce test clean
+
+help:
+	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper), list what was made"
+	@echo "make test        install if needed, run all tests"
+	@echo "make clean       remove build/ (caches, checkpoints, executed lessons)"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "dumenet needs Python 3.10 or newer: set PYTHON=/path/to/python3."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (PyTorch is large: some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[notebooks,test]'
+	@touch $@
+
+reproduce: install
+	@$(BIN)/dumenet reproduce --profile $(PROFILE)
+
+test: install
+	@$(BIN)/python -m pytest tests && \
+	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 notebooks && \
+	echo "All tests passed."
+
+clean:
+	rm -rf build

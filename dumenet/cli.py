@@ -1,0 +1,206 @@
+"""The command line: `dumenet data|train|evaluate|predict|reproduce`."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dumenet.errors import DumenetError, unknown
+
+CONFIGS = Path(__file__).parent / "configs"
+EXAMPLES = """examples:
+  dumenet data make                                  generate the embedded factory data set in data/factory
+  dumenet data check photos/                         list every problem of a folder at once
+  dumenet train --category weave                     train on one category of the embedded data
+  dumenet train --data mvtec/ --category bottle tire one unified model for two categories
+  dumenet train --data mvtec/ --separate             one model for each category
+  dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
+  dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
+  dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 done, 1 a lesson failed, 2 bad input (one sentence on stderr)."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except DumenetError as error:
+        print(f"dumenet: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dumenet: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "dumenet", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="make, check or index a data set").add_subparsers(required=True)
+    make = data.add_parser("make", help="generate the embedded factory data set (MVTec layout)")
+    make.add_argument("--out", type=Path, default=Path("data/factory"), help="folder to make (default: %(default)s)")
+    make.add_argument("--seed", type=int, default=0)
+    make.set_defaults(run=_data_make)
+    check = data.add_parser("check", help="list every problem of a folder at once")
+    check.add_argument("root", type=Path)
+    check.set_defaults(run=_data_check)
+    index = data.add_parser("index", help="write train.json and test.json (JSON lines) for a folder")
+    index.add_argument("root", type=Path)
+    index.add_argument("--out", type=Path, help="folder for the two files (default: ROOT)")
+    index.set_defaults(run=_data_index)
+
+    for name, run, text in (
+        ("train", _train, "train and evaluate one unified model, or one for each category"),
+        ("evaluate", _evaluate, "evaluate a checkpoint again, on its own data or another folder"),
+    ):
+        command = commands.add_parser(name, help=text, epilog=EXAMPLES, formatter_class=parser.formatter_class)
+        if name == "evaluate":
+            command.add_argument("checkpoint", type=Path)
+        else:
+            command.add_argument("--config", help=f"YAML file, or one of: {', '.join(_packaged())}")
+            command.add_argument("--separate", action="store_true", help="one model for each category")
+            command.add_argument("--seed", type=int, nargs="+", help="one or several seeds")
+        command.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10)')
+        command.add_argument("--category", nargs="+", help='category names, or "all"')
+        command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. train.epochs=3")
+        command.set_defaults(run=run)
+
+    predict = commands.add_parser("predict", help="heatmaps, scores and verdicts for images")
+    predict.add_argument("checkpoint", type=Path)
+    predict.add_argument("images", type=Path, help="an image or a folder")
+    predict.add_argument("--out", type=Path, default=Path("build/predictions"))
+    predict.add_argument("--category", default="all", help="whose threshold to use (default: the common one)")
+    predict.add_argument("--device", default="auto")
+    predict.set_defaults(run=_predict)
+
+    reproduce = commands.add_parser("reproduce", help="run the lessons headless through papermill")
+    reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
+    reproduce.add_argument("--data", help='"factory" (default) or a folder in MVTec layout')
+    reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of lessons")
+    reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
+    reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
+    reproduce.set_defaults(run=_reproduce)
+    return parser
+
+
+def _packaged() -> list[str]:
+    return sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+
+
+def _pairs(items: list[str]) -> dict[str, Any]:
+    """``["train.epochs=3"]`` as ``{"train.epochs": 3}``; values are read as YAML."""
+    pairs = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise DumenetError(f"{item!r} is not of the form NAME=VALUE.")
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise DumenetError(f"The value of {key} is not plain YAML: {value!r}.") from None
+    return pairs
+
+
+def _data_make(args: argparse.Namespace) -> None:
+    from dumenet.data import make_factory
+
+    print(f"The factory data set is in {make_factory(args.out, seed=args.seed)}.")
+
+
+def _data_check(args: argparse.Namespace) -> int:
+    from dumenet.data import check_folder
+
+    problems = check_folder(args.root)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problem(s) in {args.root}." if problems else f"{args.root} is clean.")
+    return 1 if problems else 0
+
+
+def _data_index(args: argparse.Namespace) -> None:
+    from dumenet.data import read_folder, write_index
+
+    out = args.out or args.root
+    write_index(read_folder(args.root), args.root, out)
+    print(f"Wrote {out / 'train.json'} and {out / 'test.json'}.")
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    overrides = _pairs(args.set)
+    if args.data:
+        overrides["data.source"] = args.data
+    if args.category:
+        overrides["data.categories"] = args.category
+    return overrides
+
+
+def _train(args: argparse.Namespace) -> None:
+    from dumenet.config import config_from_dict, load_config, merge
+    from dumenet.experiment import per_category, run
+
+    values = {}
+    if args.config:
+        path = Path(args.config)
+        if not path.exists() and path.suffix not in (".yaml", ".yml"):
+            if args.config not in _packaged():
+                raise unknown("configuration", args.config, _packaged())
+            path = CONFIGS / f"{args.config}.yaml"
+        values = load_config(path)
+    config = config_from_dict(merge(values, _overrides(args)))
+    seeds = args.seed or [config.train.seed]
+    configs = per_category(config) if args.separate else [config]
+    for one in configs:
+        for seed in seeds:
+            outcome = run(replace(one, train=replace(one.train, seed=seed)))
+            _report(outcome.record)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from dumenet.experiment import evaluate_checkpoint
+
+    _report(evaluate_checkpoint(args.checkpoint, _overrides(args)).record)
+
+
+def _report(record: dict[str, Any]) -> None:
+    """Print the metrics of one record as a table."""
+    from dumenet.metrics import METRICS
+
+    print(f"\n{record['name']}  (seconds: {record['seconds']})")
+    if record["metrics"] is None:
+        print("No test images, so no metrics; `dumenet predict` gives scores and verdicts.")
+    else:
+        rows = {**record["metrics"]["per_category"], "mean": record["metrics"]["mean"], "pooled": record["metrics"]["pooled"]}
+        print(f"{'':16}" + "".join(f"{title:>15}" for title in METRICS.values()))
+        for name, row in rows.items():
+            cells = ["not defined" if row.get(k) is None else f"{row[k]:.4f}" for k in METRICS]
+            print(f"{name:16}" + "".join(f"{cell:>15}" for cell in cells))
+    print(f"results:    {record['files']['results']}\ncheckpoint: {record['files']['checkpoint']}")
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from dumenet.predict import predict
+
+    rows = predict(args.checkpoint, args.images, args.out, args.category, args.device)
+    bad = [r for r in rows if r["verdict"] == "unreadable"]
+    counts = {v: sum(r["verdict"] == v for r in rows) for v in sorted({r["verdict"] for r in rows})}
+    print(f"{', '.join(f'{n} {v}' for v, n in counts.items())}: {args.out / 'scores.csv'}, heatmaps beside it.")
+    if bad:
+        print(f"dumenet: {len(bad)} of {len(rows)} images could not be read; scores.csv says why.", file=sys.stderr)
+    return 2 if bad else 0
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from dumenet.reproduce import reproduce
+
+    parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
+    return reproduce(args.profile, args.only, parameters, force=args.force)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

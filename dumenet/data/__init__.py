@@ -1,0 +1,44 @@
+"""Data sets: folders in MVTec-AD's layout, CIFAR-10's ten-class protocol, and what is embedded."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from dumenet.data.cifar import SPLITS, is_cifar10, read_cifar10, read_digits
+from dumenet.data.factory import make_factory
+from dumenet.data.folders import check_folder, read_folder, read_index, write_index
+from dumenet.data.images import IMAGE_SUFFIXES, content_key, load_image, load_mask
+from dumenet.data.samples import Dataset, Sample
+
+__all__ = [
+    "IMAGE_SUFFIXES", "SPLITS", "Dataset", "Sample", "check_folder", "content_key", "fingerprint", "load_image",
+    "load_mask", "make_factory", "open_dataset", "read_cifar10", "read_digits", "read_folder", "read_index",
+    "write_index",
+]  # fmt: skip
+
+
+def open_dataset(
+    source: str | Path, categories: str | Iterable[str] = "all", normals: str = "01234", home: Path = Path("data"),
+    per_class_train: int | None = None, per_class_test: int | None = None, seed: int = 0,
+) -> Dataset:  # fmt: skip
+    """The data set that `source` names.
+
+    Args:
+        source: "factory" (made on demand in `home`/factory, always with seed 0), "digits", or a path: a folder in
+            MVTec-AD's layout, or CIFAR-10.
+        categories: for MVTec-AD's layout, one name, several, or "all".
+        normals, per_class_train, per_class_test, seed: for the ten-class protocols, see `read_cifar10`.
+    """
+    if source == "factory":
+        return read_folder(make_factory(Path(home) / "factory"), categories)
+    if source == "digits":
+        return read_digits(normals, seed)
+    if is_cifar10(source):
+        return read_cifar10(source, normals, per_class_train, per_class_test, seed)
+    return read_folder(source, categories)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """16 hex digits that change with any image's name, label or content; results files record it."""
+    lines = sorted(f"{s.name} {s.label} {content_key(s)}" for s in dataset.train + dataset.test)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""The ten-class protocol of CIFAR-10, unified: five classes are normal, the other five are the anomalies."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from dumenet.data.images import IMAGE_SUFFIXES, open_image, to_rgb
+from dumenet.data.samples import Dataset, Sample
+from dumenet.errors import DumenetError, unknown
+
+SPLITS = ("01234", "56789", "02468", "13579")
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BATCHES = "cifar-10-batches-py"  # the folder inside the official archive
+
+
+def read_cifar10(
+    source: str | Path | list[Path], normals: str = "01234", per_class_train: int | None = None,
+    per_class_test: int | None = None, seed: int = 0, download: bool = False,
+) -> Dataset:  # fmt: skip
+    """CIFAR-10 with the classes `normals` as normal; images are held in memory as (32, 32, 3) uint8.
+
+    Args:
+        source: a folder with `cifar-10-batches-py`, a folder of train/<class>/ and test/<class>/ images, the same in
+            tar files (a folder of them, one, or a list), read in memory.
+        normals: five digits; class 0 is airplane, 9 is truck (alphabetical order).
+        per_class_train, per_class_test: that many images of each class, drawn with `seed`; None takes all.
+        download: fetch the official archive into `source` first.
+
+    Raises:
+        DumenetError: an unknown split, nothing to read, a broken file, or a download that fails.
+    """
+    digits = parse_normals(normals)
+    images = _read_batches(source, download) if download or _has_batches(source) else _read_files(source)
+    parts: dict[str, list[Sample]] = {}
+    for part, limit in (("train", per_class_train), ("test", per_class_test)):
+        if limit is not None and limit < 1:
+            raise DumenetError(f"per_class_{part} is {limit}: give a positive number, or none for all images.")
+        parts[part] = []
+        for k, name in enumerate(CLASSES):
+            if part == "train" and str(k) not in digits:
+                continue
+            found = sorted(images.get((part, name), {}).items())
+            if not found:
+                raise DumenetError(f"{source} has no images of {part}/{name}: expected {{train,test}}/<class>/*.png.")
+            rng = np.random.default_rng([seed, k, part == "test"])
+            for i in sorted(rng.permutation(len(found))[:limit]):
+                file = f"{part}/{name}/{found[i][0]}"
+                parts[part].append(_sample(file, digits, str(k), name, _decode(found[i][1], file)))
+    return Dataset("cifar10", parts["train"], parts["test"], has_masks=False)
+
+
+def read_digits(normals: str = "01234", seed: int = 0) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits (8 x 8): half of each digit to train on, half to test on."""
+    from sklearn.datasets import load_digits
+
+    digits = parse_normals(normals)
+    bunch = load_digits()
+    images = np.repeat((bunch.images * 255 / 16).round().astype(np.uint8)[..., None], 3, axis=3)  # (1797, 8, 8, 3)
+    train, test = [], []
+    for digit in range(10):
+        order = np.random.default_rng([seed, digit]).permutation(np.flatnonzero(bunch.target == digit))
+        half = len(order) // 2
+        for part, rows, samples in (("train", order[:half], train), ("test", order[half:], test)):
+            if part == "test" or str(digit) in digits:
+                samples += [
+                    _sample(f"{part}/{digit}/{i:04d}", digits, str(digit), str(digit), images[i]) for i in sorted(rows)
+                ]
+    return Dataset("digits", train, test, has_masks=False)
+
+
+def parse_normals(normals: str) -> str:
+    """"01234" or "{01234}" to "01234": five different digits, sorted."""
+    digits = "".join(sorted(str(normals).strip("{} ")))
+    if len(digits) != 5 or len(set(digits)) != 5 or not set(digits) <= set("0123456789"):
+        raise unknown("split", normals, SPLITS)
+    return digits
+
+
+def is_cifar10(source: str | Path) -> bool:
+    """Whether a path looks like CIFAR-10 in one of the forms that `read_cifar10` takes."""
+    source = Path(source)
+    only_tars = bool(_tars(source)) and not (source.is_dir() and any(p.is_dir() for p in source.iterdir()))
+    return _has_batches(source) or only_tars or any((source / "train" / c).is_dir() for c in CLASSES)
+
+
+def _sample(name: str, digits: str, digit: str, class_name: str, image: np.ndarray) -> Sample:
+    return Sample(name, f"{{{digits}}}", "good" if digit in digits else class_name, image)
+
+
+def _decode(image: np.ndarray | bytes | Path, name: str) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    return np.asarray(to_rgb(open_image(image if isinstance(image, Path) else io.BytesIO(image), name)))
+
+
+def _has_batches(source: str | Path | list[Path]) -> bool:
+    return not isinstance(source, list) and (Path(source) / BATCHES).is_dir()
+
+
+def _read_batches(root: str | Path, download: bool) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """(split, class) -> file name -> image, from the official archive; torchvision checks its MD5 sums."""
+    from torchvision.datasets import CIFAR10
+
+    images = {}
+    for part in ("train", "test"):
+        try:
+            data = CIFAR10(str(root), train=part == "train", download=download)
+        except Exception as error:  # network, disk and archive errors of several libraries
+            how = "could not be downloaded" if download else "is incomplete or damaged"
+            raise DumenetError(
+                f"CIFAR-10's archive in {root} {how} ({type(error).__name__}): fetch cifar-10-python.tar.gz by hand "
+                f"and unpack it there, so that {BATCHES} appears."
+            ) from None
+        for i, (image, k) in enumerate(zip(data.data, data.targets)):
+            images.setdefault((part, CLASSES[k]), {})[f"{i:05d}.png"] = image
+    return images
+
+
+def _tars(source: Path) -> list[Path]:
+    files = [source] if source.is_file() else source.iterdir() if source.is_dir() else []
+    return sorted(f for f in files if f.name.endswith((".tar", ".tar.gz", ".tgz")))
+
+
+def _read_files(source: str | Path | list[Path]) -> dict[tuple[str, str], dict[str, bytes | Path]]:
+    """(split, class) -> file name -> encoded image, from class folders or tar files of them."""
+    images = {}
+    sources = [Path(s) for s in source] if isinstance(source, list) else [Path(source)]
+    for tar in [t for s in sources for t in _tars(s)]:
+        try:
+            with tarfile.open(tar) as archive:
+                for member in archive:
+                    path = Path(member.name)
+                    if member.isfile() and path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) >= 3:
+                        part, class_name = path.parts[-3:-1]
+                        images.setdefault((part, class_name), {})[path.name] = archive.extractfile(member).read()
+        except (OSError, EOFError, tarfile.TarError) as error:
+            raise DumenetError(
+                f"{tar} is not a whole tar archive ({type(error).__name__}): copy or download it again."
+            ) from None
+    for path in [p for s in sources for p in s.glob("t*/*/*") if p.suffix.lower() in IMAGE_SUFFIXES]:
+        images.setdefault((path.parts[-3], path.parts[-2]), {})[path.name] = path
+    if not images:
+        raise DumenetError(f"{source} holds no CIFAR-10: expected {BATCHES}, or {{train,test}}/<class>/*.png.")
+    return images

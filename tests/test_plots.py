@@ -1,0 +1,147 @@
+"""Plots draw what they are given, on the axes they are given."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from dumenet import plots
+from dumenet.errors import DumenetError
+
+
+@pytest.fixture
+def ax():
+    yield plt.figure().add_subplot()
+    plt.close("all")
+
+
+@pytest.fixture
+def toy():
+    """Two images uint8 (32, 32, 3), maps and masks; the first is normal."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    masks = np.zeros((2, 32, 32), bool)
+    masks[1, 4:10, 6:20] = True
+    return images, rng.random((2, 32, 32)) + masks, masks
+
+
+def data(image):
+    return np.asarray(image.get_array())
+
+
+def test_heatmap(ax, toy):
+    images, maps, masks = toy
+    assert plots.heatmap(ax, images[1], maps[1], vmin=0, vmax=3, mask=masks[1]) is ax
+    grey, overlay = ax.images
+    np.testing.assert_allclose(data(grey), images[1] @ [0.299, 0.587, 0.114], atol=1)
+    assert grey.get_clim() == (0, 255)
+    np.testing.assert_array_equal(data(overlay), maps[1])
+    assert overlay.get_clim() == (0, 3) and overlay.get_alpha() == 0.5
+    (outline,) = ax.collections[-1].get_paths()
+    assert outline.get_extents().bounds == (5.5, 3.5, 14, 6)  # around columns 6-19, rows 4-9
+
+
+def test_heatmap_without_defect_has_no_outline(ax, toy):
+    images, maps, masks = toy
+    plots.heatmap(ax, images[0] / 255, maps[0], mask=masks[0])
+    assert not ax.collections
+    assert ax.images[0].get_clim() == (0, 1)
+
+
+def test_sheet_shares_one_scale(toy):
+    images, maps, masks = toy
+    fig = plots.sheet(images, maps, masks, ["one", "two"])
+    axes = np.array(fig.axes[:8]).reshape(2, 4)
+    assert [a.get_title() for a in axes[0]] == ["input", "truth", "anomaly map", "overlay"]
+    assert [a.get_ylabel() for a in axes[:, 0]] == ["one", "two"]
+    limits = {a.images[-1].get_clim() for a in axes[:, 2:].ravel()}
+    assert limits == {(maps.min(), maps.max())}
+    bar = fig.axes[8]
+    assert bar.get_ylabel() == "anomaly score" and bar.get_ylim() == (maps.min(), maps.max())
+    np.testing.assert_array_equal(data(axes[1, 1].images[0]), masks[1])
+    assert len(plots.sheet(images, maps).axes) == 2 * 3 + 1
+    plt.close("all")
+
+
+def test_score_histogram_counts_each_class_in_common_bins(ax):
+    labels, scores = np.array([0, 0, 0, 0, 1, 1]), np.array([0.0, 0.0, 0.1, 1.0, 0.9, 1.0])
+    assert plots.score_histogram(ax, labels, scores, threshold=0.5) is ax
+    normal, anomalous = (np.array([bar.get_height() for bar in c]) for c in ax.containers)
+    assert normal[0] == 0.5 and normal.sum() == pytest.approx(1)
+    assert anomalous[-1] == 0.5 and anomalous.sum() == pytest.approx(1)
+    assert ax.lines[0].get_xdata()[0] == 0.5
+    names = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert {"normal (4)", "anomalous (2)", "threshold 0.5"} == set(names)
+
+
+def test_roc_of_two_methods_and_one_class(ax):
+    labels = np.array([0, 0, 1, 1])
+    assert plots.roc(ax, labels, np.array([0.1, 0.4, 0.35, 0.8]), "mine") is ax
+    plots.roc(ax, labels, np.array([4.0, 3.0, 2.0, 1.0]), "flipped")
+    plots.roc(ax, labels * 0, np.arange(4.0), "normal only")
+    names = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert names == ["mine: 0.750", "flipped: 0.000", "normal only: not defined"]
+    mine, flipped = (line for line in ax.lines if line.get_gid() == "roc")
+    np.testing.assert_array_equal(mine.get_xydata(), [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]])
+    assert mine.get_color() != flipped.get_color() and mine.get_linestyle() != flipped.get_linestyle()
+
+
+def test_curves_leave_a_gap_for_none(ax):
+    assert plots.curves(ax, [0, 10, 20], {"loss": [3, 2, 1], "pro": [None, 0.5, None]}, ylabel="value") is ax
+    loss, pro = ax.lines
+    np.testing.assert_array_equal(loss.get_xydata(), [[0, 3], [10, 2], [20, 1]])
+    np.testing.assert_array_equal(pro.get_ydata(), [np.nan, 0.5, np.nan])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "value")
+
+
+def test_memory_weights_are_sorted_by_use(ax):
+    weights = np.array([[0.1, 0.7, 0.2], [0.2, 0.3, 0.5]])
+    assert plots.memory_weights(ax, weights) is ax
+    np.testing.assert_array_equal(data(ax.images[0]), weights[:, [1, 2, 0]])
+
+
+def test_slots_mosaic():
+    memory = np.arange(5 * 2 * 3, dtype=float).reshape(5, 2, 3)
+    fig = plt.figure()
+    ax = plots.slots(fig, memory, columns=2)
+    assert ax in fig.axes
+    mosaic = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert mosaic.shape == (3 * 3 + 1, 2 * 4 + 1)
+    np.testing.assert_array_equal(mosaic[1:3, 1:4], memory[0])
+    np.testing.assert_array_equal(mosaic[4:6, 5:8], memory[3])
+    assert np.isfinite(mosaic).sum() == memory.size  # the rest is gaps
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "2", "4"]
+    plt.close("all")
+
+
+def test_metric_table_writes_numbers_and_dashes(ax):
+    assert plots.metric_table(ax, ["a", "b"], ["image AUROC", "PRO"], [[0.25, None], [1, 0.5]]) is ax
+    written = {t.get_position(): t.get_text() for t in ax.texts}
+    assert written == {(0.5, 0.5): "0.250", (1.5, 0.5): "–", (0.5, 1.5): "1.000", (1.5, 1.5): "0.500"}
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["image\nAUROC", "PRO"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_metric_table_of_nothing_defined(ax):
+    plots.metric_table(ax, ["a"], ["PRO"], [[None]])
+    assert [t.get_text() for t in ax.texts] == ["–"]
+
+
+def test_save_is_reproducible_and_leaves_no_other_file(ax, tmp_path):
+    plots.score_histogram(ax, np.array([0, 1]), np.array([0.0, 1.0]), threshold=0.5)
+    paths = plots.save(ax.figure, "scores", tmp_path / "figures")
+    assert [p.name for p in paths] == ["scores.png", "scores.svg"]
+    first = [p.read_bytes() for p in paths]
+    assert first[0].startswith(b"\x89PNG") and b"<dc:date>" not in first[1]
+    again = plots.save(ax.figure, "scores", tmp_path / "again")
+    assert [p.read_bytes() for p in again] == first
+    assert len(list((tmp_path / "figures").iterdir())) == 2
+
+
+def test_save_that_cannot(ax, tmp_path):
+    (tmp_path / "figures").write_text("a file, not a folder")
+    with pytest.raises(DumenetError, match="Cannot write"):
+        plots.save(ax.figure, "scores", tmp_path / "figures")
