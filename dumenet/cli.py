@@ -127,7 +127,7 @@ def _data_index(args: argparse.Namespace) -> None:
     from dumenet.data import read_folder, write_index
 
     out = args.out or args.root
-    write_index(read_folder(args.root), args.root, out)
+    write_index(read_folder(args.root, use_index=False), args.root, out)
     print(f"Wrote {out / 'train.json'} and {out / 'test.json'}.")
 
 

@@ -24,6 +24,7 @@ class DataConfig:
     normals: str = "01234"  # ten-class protocols: the five classes that count as normal
     per_class_train: int | None = None  # CIFAR-10: random training images a class; None: all
     per_class_test: int | None = None  # CIFAR-10: random test images a class; None: all
+    seed: int = 0  # of that choice, and of the digits' split; apart from the seed of training
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ def config_from_dict(values: dict[str, Any], cls: type = Config, where: str = "c
         if key not in hints:
             raise unknown(f"setting in {where}", key, hints)
     for (owner, key), presets in PRESETS.items():
-        if owner is cls and values.get(key, "") in presets:
-            values = {**presets[values[key]], **values}
+        if owner is cls:
+            values = presets.get(str(values.get(key)), {}) | values
     made = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
     return _validate(cls(**made), where)
 
@@ -147,6 +148,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_convert(item, args[0], where) for item in items)
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):  # YAML reads 56789 as a number
+        value = str(value)
     if hint is float and isinstance(value, str):  # YAML reads 1e-3 as a string
         try:
             value = float(value)
@@ -160,11 +163,14 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 _AT_LEAST_ONE = (
-    "image_size", "grid", "batch_size", "channel_memory_size", "spatial_memory_size", "hidden_dim", "heads",
+    "image_size", "batch_size", "channel_memory_size", "spatial_memory_size", "hidden_dim", "heads",
     "ffn_dim", "neighbour_size", "epochs", "step_epoch", "per_class_train", "per_class_test", "encoder_layers",
     "decoder_layers",
 )  # fmt: skip
-_RANGES = {"dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0, 1), "lr": (1e-9, 10), "clip": (1e-9, 1e9)}
+_RANGES = {
+    "dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0, 1), "lr": (1e-9, 10), "clip": (1e-9, 1e9),
+    "weight_decay": (0, 10), "jitter": (0, 1e6), "seed": (0, 2**32 - 1), "grid": (2, 256),
+}  # fmt: skip
 
 
 def _validate(config: Any, where: str) -> Any:
@@ -179,8 +185,10 @@ def _validate(config: Any, where: str) -> Any:
         raise DumenetError(
             f"{where}.hidden_dim must be a multiple of 2 x heads ({2 * config.heads}), not {config.hidden_dim}."
         )
-    if isinstance(config, FeatureConfig) and not config.stages:
-        raise DumenetError(f"{where}.stages is empty: name at least one backbone stage, for example [0, 1, 2, 3].")
+    if isinstance(config, FeatureConfig):
+        stages = list(config.stages)
+        if not stages or min(stages) < 0 or stages != sorted(set(stages)):
+            raise DumenetError(f"{where}.stages must be rising numbers from 0, for example [0, 1, 2, 3], not {stages}.")
     return config
 
 
@@ -196,9 +204,13 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise DumenetError(
             f"No configuration file at {path}: give a YAML file, or the name of one in dumenet/configs."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DumenetError(f"Cannot read the configuration {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         detail = " ".join(str(error).split())
         raise DumenetError(f"{path} is not a plain YAML file: {detail}.") from None
+    if not isinstance(values or {}, dict):
+        raise DumenetError(f"{path} must hold sections such as train: and model:, not {values!r}.")
     return values or {}
 
 
@@ -209,7 +221,11 @@ def merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         section, _, key = dotted.partition(".")
         if not key:
             raise DumenetError(f"Setting {dotted!r} needs a section, for example train.epochs.")
-        merged.setdefault(section, {})[key] = value
+        if merged.get(section) is None:  # an empty section of a YAML file is None
+            merged[section] = {}
+        if not isinstance(merged[section], dict):
+            raise DumenetError(f"config.{section} must be a mapping of settings, not {merged[section]!r}.")
+        merged[section][key] = value
     return merged
 
 

@@ -57,7 +57,7 @@ def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
     d = config.data
     return open_dataset(
         d.source, d.categories, d.normals, home=folders.home / "data",
-        per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=config.train.seed,
+        per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=d.seed,
     )  # fmt: skip
 
 

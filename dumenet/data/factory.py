@@ -70,6 +70,11 @@ def segment(u: Array, v: Array, a: Pair, b: Pair) -> Array:
     return np.hypot(u - a[0] - t * du, v - a[1] - t * dv)
 
 
+def paint(red: float, green: float, blue: float) -> Array:
+    """A colour."""
+    return np.array([red, green, blue], np.float32)
+
+
 def over(rgb: Array, colour: Iterable[float], alpha: Array) -> Array:
     """Lay a colour (or an image) over an image."""
     return rgb + (np.asarray(colour, np.float32) - rgb) * alpha[..., None]
@@ -167,7 +172,7 @@ def parquet(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
     lying, standing = c.clouds(rng, 128, 8), c.clouds(rng, 8, 128)
     rings_l, rings_s = c.clouds(rng, 30, 4), c.clouds(rng, 4, 30)
     grain = np.where(upright, 0.6 * standing + rings_s, 0.6 * lying + rings_l) + tones
-    wood = np.array([0.63, 0.46, 0.30], np.float32) * (1 + 0.06 * rng.standard_normal())
+    wood = paint(0.63, 0.46, 0.30) * (1 + 0.06 * rng.standard_normal())
     warmth = 1 + 0.02 * tones[..., None] * np.array([1, 0, -1], np.float32)
     rgb = wood * (1 + 0.06 * grain + 0.09 * tones)[..., None] * warmth
     to_strip = strip / 2 - np.abs(across % strip - strip / 2)
@@ -201,10 +206,10 @@ def grid(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
         r = np.where(here, wrong.choice([-20, 3, 5.5]), r)
     d = np.hypot(du, dv) - r
     streaks = 0.035 * c.clouds(rng, 200, 5) + 0.05 * c.clouds(rng, 3)
-    rgb = np.array([0.60, 0.62, 0.65], np.float32) * (1 + streaks)[..., None]
+    rgb = paint(0.60, 0.62, 0.65) * (1 + streaks)[..., None]
     lit = (du + dv) / (np.hypot(du, dv) + 1)
     rgb = rgb * (1 + 0.3 * lit * np.exp(-np.maximum(d, 0) ** 2 / 4))[..., None]
-    floor = np.array([0.13, 0.13, 0.15], np.float32) * (1 + 0.4 * lit * np.clip(1 + d / radius, 0, 1))[..., None]
+    floor = paint(0.13, 0.13, 0.15) * (1 + 0.4 * lit * np.clip(1 + d / radius, 0, 1))[..., None]
     if kind == "rust":
         rgb = stain(c, rgb, u, v, wrong, (100, 100), (0.85, 0.66, 0.5))
     elif kind == "scratch":
@@ -218,10 +223,10 @@ def grid(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
 def connector(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
     """A black plug with ten gold pins in twelve slots."""
     u, v = c.posed(rng, 5, 2.5, 0.02)
-    bench = np.array([0.55, 0.60, 0.62], np.float32) * (1 + 0.03 * c.clouds(rng, 5) + 0.015 * c.clouds(rng, 60))[..., None]
+    bench = paint(0.55, 0.60, 0.62) * (1 + 0.03 * c.clouds(rng, 5) + 0.015 * c.clouds(rng, 60))[..., None]
     body = box(u, v, 100, 50, 10)
     rgb = over(bench, bench * 0.45, c.cover(box(u - 6, v - 7, 100, 50, 10), 16))
-    plastic = np.array([0.16, 0.17, 0.20], np.float32) * (1 + 0.1 * rng.standard_normal())
+    plastic = paint(0.16, 0.17, 0.20) * (1 + 0.1 * rng.standard_normal())
     surface = plastic * (1 + 0.05 * c.clouds(rng, 110) + 0.1 * c.clouds(rng, 3))[..., None]
     surface = surface * relief(np.clip(-body, 0, 6), 0.28)[..., None]
     rgb = over(rgb, surface, c.cover(body))
@@ -239,9 +244,9 @@ def connector(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
     su, sv = u - (column - 2.5) * 31, v - (row - 0.5) * 42
     slot = box(su, sv, 11, 11, 2)
     rgb = over(rgb, plastic * 1.5, c.cover(slot - 1.5) * 0.5)
-    rgb = over(rgb, np.array((0.05, 0.05, 0.06)) * (1 + 0.05 * np.clip(-slot, 0, 8))[..., None], c.cover(slot))
+    rgb = over(rgb, paint(0.05, 0.05, 0.06) * (1 + 0.05 * np.clip(-slot, 0, 8))[..., None], c.cover(slot))
     d = np.where(pin[column, row], box(su - at[0, column, row], sv - at[1, column, row], 5.5, 5.5, 1.5), 9)
-    gold = np.array((0.82, 0.66, 0.33), np.float32) * relief(np.clip(-d, 0, 3), 0.35)[..., None]
+    gold = paint(0.82, 0.66, 0.33) * relief(np.clip(-d, 0, 3), 0.35)[..., None]
     rgb = over(rgb, gold, c.cover(d))
     if kind == "scratch":
         rgb = over(rgb, scratch(c, rgb, u, v, wrong, (85, 40)), c.cover(body))
@@ -261,7 +266,7 @@ BARS = {
 def cap(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
     """A crimped bottle cap printed with the number 47."""
     u, v = c.posed(rng, 7, 7, 0.03)
-    belt = np.array([0.27, 0.30, 0.31], np.float32) * (1 + 0.04 * c.clouds(rng, 70) + 0.05 * c.clouds(rng, 3))[..., None]
+    belt = paint(0.27, 0.30, 0.31) * (1 + 0.04 * c.clouds(rng, 70) + 0.05 * c.clouds(rng, 3))[..., None]
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
     flute = np.cos(21 * angle)
     if kind == "crushed_crimp":
@@ -270,7 +275,7 @@ def cap(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
         flute = np.where(near, flute * wrong.uniform(-0.1, 0.35), flute)
     outline = radius - 97 - 3 * flute
     rgb = over(belt, belt * 0.4, c.cover(np.hypot(u - 6, v - 8) - 96, 16))
-    hue = np.array([0.70, 0.16, 0.13], np.float32) * (1 + rng.normal(0, [0.07, 0.1, 0.1])).astype(np.float32)
+    hue = paint(0.70, 0.16, 0.13) * (1 + rng.normal(0, [0.07, 0.1, 0.1])).astype(np.float32)
     lit = -(u + v) / (radius + 1) / 1.414
     skirt = hue * (0.78 + 0.22 * flute * (0.5 + 0.5 * lit) + 0.2 * lit)[..., None]
     rgb = over(rgb, skirt, c.cover(outline))
@@ -299,7 +304,7 @@ def cap(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
 def biscuit(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
     """A butter biscuit with fifteen dock holes."""
     u, v = c.posed(rng, 5, 3, 0.025)
-    tray = np.array([0.36, 0.42, 0.48], np.float32) * (1 + 0.03 * c.clouds(rng, 120, 4) + 0.04 * c.clouds(rng, 3))[..., None]
+    tray = paint(0.36, 0.42, 0.48) * (1 + 0.03 * c.clouds(rng, 120, 4) + 0.04 * c.clouds(rng, 3))[..., None]
     around = np.arctan2(v * 1.45, u)
     edge = box(u, v, 102, 70, 20) + 2.4 * np.cos(32 * around) + 0.8 * c.clouds(rng, 16)
     baked, crumb, dough = c.clouds(rng, 5), c.clouds(rng, 120), c.clouds(rng, 40)
@@ -316,9 +321,9 @@ def biscuit(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
         docks[chosen] = (docks[chosen][0] + s * np.cos(a), docks[chosen][1] + s * np.sin(a))
     elif kind == "missing_dock":
         del docks[chosen]
-    golden = np.array([0.86, 0.66, 0.40], np.float32) * (1 + 0.04 * rng.standard_normal())
+    golden = paint(0.86, 0.66, 0.40) * (1 + 0.04 * rng.standard_normal())
     toast = 0.45 * np.exp(np.minimum(edge, 0) / 9) + 0.09 * baked + 0.03 * dough
-    surface = golden * (1 - toast[..., None] * np.array([0.45, 0.75, 1.0], np.float32))
+    surface = golden * (1 - toast[..., None] * paint(0.45, 0.75, 1.0))
     height = np.clip(-edge, 0, 14) * 0.35 + 0.25 * crumb + 0.4 * dough
     for a, b in docks:
         dip = np.exp(-((u - a) ** 2 + (v - b) ** 2) / 18)
