@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ CONFIGS = Path(__file__).parent / "configs"
 EXAMPLES = """examples:
   dumenet data make                                  generate the embedded factory data set in data/factory
   dumenet data check photos/                         list every problem of a folder at once
+  dumenet data index photos/                         write photos/train.json and photos/test.json
   dumenet train --category weave                     train on one category of the embedded data
   dumenet train --data mvtec/ --category bottle tire one unified model for two categories
   dumenet train --data mvtec/ --separate             one model for each category
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
+  dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
   dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
 """
@@ -29,11 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args) or 0
     except DumenetError as error:
-        print(f"dumenet: {error}", file=sys.stderr)
-        return 2
+        code, sentence = 2, str(error)
     except KeyboardInterrupt:
-        print("dumenet: interrupted; the same command goes on where it stopped.", file=sys.stderr)
-        return 130
+        code, sentence = 130, "interrupted; the same command goes on where it stopped."
+    # Printed here, where the failed call's progress bars are gone, so that the sentence has a line of its own.
+    print(f"dumenet: {sentence}", file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,15 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    data = commands.add_parser("data", help="make, check or index a data set").add_subparsers(required=True)
-    make = data.add_parser("make", help="generate the embedded factory data set (MVTec layout)")
+    data = _add(commands, "data", "make, check or index a data set")
+    data = data.add_subparsers(required=True, metavar="COMMAND")
+    make = _add(data, "data make", "generate the embedded factory data set (MVTec layout)")
     make.add_argument("--out", type=Path, default=Path("data/factory"), help="folder to make (default: %(default)s)")
     make.add_argument("--seed", type=int, default=0)
     make.set_defaults(run=_data_make)
-    check = data.add_parser("check", help="list every problem of a folder at once")
+    check = _add(data, "data check", "list every problem of a folder at once")
     check.add_argument("root", type=Path)
     check.set_defaults(run=_data_check)
-    index = data.add_parser("index", help="write train.json and test.json (JSON lines) for a folder")
+    index = _add(data, "data index", "write train.json and test.json (JSON lines) for a folder")
     index.add_argument("root", type=Path)
     index.add_argument("--out", type=Path, help="folder for the two files (default: ROOT)")
     index.set_defaults(run=_data_index)
@@ -59,19 +62,20 @@ def _parser() -> argparse.ArgumentParser:
         ("train", _train, "train and evaluate one unified model, or one for each category"),
         ("evaluate", _evaluate, "evaluate a checkpoint again, on its own data or another folder"),
     ):
-        command = commands.add_parser(name, help=text, epilog=EXAMPLES, formatter_class=parser.formatter_class)
+        command = _add(commands, name, text)
         if name == "evaluate":
             command.add_argument("checkpoint", type=Path)
         else:
             command.add_argument("--config", help=f"YAML file, or one of: {', '.join(_packaged())}")
             command.add_argument("--separate", action="store_true", help="one model for each category")
             command.add_argument("--seed", type=int, nargs="+", help="one or several seeds")
+            command.add_argument("--tag", help="prefix of the results files, to find a series again")
         command.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10)')
         command.add_argument("--category", nargs="+", help='category names, or "all"')
         command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. train.epochs=3")
         command.set_defaults(run=run)
 
-    predict = commands.add_parser("predict", help="heatmaps, scores and verdicts for images")
+    predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
     predict.add_argument("checkpoint", type=Path)
     predict.add_argument("images", type=Path, help="an image or a folder")
     predict.add_argument("--out", type=Path, default=Path("build/predictions"))
@@ -79,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto")
     predict.set_defaults(run=_predict)
 
-    reproduce = commands.add_parser("reproduce", help="run the lessons headless through papermill")
+    reproduce = _add(commands, "reproduce", "run the lessons headless through papermill")
     reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
     reproduce.add_argument("--data", help='"factory" (default) or a folder in MVTec layout')
     reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of lessons")
@@ -87,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
     reproduce.set_defaults(run=_reproduce)
     return parser
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """A parser for one command, with the examples of it."""
+    examples = [line for line in EXAMPLES.splitlines() if line.startswith(f"  dumenet {name}")]
+    return commands.add_parser(
+        name.split()[-1], help=text, description=f"{text[0].upper()}{text[1:]}.",
+        epilog="\n".join(["examples:", *examples]), formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
 
 
 def _packaged() -> list[str]:
@@ -101,8 +114,9 @@ def _pairs(items: list[str]) -> dict[str, Any]:
         if not separator or not key:
             raise DumenetError(f"{item!r} is not of the form NAME=VALUE.")
         try:
-            pairs[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            octal = value.isdigit() and value != "0" and value.startswith("0")  # 01234 is a split, not 668
+            pairs[key] = value if octal else yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-01
             raise DumenetError(f"The value of {key} is not plain YAML: {value!r}.") from None
     return pairs
 
@@ -152,13 +166,12 @@ def _train(args: argparse.Namespace) -> None:
                 raise unknown("configuration", args.config, _packaged())
             path = CONFIGS / f"{args.config}.yaml"
         values = load_config(path)
-    config = config_from_dict(merge(values, _overrides(args)))
-    seeds = args.seed or [config.train.seed]
-    configs = per_category(config) if args.separate else [config]
-    for one in configs:
-        for seed in seeds:
-            outcome = run(replace(one, train=replace(one.train, seed=seed)))
-            _report(outcome.record)
+    values = merge(values, _overrides(args))
+    seeds = [{"train.seed": seed} for seed in args.seed or ()] or [{}]
+    configs = [config_from_dict(merge(values, seed)) for seed in seeds]
+    for config in configs:
+        for one in per_category(config) if args.separate else [config]:
+            _report(run(one, tag=args.tag).record)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -91,7 +91,8 @@ def run(config: Config, folders: Folders = Folders(), tag: str | None = None, pr
     if trained is None:
         start = time.perf_counter()
         keep, holdout = split_holdout(features, config.train.holdout, config.train.seed)
-        trained = train(config, keep, backbone.stage_channels, checkpoint.with_name("state.pt"), progress=progress)
+        state = checkpoint.with_name("state.pt")
+        trained = train(config, keep, backbone.stage_channels, state, progress=progress, origin=origin)
         set_thresholds(trained, holdout)
         trained.origin = origin | {"seconds": time.perf_counter() - start}
         save_checkpoint(trained, checkpoint)
@@ -128,7 +129,7 @@ def _evaluated(
     start = time.perf_counter()
     scores, metrics = evaluate(trained, dataset, test) if test else (None, None)
     seconds["evaluate"] = time.perf_counter() - start
-    name = run_name(config, dataset)
+    name, peak = run_name(config, dataset), peak_memory_mb()
     path = folders.results / f"{tag + '-' if tag else ''}{name}.json"
     record = {
         "name": name, "tag": tag, "config": to_dict(config), "seed": config.train.seed,
@@ -136,7 +137,7 @@ def _evaluated(
                  "test": len(dataset.test)},
         "backbone": backbone.key, "parameters": sum(p.numel() for p in trained.model.parameters()),
         "history": trained.history, "thresholds": trained.thresholds, "metrics": metrics,
-        "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_memory_mb": round(peak_memory_mb()),
+        "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_memory_mb": peak and round(peak),
         "device": str(next(trained.model.buffers()).device), "machine": machine(),
         "files": {"results": path.as_posix(), "checkpoint": Path(checkpoint).as_posix()},
     }  # fmt: skip

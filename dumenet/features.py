@@ -82,7 +82,10 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
     if config.weights == "random":
         return net, mean, std
     state = _pretrained_state(config)
-    missing = net.load_state_dict(state, strict=False).missing_keys
+    try:
+        missing = net.load_state_dict(state, strict=False).missing_keys
+    except Exception:  # not a state dict at all, or tensors of other shapes
+        raise DumenetError(f"The weights in {config.weights} do not fit {name}: wrong file, or wrong backbone?") from None
     if missing:
         raise DumenetError(f"The weights for {name} lack {len(missing)} tensors ({missing[0]}, ...): wrong file?")
     return net, mean, std

@@ -19,6 +19,7 @@ from dumenet.results import write_atomic
 from dumenet.train import load_checkpoint
 
 COLUMNS = ("image", "score", "threshold", "verdict", "problem")
+HEATMAP = ".heatmap.png"  # never read as an image, so that `out` may lie inside the folder of images
 
 
 def predict(
@@ -39,7 +40,8 @@ def predict(
     if not images.exists():
         raise DumenetError(f"There is nothing at {images}: give an image or a folder of images.")
     files = [images] if images.is_file() else sorted(
-        p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+        p for p in images.rglob("*")
+        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and not p.name.endswith(HEATMAP)
     )  # fmt: skip
     if not files:
         raise DumenetError(f"No images in {images}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
@@ -62,7 +64,7 @@ def predict(
         row |= {"score": f"{value:.6g}", "verdict": verdicts(trained, [value], category)[0]}
         if threshold is not None:
             row["threshold"] = f"{threshold:.6g}"
-        write_atomic(out / f"{name}.heatmap.png", _overlay(image, anomaly_map, threshold, f"{name}: {row['verdict']}"))
+        write_atomic(out / f"{name}{HEATMAP}", _overlay(image, anomaly_map, threshold, f"{name}: {row['verdict']}"))
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -53,6 +53,7 @@ def reproduce(
         if not force and _unchanged(stamp, digest, home):
             tqdm.write(f"{path.stem}: unchanged, kept")
             continue
+        stamp.unlink(missing_ok=True)
         before = _outputs(home)
         seconds, failure = _execute(path, home, mine)
         if failure:

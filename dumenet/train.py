@@ -40,14 +40,14 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise DumenetError(f'This machine has no device {name!r}: use train.device "cpu" or "auto".') from None
     return device
 
 
 def split_holdout(features: Features, share: float, seed: int) -> tuple[Features, Features | None]:
-    """Training features and those held out for the threshold: `share` of each category, at least one image."""
+    """Training features and those held out for the threshold: `share` of each category, but neither none nor all."""
     if share == 0:
         return features, None
     generator = np.random.default_rng(seed)
@@ -55,7 +55,8 @@ def split_holdout(features: Features, share: float, seed: int) -> tuple[Features
     for category in sorted({s.category for s in features.samples}):
         index = [i for i, s in enumerate(features.samples) if s.category == category]
         if len(index) > 1:
-            held += generator.choice(index, max(1, round(share * len(index))), replace=False).tolist()
+            count = min(max(1, round(share * len(index))), len(index) - 1)
+            held += generator.choice(index, count, replace=False).tolist()
     if not held:
         return features, None
     keep = sorted(set(range(len(features))) - set(held))
@@ -63,10 +64,9 @@ def split_holdout(features: Features, share: float, seed: int) -> tuple[Features
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> Any:
-    """One-cycle over all steps, or the learning rate divided by ten every `step_epoch` epochs."""
+    """One-cycle over all steps (a tenth of them to climb), or the learning rate divided by ten every `step_epoch` epochs."""
     if config.schedule == "onecycle":
-        # torch starts its warm-up at lr / 25; a third of the steps to climb is its default
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps * config.epochs)
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, steps * config.epochs, pct_start=0.1)
     return torch.optim.lr_scheduler.StepLR(optimizer, config.step_epoch * steps)
 
 
@@ -77,6 +77,7 @@ def train(
     state_file: str | Path | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
     progress: bool = True,
+    origin: dict[str, Any] | None = None,
 ) -> Trained:
     """Train the model of `config` on normal features for its fixed number of epochs.
 
@@ -88,6 +89,7 @@ def train(
         stage_channels: of the backbone that made them.
         state_file: written after every epoch, read if there, removed at the end.
         on_epoch: called with (epoch, model) after every epoch, for the lessons.
+        origin: what the features are of; a state file of another origin is not read.
 
     Raises:
         DumenetError: the loss is not finite.
@@ -95,7 +97,7 @@ def train(
     c, device = config.train, pick_device(config.train.device)
     torch.manual_seed(c.seed)
     model = build_model(config.model, stage_channels, config.features.grid)
-    trained = Trained(config, model, tuple(stage_channels))
+    trained = Trained(config, model, tuple(stage_channels), origin=origin or {})
     if isinstance(model, PositionGaussian):
         model.fit(features.batches(64))
         model.to(device).eval()
@@ -148,7 +150,7 @@ def _resume(state_file: str | Path | None, config: Config, trained: Trained, opt
         return 0
     try:
         state = torch.load(state_file, map_location="cpu", weights_only=True)
-        if state["config"] != to_dict(config):
+        if state["config"] != to_dict(config) or state["origin"] != trained.origin:
             return 0
         trained.model.load_state_dict(state["model"])
     except Exception:  # a damaged state costs the epochs it held, not the run

@@ -109,12 +109,15 @@ class DecoderLayer(nn.Module):
 
 
 class LearnedPosition(nn.Module):
-    """One learned vector per row and one per column, concatenated (UniAD's `learned` embedding)."""
+    """One learned vector per row and one per column, concatenated (UniAD's `learned` embedding).
+
+    Starts from N(0, 1), not UniAD's U(0, 1): the training loss falls sooner (docs/ARCHITECTURE.md).
+    """
 
     def __init__(self, grid: int, dim: int):
         super().__init__()
-        self.row = nn.Parameter(torch.rand(grid, dim // 2))
-        self.column = nn.Parameter(torch.rand(grid, dim // 2))
+        self.row = nn.Parameter(torch.randn(grid, dim // 2))
+        self.column = nn.Parameter(torch.randn(grid, dim // 2))
 
     def forward(self) -> Tensor:
         """(N, D), row by row."""
@@ -152,12 +155,19 @@ def jitter(tokens: Tensor, scale: float) -> Tensor:
 
 
 def xavier(model: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases in every linear layer, as the released code does."""
+    """Xavier-uniform weights and zero biases in every linear layer, as the released code does.
+
+    `nn.MultiheadAttention` starts query, key and value as one (3 D, D) matrix, so with 1 / sqrt(2) of the gain.
+    """
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            for linear in (module.query, module.key, module.value):
+                nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
 
 
 def tokens_of(x: Tensor) -> Tensor:

@@ -1,0 +1,75 @@
+"""What several test files share: a tiny data set, tiny settings, and no network."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dumenet.config import make_config
+from dumenet.data import Sample
+from dumenet.features import Features
+
+torch.set_num_threads(1)  # the models are too small for more
+
+TINY = {  # a whole run takes about a second
+    "features": {
+        "backbone": "mobilenetv3_small_050", "weights": "random", "stages": [0, 1, 2, 3], "image_size": 64, "grid": 4,
+    },
+    "model": {
+        "hidden_dim": 16, "heads": 2, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1,
+        "channel_memory_size": 6, "spatial_memory_size": 5,
+    },
+    "train": {"epochs": 2, "batch_size": 4, "holdout": 0.25, "device": "cpu"},
+    "evaluation": {"bootstrap": 20},
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny():
+    """`make_config` on top of the tiny settings: ``tiny(train__epochs=3)``."""
+    flat = {f"{section}__{key}": value for section, group in TINY.items() for key, value in group.items()}
+    return lambda **overrides: make_config(**flat | overrides)
+
+
+@pytest.fixture
+def tiny_yaml(tmp_path):
+    """The tiny settings as a file."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two categories in MVTec-AD's layout: 8 images of 64 x 64 to train on, 6 to test on, three of them with a mask."""
+    rng = np.random.default_rng(0)
+    for category, base in (("bolt", 90), ("felt", 150)):
+        for i in range(14):
+            image = (base + rng.normal(0, 12, (64, 64, 3))).clip(0, 255).astype(np.uint8)
+            folder = "train/good" if i < 8 else "test/good" if i < 11 else "test/hole"
+            if i >= 11:
+                image[20:36, 24:44] = 255
+                mask = np.zeros((64, 64), np.uint8)
+                mask[20:36, 24:44] = 255
+                write(tmp_path / "photos" / category / "ground_truth" / "hole" / f"{i:03d}_mask.png", mask)
+            write(tmp_path / "photos" / category / folder / f"{i:03d}.png", image)
+    return tmp_path / "photos"
+
+
+def write(path, array):
+    """An image file, its folders made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def make_features():
+    """In-memory `Features` of `n` images in two categories, channels (3, 5), grid 4."""
+
+    def make(n=12, seed=0, channels=8, grid=4):
+        store = np.random.default_rng(seed).normal(1, 2, (n, channels, grid, grid)).astype(np.float16)
+        samples = [Sample(f"{i}", "ab"[i % 2], "good", np.zeros((1, 1, 3), np.uint8)) for i in range(n)]
+        return Features(samples, np.arange(n), store)
+
+    return make

@@ -1,0 +1,138 @@
+"""Settings: one set of dataclasses, however they are filled, and what is refused."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from dumenet.cli import CONFIGS, _pairs
+from dumenet.config import Config, ModelConfig, config_from_dict, load_config, make_config, merge, to_dict
+from dumenet.errors import DumenetError, unknown
+
+
+def test_yaml_keywords_and_command_line_give_the_same(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {epochs: 3, lr: 1e-3}\nfeatures: {stages: [0, 2]}\n")
+    from_yaml = config_from_dict(load_config(tmp_path / "a.yaml"))
+    from_line = config_from_dict(merge({}, _pairs(["train.epochs=3", "train.lr=1e-3", "features.stages=[0, 2]"])))
+    assert from_yaml == from_line == make_config(train__epochs=3, train__lr=1e-3, features__stages=(0, 2))
+    assert from_yaml.train.lr == 0.001 and from_yaml.features.stages == (0, 2)  # YAML reads 1e-3 as text
+
+
+def test_plain_values_give_an_equal_config_back():
+    config = make_config(
+        model__preset="released", model__neighbour_mask=["encoder"], train__recipe="paper", data__per_class_test=4
+    )
+    assert config_from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.epochs = 3
+
+
+def test_presets_set_the_points_on_which_text_and_release_differ():
+    points = lambda m: (m.decoder_reads, m.spatial_layout, m.target, m.neck)  # noqa: E731
+    assert points(make_config().model) == ("memory", "map", "standardised", "plain")
+    assert points(make_config(model__preset="released").model) == ("encoder", "released", "sigmoid", "plain")
+    mixed = make_config(model__preset="released", model__target="raw").model
+    assert points(mixed) == ("encoder", "released", "raw", "plain")  # what the user sets stays
+
+
+def test_recipes():
+    paper = make_config(train__recipe="paper", train__epochs=3).train
+    assert (paper.epochs, paper.lr, paper.schedule, paper.step_epoch, paper.clip) == (3, 1e-4, "step", 500, 0.1)
+    assert make_config(train__recipe="fast").train == make_config().train
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_packaged_configs_follow_the_paper(path):
+    config = config_from_dict(load_config(path))
+    assert config.features.backbone == "tf_efficientnet_b4.aa_in1k"
+    assert (config.train.lr, config.train.batch_size, config.train.weight_decay) == (1e-4, 8, 1e-4)
+    expected = {"mvtec_ad": (700, 500, 133, "max"), "cifar10": (1000, 800, 131, "mean")}[path.stem]
+    assert (config.train.epochs, config.train.step_epoch, config.train.seed, config.evaluation.pooling) == expected
+
+
+def test_merge_leaves_its_input_alone_and_fills_empty_sections():
+    values = {"train": {"epochs": 1}, "model": None}
+    assert merge(values, {"train.epochs": 2, "model.heads": 4}) == {"train": {"epochs": 2}, "model": {"heads": 4}}
+    assert values == {"train": {"epochs": 1}, "model": None}
+
+
+def test_a_split_keeps_its_leading_zero():
+    assert _pairs(["data.normals=01234"]) == {"data.normals": "01234"}
+    for text in ("01234", "56789", "02468"):
+        assert config_from_dict(merge({}, _pairs([f"data.normals={text}"]))).data.normals == text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"train__epoch": 3}, "did you mean 'epochs'"),
+        ({"trian__epochs": 3}, "did you mean 'train'"),
+        ({"model__fusion_mode": "atention"}, "did you mean 'attention'"),
+        ({"model__preset": ["described"]}, "config.model.preset"),
+        ({"train__epochs": "many"}, "config.train.epochs must be of type int"),
+        ({"train__epochs": 2.5}, "config.train.epochs must be of type int"),
+        ({"train__epochs": True}, "config.train.epochs must be of type int"),
+        ({"train__epochs": None}, "config.train.epochs must be of type int"),
+        ({"train__lr": "fast"}, "config.train.lr must be of type float"),
+        ({"train__lr": float("nan")}, "config.train.lr must lie between"),
+        ({"train__weight_decay": -1}, "config.train.weight_decay must lie between"),
+        ({"train__seed": -1}, "config.train.seed must lie between"),
+        ({"train__epochs": 0}, "config.train.epochs must be at least 1"),
+        ({"model__dropout": 1.5}, "config.model.dropout must lie between"),
+        ({"model__hidden_dim": 100}, "config.model.hidden_dim must be a multiple of 2 x heads (16)"),
+        ({"features__stages": []}, "config.features.stages"),
+        ({"features__stages": [3, 0]}, "config.features.stages must be rising"),
+        ({"features__stages": [0, 0]}, "config.features.stages must be rising"),
+        ({"features__stages": ["a"]}, "config.features.stages must be of type int"),
+        ({"features__grid": 1}, "config.features.grid must lie between"),
+        ({"data__categories": [1.5]}, "config.data.categories must be of type str"),
+    ],
+)
+def test_refuses(overrides, says):
+    with pytest.raises(DumenetError) as error:
+        make_config(**overrides)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train: [unclosed", "not a plain YAML file"),
+        ("train: 2024-13-01", "not a plain YAML file"),
+        ("- train", "must hold sections"),
+        ("a: !!python/object/apply:os.system ['true']", "not a plain YAML file"),
+    ],
+)
+def test_refuses_files(tmp_path, text, says):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DumenetError, match=says):
+        load_config(tmp_path / "a.yaml")
+    with pytest.raises(DumenetError, match="Cannot read the configuration"):
+        load_config(tmp_path)
+
+
+def test_refuses_overrides_of_what_is_no_section():
+    with pytest.raises(DumenetError, match="needs a section"):
+        merge({}, {"epochs": 3})
+    with pytest.raises(DumenetError, match="config.train must be a mapping"):
+        merge({"train": 5}, {"train.epochs": 3})
+    with pytest.raises(DumenetError, match="config.train must be a mapping"):
+        config_from_dict({"train": 5})
+
+
+def test_unknown_names_the_nearest_or_none():
+    assert str(unknown("fruit", "aple", ["apple", "pear"])) == (
+        "Unknown fruit 'aple': did you mean 'apple'? Known: apple, pear."
+    )
+    assert str(unknown("fruit", "zzz", [])) == "Unknown fruit 'zzz': Known: none."
+
+
+def test_every_field_of_the_model_is_used():
+    """A setting that no code reads would be a promise not kept."""
+    package = CONFIGS.parent
+    code = "".join(p.read_text() for p in [*package.glob("models/*.py"), package / "train.py"])
+    unread = {f.name for f in dataclasses.fields(ModelConfig)} - {"preset"}
+    assert not {name for name in unread if f"config.{name}" not in code and f"model.{name}" not in code}

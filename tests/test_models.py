@@ -1,0 +1,476 @@
+"""The networks: their formulas against other people's code, and each point where text and release differ.
+
+Shapes: B images, N tokens, C feature channels, D hidden size, M memory slots.
+"""
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch import nn
+
+from dumenet.config import make_config
+from dumenet.errors import DumenetError
+from dumenet.models import (
+    ChannelMemory, Fusion, PositionGaussian, ShortcutNet, SpatialMemory, UniAD, build_model, ssim,
+)  # fmt: skip
+from dumenet.models.layers import (
+    Attention, DecoderLayer, EncoderLayer, LearnedPosition, Standardise, jitter, map_of, neighbour_mask, tokens_of,
+)  # fmt: skip
+
+B, GRID, STAGES = 2, 5, (3, 5)  # N must not divide D: else a released "map" lies inside one token, and nothing mixes
+N, C, D = GRID * GRID, sum(STAGES), 16
+MODES = ("both", "channel", "spatial", "none")
+FUSIONS = ("concat", "add", "multiply", "attention", "gate", "add_linear", "weighted_sum")
+NAMES = ("dumenet", "uniad", "mlp", "conv", "gaussian")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def model(tiny):
+    """A tiny model in eval mode: ``model(fusion_mode="add")``."""
+
+    def make(grid=GRID, **settings):
+        torch.manual_seed(0)
+        return build_model(tiny(**{f"model__{k}": v for k, v in settings.items()}).model, STAGES, grid).eval()
+
+    return make
+
+
+def features(batch=B, grid=GRID):
+    return torch.randn(batch, C, grid, grid)
+
+
+# --- what comes back
+
+
+@pytest.mark.parametrize("grid", [GRID, 7])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_gives_a_reconstruction(model, name, grid):
+    x = features(grid=grid)
+    out = model(name=name, grid=grid)(x)
+    assert out.features.shape == out.target.shape == x.shape
+    assert out.anomaly_map.shape == (B, grid, grid)
+    distance = (out.features - out.target).square().sum(1).sqrt()
+    assert torch.allclose(out.anomaly_map, distance, atol=1e-5)
+
+
+def test_weights_of_both_memories(model):
+    out = model()(features())
+    assert out.channel_weights.shape == (B, N, 6)
+    assert out.spatial_weights.shape == (B, D, 5)
+    for weights in (out.channel_weights, out.spatial_weights):
+        assert (weights >= 0).all()
+        assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_mode_decides_which_weights_there_are(model, mode):
+    out = model(memory_mode=mode)(features())
+    assert (out.channel_weights is not None) == (mode in ("both", "channel"))
+    assert (out.spatial_weights is not None) == (mode in ("both", "spatial"))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_memory_mode_and_fusion_learns(model, mode, fusion):
+    net, x = model(memory_mode=mode, fusion_mode=fusion), features(8)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(8):
+        out = net(x)
+        loss = nn.functional.mse_loss(out.features, out.target)
+        optimizer.zero_grad()
+        loss.backward()
+        gradients = [p.grad for p in net.parameters()]
+        assert all(g is not None and g.isfinite().all() for g in gradients)
+        if not losses:
+            assert sum(g.abs().sum() > 0 for g in gradients) == len(gradients)  # nothing is left out
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def test_neighbours_in_a_batch_do_not_matter_with_true_maps(model):
+    x, others = features(4), features(4)
+    others[0] = x[0]
+    for settings in ({}, {"decoder_reads": "encoder"}, {"name": "uniad"}):
+        net = model(**settings)
+        assert torch.allclose(net(x).anomaly_map[0], net(others).anomaly_map[0], atol=1e-6)
+        assert torch.allclose(net(x).anomaly_map[0], net(x[:1]).anomaly_map[0], atol=1e-6)
+
+
+def test_neighbours_in_a_batch_change_a_score_in_the_release(model):
+    x, others = features(4), features(4)
+    others[0] = x[0]
+    net = model(spatial_layout="released")
+    assert (net(x).anomaly_map[0] - net(others).anomaly_map[0]).abs().max() > 1e-5
+
+
+# --- SSIM and the memories
+
+
+def test_ssim_is_that_of_scikit_image():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, (4, 13, 13)), rng.uniform(-1, 2, (3, 13, 13))
+    ours = ssim(torch.from_numpy(a).flatten(1), torch.from_numpy(b).flatten(1))
+    settings = {"win_size": 13, "use_sample_covariance": True, "data_range": 1, "K1": 0.1, "K2": 0.03**0.5}
+    theirs = [[structural_similarity(x, y, **settings) for y in b] for x in a]
+    assert np.abs(ours.numpy() - theirs).max() < 1e-10
+
+
+def test_ssim_of_equal_opposite_and_shifted_maps():
+    a = torch.randn(1, N, dtype=torch.double)
+    a -= a.mean()
+    assert ssim(a, a).item() == pytest.approx(1)
+    assert -1 <= ssim(a, -a).item() < -0.8
+    assert ssim(a, a + 3).item() < 0.01  # luminance: 0.01 / (9 + 0.01)
+
+
+def test_channel_read_is_scaled_attention_over_slots():
+    memory, x = ChannelMemory(7, D), torch.randn(B, N, D)
+    read, weights = memory(x)
+    query, key, value = (layer.weight.T for layer in (memory.query, memory.key, memory.value))
+    expected = torch.softmax((x @ query) @ (memory.slots @ key).T / D**0.5, -1)
+    assert torch.allclose(weights, expected, atol=1e-6)
+    assert torch.allclose(read, expected @ memory.slots @ value, atol=1e-6)
+
+
+def test_spatial_read_looks_at_one_hidden_channel_of_one_image():
+    memory, x = SpatialMemory(7, GRID), torch.randn(B, N, D)
+    read, weights = memory(x)
+    one = x[1, :, 3]  # (N,), channel 3 of image 1, row by row
+    similarity = ssim(memory.query(one[None]), memory.key(memory.slots))
+    assert torch.allclose(weights[1, 3], similarity.softmax(-1)[0], atol=1e-6)
+    assert torch.allclose(read[1, :, 3], weights[1, 3] @ memory.value(memory.slots), atol=1e-6)
+
+
+def test_released_layout_is_the_released_view():
+    memory, x = SpatialMemory(7, GRID, "released"), torch.randn(B, N, D)
+    tokens = x.permute(1, 0, 2).contiguous()  # (N, B, D), as the released code holds them
+    maps = tokens.view(D * B, GRID, GRID)  # its view, nothing permuted
+    expected = ssim(memory.query(maps.flatten(1)), memory.key(memory.slots)).softmax(-1)
+    read = expected @ memory.value(memory.slots)  # (D * B, N)
+    back = read.view(D, B, N).permute(2, 1, 0)  # (N, B, D)
+    ours, weights = memory(x)
+    assert torch.allclose(ours, back.permute(1, 0, 2), atol=1e-6)
+    assert torch.allclose(weights, expected.view(D, B, 7).transpose(0, 1), atol=1e-6)
+    straight = SpatialMemory(7, GRID)
+    straight.load_state_dict(memory.state_dict())
+    assert (straight(x)[0] - ours).abs().max() > 1e-3
+
+
+def test_slots_start_small():
+    for memory in (ChannelMemory(256, 64), SpatialMemory(256, 8)):
+        assert memory.slots.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+# --- fusion
+
+
+def reads():
+    return torch.randn(B, N, D), torch.randn(B, N, D), torch.randn(B, N, D)
+
+
+def test_attention_fusion_is_a_convex_combination():
+    token, channel, spatial = reads()
+    fused = Fusion("attention", D)(token, channel, spatial)
+    gap = channel - spatial
+    share = ((fused - spatial) * gap).sum(-1, keepdim=True) / gap.square().sum(-1, keepdim=True)  # (B, N, 1)
+    assert ((share > 0) & (share < 1)).all()
+    assert torch.allclose(fused, share * channel + (1 - share) * spatial, atol=1e-5)
+    assert share.std() > 0.01  # each token chooses for itself
+
+
+def test_fusions_by_their_formulas():
+    token, c, s = reads()
+    both = torch.cat([c, s], -1)
+    layer = {mode: Fusion(mode, D) for mode in FUSIONS}
+    gate = torch.sigmoid(layer["gate"].linear(both))
+    layer["weighted_sum"].alpha.data.fill_(0.3)
+    expected = {
+        "concat": layer["concat"].linear(both),
+        "add": c + s,
+        "multiply": c * s,
+        "gate": gate * c + (1 - gate) * s,
+        "add_linear": layer["add_linear"].linear(c + s),
+        "weighted_sum": 0.3 * c + 0.7 * s,
+    }
+    for mode, value in expected.items():
+        assert torch.allclose(layer[mode](token, c, s), value, atol=1e-6), mode
+
+
+# --- the continuous query
+
+
+def constant_read(net, monkeypatch):
+    memory = torch.randn(B, N, D)
+    monkeypatch.setattr(net, "read", lambda hidden: (memory, None, None))
+    return net
+
+
+def test_decoder_sees_the_image_only_through_the_memory(model, monkeypatch):
+    net = constant_read(model(decoder_reads="memory", decoder_layers=3), monkeypatch)
+    assert torch.equal(net(features()).features, net(features()).features)
+
+
+def test_released_decoder_sees_the_encoder_past_the_memory(model, monkeypatch):
+    net = constant_read(model(decoder_reads="encoder", decoder_layers=3), monkeypatch)
+    assert (net(features()).features - net(features()).features).abs().max() > 1e-3
+
+
+def test_every_decoder_layer_reads_the_memory(model):
+    net, seen = model(decoder_layers=3), []
+    for layer in net.decoder:
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    memory = []
+    net.fusion.register_forward_hook(lambda _, __, out: memory.append(out))
+    net(features())
+    assert len(seen) == 3 and all(source is memory[0] for source in seen)
+
+
+# --- layers
+
+
+def test_attention_is_torchs():
+    ours, theirs = Attention(D, 4, 0.0), nn.MultiheadAttention(D, 4, batch_first=True)
+    copy_attention(ours, theirs)
+    q, k, v = reads()
+    hidden = torch.rand(N, N) < 0.3
+    hidden.fill_diagonal_(False)
+    assert torch.allclose(ours(q, k, v), theirs(q, k, v)[0], atol=1e-5)
+    assert torch.allclose(ours(q, k, v, ~hidden), theirs(q, k, v, attn_mask=hidden)[0], atol=1e-5)
+
+
+def copy_attention(ours, theirs):
+    parts = (ours.query, ours.key, ours.value)
+    for layer in (*parts, ours.out):
+        nn.init.normal_(layer.bias)
+    theirs.in_proj_weight.data = torch.cat([p.weight.data for p in parts])
+    theirs.in_proj_bias.data = torch.cat([p.bias.data for p in parts])
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+
+
+def copy_rest(ours, theirs, norms):
+    theirs.linear1.load_state_dict(ours.ffn[0].state_dict())
+    theirs.linear2.load_state_dict(ours.ffn[3].state_dict())
+    for i in range(1, norms + 1):
+        norm = getattr(ours, f"norm{i}")
+        nn.init.normal_(norm.weight)
+        getattr(theirs, f"norm{i}").load_state_dict(norm.state_dict())
+
+
+def test_encoder_layer_is_torchs_where_there_is_no_position():
+    ours = EncoderLayer(D, 4, 32, 0.0)
+    theirs = nn.TransformerEncoderLayer(D, 4, 32, 0.0, batch_first=True, norm_first=False)
+    copy_attention(ours.attention, theirs.self_attn)
+    copy_rest(ours, theirs, 2)
+    x = torch.randn(B, N, D)
+    assert torch.allclose(ours(x, torch.zeros(N, D), None), theirs(x), atol=1e-5)
+
+
+def test_decoder_layer_is_torchs_where_there_is_no_position():
+    ours = DecoderLayer(D, 4, 32, 0.0)
+    theirs = nn.TransformerDecoderLayer(D, 4, 32, 0.0, batch_first=True, norm_first=False)
+    copy_attention(ours.attention1, theirs.self_attn)
+    copy_attention(ours.attention2, theirs.multihead_attn)
+    copy_rest(ours, theirs, 3)
+    x, memory, _ = reads()
+    assert torch.allclose(ours(x, x, memory, torch.zeros(N, D), None, None), theirs(x, memory), atol=1e-5)
+
+
+def test_positions_reach_queries_and_keys_but_not_values():
+    layer, x, position = EncoderLayer(D, 4, 32, 0.0), torch.randn(B, N, D), torch.randn(N, D)
+    nn.init.zeros_(layer.attention.query.weight)  # attend evenly, so that only values are left
+    nn.init.zeros_(layer.attention.query.bias)
+    assert torch.allclose(layer(x, position, None), layer(x, torch.zeros(N, D), None), atol=1e-5)
+    layer = EncoderLayer(D, 4, 32, 0.0)
+    assert (layer(x, position, None) - layer(x, torch.zeros(N, D), None)).abs().max() > 1e-3
+
+
+def test_position_tells_row_and_column_apart():
+    position = LearnedPosition(3, 8)
+    table = position().view(3, 3, 8)  # (row, column, D)
+    for row in range(3):
+        for column in range(3):
+            assert torch.equal(table[row, column], torch.cat([position.column[column], position.row[row]]))
+
+
+def test_tokens_and_maps_are_each_others_inverse():
+    x = features()
+    tokens = tokens_of(x)
+    assert torch.equal(tokens[1, 2 * GRID + 3], x[1, :, 2, 3])
+    assert torch.equal(map_of(tokens, x), x)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 5), (3, 2), (5, 5), (5, 3)])
+def test_neighbour_mask_hides_exactly_the_square(row, column):
+    allowed = neighbour_mask(6, 3)[row * 6 + column].view(6, 6)
+    for r in range(6):
+        for c in range(6):
+            assert allowed[r, c].item() == (abs(r - row) > 1 or abs(c - column) > 1)
+
+
+def test_neighbour_mask_as_wide_as_the_grid_is_refused(model):
+    neighbour_mask(6, 5)  # from the middle one row and one column are left
+    with pytest.raises(DumenetError, match="7 x 7 hides the whole 6 x 6"):
+        neighbour_mask(6, 7)
+    with pytest.raises(DumenetError, match="neighbour mask"):
+        model(neighbour_mask=("encoder",), neighbour_size=9)
+
+
+@pytest.mark.parametrize("name", ["dumenet", "uniad"])
+@pytest.mark.parametrize("attention", ["encoder", "decoder_first", "decoder_second"])
+def test_neighbour_mask_reaches_the_attention_it_names(model, name, attention):
+    x = features()
+    masked = model(name=name, neighbour_mask=(attention,), neighbour_size=3)
+    assert (masked(x).features - model(name=name)(x).features).abs().max() > 1e-5
+    hooks = {
+        "encoder": [layer.attention for layer in masked.encoder],
+        "decoder_first": [layer.attention1 for layer in masked.decoder],
+        "decoder_second": [layer.attention2 for layer in masked.decoder],
+    }
+    seen = {key: [] for key in hooks}
+    for key, modules in hooks.items():
+        for module in modules:
+            module.register_forward_pre_hook(lambda _, args, key=key: seen[key].append(args[3]))
+    masked(x)
+    for key, masks in seen.items():
+        assert masks and all((mask is not None) == (key == attention) for mask in masks)
+
+
+def test_a_masked_encoder_token_cannot_see_its_own_square():
+    layer, x = EncoderLayer(D, 4, 32, 0.0), torch.randn(1, N, D)
+    moved = x.clone()
+    moved[0, 0] += 1  # corner (0, 0); its square is (0..1, 0..1)
+    mask = neighbour_mask(GRID, 3)
+    read = lambda y: layer.attention(y, y, y, mask)  # noqa: E731
+    same = ((read(x) - read(moved)).abs().amax(-1) < 1e-6).view(GRID, GRID)
+    assert same[0, 1] and same[1, 0] and same[1, 1] and not same[:, 2:].any() and not same[2:].any()
+
+
+# --- input and target
+
+
+def test_jitter_scales_with_the_tokens_length():
+    tokens = torch.randn(1, 2, 2000)
+    tokens[0, 1] *= 5
+    noise = jitter(tokens, 20.0) - tokens
+    expected = tokens.norm(dim=-1) / 2000 * 20
+    assert torch.allclose(noise.std(-1), expected, rtol=0.06)
+    assert torch.equal(jitter(tokens, 0.0), tokens)
+
+
+@pytest.mark.parametrize("name", ["dumenet", "uniad"])
+def test_jitter_only_in_training(model, name):
+    x, net = features(), model(name=name, dropout=0.0)
+    assert torch.equal(net(x).features, net(x).features)
+    net.train()
+    assert not torch.equal(net(x).features, net(x).features)
+    assert torch.equal(net(x).target, net(x).target)  # the target stays clean
+    still = model(name=name, dropout=0.0, jitter=0.0).train()
+    assert torch.equal(still(x).features, still(x).features)
+
+
+def test_standardise_with_the_sets_own_statistics(make_features):
+    features = make_features(20)
+    layer = Standardise(C)
+    raw = next(features.batches(20))
+    assert torch.equal(layer(raw), raw)  # as made, it changes nothing
+    mean, std = features.channel_statistics()
+    layer.mean.copy_(mean)
+    layer.std.copy_(std)
+    out = layer(raw)
+    assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(C), atol=1e-5)
+    assert torch.allclose(out.std((0, 2, 3), unbiased=False), torch.ones(C), atol=1e-5)
+
+
+def test_targets(model):
+    x = features()
+    shift = torch.randn(C, 1, 1)
+    for target, expected in (("raw", x), ("sigmoid", x.sigmoid()), ("standardised", (x - shift) / 2)):
+        net = model(target=target)
+        if target == "standardised":
+            net.standardise.mean.copy_(shift)
+            net.standardise.std.fill_(2)
+        out = net(x)
+        assert torch.allclose(out.target, expected, atol=1e-6), target
+        assert (out.features.min() > 0 and out.features.max() < 1) == (target == "sigmoid")
+
+
+def test_cbam_is_trained_and_trains_the_target(model):
+    x, plain, net = features(), model(), model(neck="cbam")
+    assert torch.equal(plain(x).target, x)
+    out = net(x)
+    assert out.target.shape == x.shape and (out.target - x).abs().max() > 0.1
+    out.target.square().mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in net.neck.parameters() if p.dim() > 1)
+    assert out.target.abs().mean() < x.abs().mean()  # gates lie below 1: the target can shrink
+
+
+def test_cbam_keeps_stages_apart(model):
+    x, net = features(), model(neck="cbam")
+    other = x.clone()
+    other[:, : STAGES[0]] += 1
+    assert torch.equal(net(x).target[:, STAGES[0] :], net(other).target[:, STAGES[0] :])
+
+
+# --- the other models
+
+
+def test_uniad_has_its_published_size():
+    config = make_config(model__name="uniad", model__hidden_dim=256).model
+    net = build_model(config, (24, 32, 56, 160), 14)
+    assert isinstance(net, UniAD)
+    assert sum(p.numel() for p in net.parameters()) == 7_717_392
+
+
+def test_uniads_decoder_starts_from_learned_queries(model):
+    net, seen = model(name="uniad", decoder_layers=2), []
+    for layer in net.decoder:
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args))
+    outs = []
+    for layer in net.decoder:
+        layer.register_forward_hook(lambda _, __, out: outs.append(out))
+    encoded = []
+    net.encoder[-1].register_forward_hook(lambda _, __, out: encoded.append(out))
+    net(features())
+    for i, (query, first, second, *_) in enumerate(seen):
+        assert torch.equal(query, net.queries[i].expand(B, N, D))
+        assert first is encoded[0]
+        assert second is (encoded[0] if i == 0 else outs[0])
+
+
+def test_mlp_is_blind_to_its_neighbours_and_conv_is_not(model):
+    x = features(1)
+    moved = x.clone()
+    moved[0, :, 0, 0] += 1
+    for name, sees in (("mlp", False), ("conv", True)):
+        net = model(name=name)
+        assert isinstance(net, ShortcutNet)
+        assert bool((net(x).features != net(moved).features)[0, :, 0, 1].any()) == sees
+
+
+@pytest.mark.parametrize("sizes", [(10,), (4, 6)])
+def test_position_gaussian_is_numpys_mean_and_deviation(tiny, sizes):
+    net = PositionGaussian(tiny().model, STAGES, GRID)
+    x = features(10) * 3 + 1
+    net.fit(x.split(sizes[0]))
+    array = x.double().numpy()
+    assert np.allclose(net.mean, array.mean(0), atol=1e-5)
+    assert np.allclose(net.std, array.std(0), atol=1e-4)
+    expected = np.sqrt((((array - array.mean(0)) / array.std(0)) ** 2).sum(1))  # (B, H, W)
+    assert np.allclose(net(x).anomaly_map, expected, rtol=1e-3)
+
+
+def test_position_gaussian_survives_a_constant_position(tiny):
+    net = PositionGaussian(tiny().model, STAGES, GRID)
+    x = features(6)
+    x[:, :, 0, 0] = 1
+    net.fit([x])
+    out = net(features())
+    assert out.anomaly_map.isfinite().all() and out.anomaly_map.max() < 1000
