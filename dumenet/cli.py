@@ -1,4 +1,4 @@
-"""The command line: `dumenet data|train|evaluate|predict|reproduce`."""
+"""The command line: `dumenet data|train|evaluate|table|predict|reproduce`."""
 
 import argparse
 import sys
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   dumenet train --data mvtec/ --separate             one model for each category
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
   dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
+  dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
   dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
 """
@@ -74,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--category", nargs="+", help='category names, or "all"')
         command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. train.epochs=3")
         command.set_defaults(run=run)
+
+    table = _add(commands, "table", "the results files as a table: mean and spread over seeds")
+    table.add_argument("--tag", help="only results of this series")
+    table.add_argument("--results", type=Path, default=Path("data/results"))
+    table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
+    table.set_defaults(run=_table)
 
     predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
     predict.add_argument("checkpoint", type=Path)
@@ -194,6 +201,30 @@ def _report(record: dict[str, Any]) -> None:
             cells = ["not defined" if row.get(k) is None else f"{row[k]:.4f}" for k in METRICS]
             print(f"{name:16}" + "".join(f"{cell:>15}" for cell in cells))
     print(f"results:    {record['files']['results']}\ncheckpoint: {record['files']['checkpoint']}")
+
+
+def _table(args: argparse.Namespace) -> None:
+    from dumenet.metrics import METRICS
+    from dumenet.results import csv, markdown, read_results, table
+
+    records = [r for r in read_results(args.results) if "metrics" in r and args.tag in (None, r["tag"])]
+    long = [
+        {"row": _run_label(r), "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
+        for r in records if r["metrics"] for key, title in METRICS.items()
+    ]  # fmt: skip
+    if not long:
+        raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
+    print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+
+
+def _run_label(record: dict[str, Any]) -> str:
+    """Categories, model, and every model option that is not the default."""
+    from dumenet.config import make_config, to_dict
+
+    default, model = to_dict(make_config().model), record["config"]["model"]
+    options = [f"{k} {v}" for k, v in model.items() if v != default[k] and k not in ("name", "neighbour_mask")]
+    categories = " + ".join(c for c in record["metrics"]["per_category"])
+    return f"{categories}: {', '.join([model['name'], *options])}"
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 Shapes: B images, C channels over all stages, H x W the grid (14 x 14).
 """
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -66,7 +67,7 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
     """The network and the mean and standard deviation that its weights were trained with."""
     name = config.backbone
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0][:12]}*")[:3]
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise DumenetError(f"timm has no backbone named {name!r}{hint}; the embedded one is {EMBEDDED}.")
     try:
@@ -209,7 +210,8 @@ def extract(
 def _compute(samples: Sequence[Sample], backbone: Backbone) -> np.ndarray:
     """(len(samples), C, H, W) float16, all finite."""
     images = np.stack([load_image(s, backbone.config.image_size) for s in samples])  # (B, S, S, 3)
-    values = backbone(torch.from_numpy(images).to(backbone.mean.device)).cpu().numpy().astype(np.float16)
+    with np.errstate(over="ignore"):  # what fp16 cannot hold is refused below
+        values = backbone(torch.from_numpy(images).to(backbone.mean.device)).cpu().numpy().astype(np.float16)
     for sample, row in zip(samples, values):
         if not np.isfinite(row).all():
             raise DumenetError(f"The features of {sample.name} are not finite: check the image and the weights.")
