@@ -52,10 +52,10 @@ def set_thresholds(trained: Trained, holdout: Features | None) -> None:
     if holdout is None:
         return
     scores = score(trained, holdout, keep_maps=False).image
-    category = np.array([s.category for s in holdout.samples])
+    categories = [s.category for s in holdout.samples]
     quantile = trained.config.evaluation.quantile
-    for name in sorted(set(category)):
-        trained.thresholds[name] = float(np.quantile(scores[category == name], quantile))
+    for name in sorted(set(categories)):  # plain str, not numpy's: `weights_only` would refuse the checkpoint
+        trained.thresholds[name] = float(np.quantile(scores[np.array(categories) == name], quantile))
     trained.thresholds["all"] = float(np.quantile(scores, quantile))
 
 

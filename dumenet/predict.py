@@ -58,7 +58,7 @@ def predict(
             row |= {"verdict": "unreadable", "problem": str(error)}
             continue
         with torch.no_grad():
-            features = backbone(torch.from_numpy(image[None]).to(backbone.mean.device))  # (1, C, H, W)
+            features = backbone(torch.tensor(image)[None].to(backbone.mean.device))  # (1, C, H, W)
             anomaly_map = upsample(trained.model(features).anomaly_map, size)[0].cpu().numpy()  # (S, S)
         value = float(image_score(anomaly_map[None], trained.config.evaluation.pooling)[0])
         row |= {"score": f"{value:.6g}", "verdict": verdicts(trained, [value], category)[0]}

@@ -82,7 +82,11 @@ def _parameter_names(path: Path) -> set[str]:
     """Names assigned in the cell tagged `parameters` (without the tag papermill loses its values in silence)."""
     import papermill
 
-    names = set(papermill.inspect_notebook(str(path)))
+    try:
+        names = set(papermill.inspect_notebook(str(path)))
+    except Exception as error:  # no JSON, no notebook, no kernel name
+        detail = " ".join(str(error).split())[:200].rstrip(".")
+        raise DumenetError(f"{path.name} is not a whole notebook with a Python kernel: {detail}.") from None
     if not names:
         raise DumenetError(f"{path.name} has no cell tagged 'parameters' that assigns a value: add the tag.")
     return names

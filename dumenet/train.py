@@ -66,7 +66,9 @@ def split_holdout(features: Features, share: float, seed: int) -> tuple[Features
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> Any:
     """One-cycle over all steps (a tenth of them to climb), or the learning rate divided by ten every `step_epoch` epochs."""
     if config.schedule == "onecycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, steps * config.epochs, pct_start=0.1)
+        total = steps * config.epochs
+        climb = max(0.1, 1.5 / max(total, 2))  # of ten steps or fewer, a tenth would be none: torch divides by it
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=climb)
     return torch.optim.lr_scheduler.StepLR(optimizer, config.step_epoch * steps)
 
 

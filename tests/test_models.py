@@ -89,7 +89,8 @@ def test_every_memory_mode_and_fusion_learns(model, mode, fusion):
         gradients = [p.grad for p in net.parameters()]
         assert all(g is not None and g.isfinite().all() for g in gradients)
         if not losses:
-            assert sum(g.abs().sum() > 0 for g in gradients) == len(gradients)  # nothing is left out
+            idle = {n for n, p in net.named_parameters() if not p.grad.any() and not n.endswith("key.bias")}
+            assert not idle  # every parameter takes part; softmax cancels a key's bias
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.97 * losses[0]

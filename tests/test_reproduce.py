@@ -1,0 +1,149 @@
+"""`dumenet reproduce`: what changed runs, what failed is named, the rest still runs."""
+
+import json
+import re
+
+import nbformat
+import pytest
+
+from dumenet.cli import main
+from dumenet.errors import DumenetError
+from dumenet.reproduce import reproduce
+
+PARAMETERS = 'profile = "quick"\ndata = "factory"'
+
+
+def put(home, name, *cells, parameters=PARAMETERS):
+    """A lesson of a parameters cell and others."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    notebook.cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
+    (home / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook, home / "notebooks" / f"{name}.ipynb")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A place with two lessons; the second leaves a figure that says which parameters it got."""
+    put(tmp_path, "00_one", "print(1 + 1)")
+    put(
+        tmp_path, "01_two", "from pathlib import Path\nPath('../figures').mkdir(exist_ok=True)",
+        "Path('../figures/two.txt').write_text(f'{profile} {data} {seed}')",
+        parameters=f"{PARAMETERS}\nseed = 0  # of training",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_runs_keeps_and_runs_again_what_changed(home, capfd):
+    assert main(["reproduce", "-p", "seed=3", "--data", "photos"]) == 0
+    out = capfd.readouterr().out
+    assert (home / "figures" / "two.txt").read_text() == "quick photos 3"
+    executed = nbformat.read(home / "build" / "notebooks" / "00_one.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == "2\n"
+    source = nbformat.read(home / "notebooks" / "00_one.ipynb", 4)
+    assert not any(cell.outputs for cell in source.cells)  # the lesson itself stays as it was
+    for word in ("00_one (", "01_two (", "    figures/two.txt", "    build/notebooks/01_two.ipynb"):
+        assert word in out
+
+    times = {p.name: p.stat().st_mtime_ns for p in (home / "build" / "notebooks").glob("*.ipynb")}
+    changed = lambda: sorted(  # noqa: E731
+        p.name for p in (home / "build" / "notebooks").glob("*.ipynb") if p.stat().st_mtime_ns != times[p.name]
+    )
+    assert main(["reproduce", "-p", "seed=3", "--data", "photos"]) == 0
+    captured = capfd.readouterr()
+    assert not changed() and (captured.out + captured.err).count("unchanged, kept") == 2
+    assert "    figures/two.txt" in captured.out  # listed all the same
+
+    put(home, "00_one", "print(2 + 2)")
+    assert main(["reproduce", "-p", "seed=3", "--data", "photos"]) == 0
+    assert changed() == ["00_one.ipynb"]
+
+    (home / "figures" / "two.txt").unlink()
+    assert reproduce(only=["1"], parameters={"seed": 3, "data": "photos"}) == 0  # a lost figure is made again
+    assert changed() == ["00_one.ipynb", "01_two.ipynb"] and (home / "figures" / "two.txt").exists()
+
+
+def test_a_failing_cell_is_named_and_the_others_run(home, capfd):
+    put(home, "00_one", "print('fine')", "x = 1\nx / 0")
+    assert main(["reproduce"]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[-1] == (
+        "00_one.ipynb: cell 4 failed: ZeroDivisionError: division by zero; see build/notebooks/00_one.ipynb"
+    )
+    assert (home / "figures" / "two.txt").exists()
+    executed = nbformat.read(home / "build" / "notebooks" / "00_one.ipynb", 4).cells
+    (failed,) = [c for c in executed if c.get("execution_count") == 4]  # the number that the reader sees there
+    assert failed.source == "x = 1\nx / 0" and failed.outputs[-1].output_type == "error"
+
+
+def test_a_lesson_that_failed_is_not_taken_for_done(home, capfd, monkeypatch):
+    """Back at the version that once ran, its executed notebook is still the failed one."""
+    ran = []
+
+    def execute(path, home, parameters):
+        ran.append(path.stem)
+        (home / "build" / "notebooks" / path.name).write_text("executed")
+        failed = "bad" in path.read_text()
+        return 0.0, f"{path.name}: cell 1 failed" if failed else None
+
+    monkeypatch.setattr("dumenet.reproduce._execute", execute)
+    (home / "build" / "notebooks").mkdir(parents=True)
+    for cell, code in (("1", 0), ("bad", 1), ("1", 0), ("1", 0)):
+        put(home, "00_one", cell)
+        assert reproduce(only=["00_one"]) == code
+    assert ran == ["00_one"] * 3
+
+
+@pytest.mark.parametrize("change", ["parameters", "package", "force"])
+def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
+    ran = []
+    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a: (ran.append(path.stem), (0.0, None))[1])
+    reproduce()
+    reproduce()
+    assert ran == ["00_one", "01_two"]
+    if change == "package":
+        (home / "dumenet").mkdir()
+        (home / "dumenet" / "new.py").write_text("x = 1")
+    reproduce(parameters={"seed": 1} if change == "parameters" else None, force=change == "force")
+    assert ran[2:] == {"parameters": ["01_two"]}.get(change, ["00_one", "01_two"])
+
+
+def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):
+    got = {}
+    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, h, p: (got.update({path.stem: p}), (0.0, None))[1])
+    reproduce(profile="laptop", parameters={"seed": 5})
+    assert got == {"00_one": {"profile": "laptop"}, "01_two": {"profile": "laptop", "seed": 5}}
+
+
+@pytest.mark.parametrize(("only", "expected"), [(["1", "00"], ["00_one", "01_two"]), (["01_two"], ["01_two"])])
+def test_lessons_are_chosen_by_number_or_name_and_run_in_order(home, monkeypatch, only, expected):
+    ran = []
+    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a: (ran.append(path.stem), (0.0, None))[1])
+    reproduce(only=only)
+    assert ran == expected
+
+
+def test_a_hanging_cell_ends_its_lesson_only(home, monkeypatch, capfd):
+    put(home, "00_one", "import time\ntime.sleep(60)")
+    monkeypatch.setattr("dumenet.reproduce.CELL_TIMEOUT", 1)
+    assert reproduce(only=["00"]) == 1
+    assert re.search(r"00_one\.ipynb: .*(Timeout|timed out)", capfd.readouterr().out)
+
+
+def test_a_stamp_holds_what_was_made(home, monkeypatch):
+    def execute(path, home, parameters):
+        (home / "data" / "results").mkdir(parents=True, exist_ok=True)
+        (home / "data" / "results" / f"{path.stem}.json").write_text("{}")
+        return 1.25, None
+
+    monkeypatch.setattr("dumenet.reproduce._execute", execute)
+    reproduce()
+    stamp = json.loads((home / "build" / "notebooks" / ".01_two.json").read_text())
+    assert stamp["made"] == ["data/results/01_two.json"] and stamp["seconds"] == 1.2
+
+
+def test_refuses_a_parameter_that_no_lesson_has(home):
+    with pytest.raises(DumenetError, match="Unknown notebook parameter 'sed': did you mean 'seed'"):
+        reproduce(parameters={"sed": 1})
