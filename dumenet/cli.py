@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
 
     table = _add(commands, "table", "the results files as a table: mean and spread over seeds")
-    table.add_argument("--tag", help="only results of this series")
+    table.add_argument("--tag", help="the series (default: results without a tag)")
     table.add_argument("--results", type=Path, default=Path("data/results"))
     table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
     table.set_defaults(run=_table)
@@ -207,7 +207,7 @@ def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
     from dumenet.results import csv, markdown, read_results, table
 
-    records = [r for r in read_results(args.results) if "metrics" in r and args.tag in (None, r["tag"])]
+    records = [r for r in read_results(args.results) if "metrics" in r and r["tag"] == args.tag]
     long = [
         {"row": _run_label(r), "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
         for r in records if r["metrics"] for key, title in METRICS.items()

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from dumenet.cli import main
+from dumenet.experiment import evaluate_checkpoint
+from dumenet.train import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -108,6 +110,11 @@ def test_evaluate_again(home, tree, checkpoint, capsys):
     assert main(["evaluate", str(checkpoint), "--category", "felt", "--set", "evaluation.pooling=mean"]) == 0
     first, mean, trained = sorted(records(home), key=lambda r: (r["tag"] or "z", -len(r["metrics"]["per_category"])))
     assert first["metrics"] == trained["metrics"]
+    capsys.readouterr()
+    for words, rows in ((["table"], 1), (["table", "--tag", "evaluate"], 2), (["table", "--csv"], None)):
+        assert main(words) == 0  # the evaluation does not stand in the way of the run it repeats
+        out = capsys.readouterr().out
+        assert out.count("\n| ") == rows + 1 if rows else out.startswith("row,column,mean,std,n\n")
     assert set(mean["metrics"]["per_category"]) == {"felt"} and mean["config"]["evaluation"]["pooling"] == "mean"
 
 
@@ -136,8 +143,6 @@ def test_predict_a_folder_with_a_broken_image(home, tree, checkpoint, capsys):
 
 def test_predict_scores_like_the_evaluation(home, tree, checkpoint, capsys):
     """The way without labels and cache ends at the same numbers, but for the cache's fp16."""
-    from dumenet.experiment import evaluate_checkpoint
-
     outcome = evaluate_checkpoint(checkpoint, {})
     assert main(["predict", str(checkpoint), str(tree), "--out", "out"]) == 0
     found = {r["image"]: float(r["score"]) for r in scores(home / "out")}
@@ -145,13 +150,17 @@ def test_predict_scores_like_the_evaluation(home, tree, checkpoint, capsys):
         assert found[sample.name] == pytest.approx(score, rel=0.01)
 
 
-def test_predict_one_image_for_one_category(home, tree, checkpoint, capsys):
+def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint, capsys):
     image = tree / "felt" / "test" / "hole" / "011.png"
-    assert main(["predict", str(checkpoint), str(image), "--out", "one", "--category", "felt"]) == 0
-    (row,) = scores(home / "one")
-    assert row["image"] == "011.png" and (home / "one" / "011.png.heatmap.png").exists()
-    (record,) = records(home)
-    assert float(row["threshold"]) == pytest.approx(record["thresholds"]["felt"], rel=1e-4)
+    trained = load_checkpoint(checkpoint, "cpu")
+    trained.thresholds = {"bolt": 1e6, "felt": 1e-6, "all": 1e6}
+    save_checkpoint(trained, checkpoint)
+    for category, verdict in (("felt", "anomalous"), ("all", "normal")):
+        assert main(["predict", str(checkpoint), str(image), "--out", category, "--category", category]) == 0
+        (row,) = scores(home / category)
+        assert row["image"] == "011.png" and row["verdict"] == verdict
+        assert float(row["threshold"]) == trained.thresholds[category]
+        assert (home / category / "011.png.heatmap.png").exists()
 
 
 def test_predict_into_the_folder_of_images_can_be_repeated(home, tree, checkpoint, capsys):

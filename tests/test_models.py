@@ -93,7 +93,7 @@ def test_every_memory_mode_and_fusion_learns(model, mode, fusion):
             assert not idle  # every parameter takes part; softmax cancels a key's bias
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.97 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_neighbours_in_a_batch_do_not_matter_with_true_maps(model):
