@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from dumenet.config import make_config
-from dumenet.models import ShortcutNet
+from dumenet.models import ChannelMemory, DuMeNet, Fusion, ShortcutNet, SpatialMemory
+from dumenet.models.layers import DecoderLayer, EncoderLayer, LearnedPosition
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -37,3 +38,15 @@ def test_lesson_01_shortcut_net_is_the_packages(kind, size, hidden):
     result = theirs(x)
     assert torch.equal(ours(theirs.standardise(x)), result.features)
     assert torch.equal(result.target, theirs.standardise(x))
+
+
+def test_lesson_05_dumenet_is_the_packages():
+    torch.manual_seed(0)
+    theirs = DuMeNet(make_config(model__hidden_dim=16, model__heads=2).model, (4, 6), 5).eval()
+    parts = (ChannelMemory, DecoderLayer, EncoderLayer, Fusion, LearnedPosition, SpatialMemory)
+    known = {part.__name__: part for part in parts} | {"F": nn.functional}
+    ours = class_of_lesson("05_dumenet.ipynb", "OpenDuMeNet", **known)(10, 5, 16, heads=2).eval()
+    missing, extra = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not missing and extra == ["standardise.mean", "standardise.std"]
+    x = torch.randn(3, 10, 5, 5)
+    assert torch.allclose(ours(x), theirs(x).features, atol=1e-5)
