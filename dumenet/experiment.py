@@ -16,7 +16,7 @@ from dumenet.evaluate import Scores, score, set_thresholds
 from dumenet.features import Backbone, Features, extract
 from dumenet.metrics import evaluate_scores
 from dumenet.results import machine, peak_memory_mb, write_result
-from dumenet.train import Trained, load_checkpoint, save_checkpoint, split_holdout, train
+from dumenet.train import Trained, load_checkpoint, pick_device, save_checkpoint, split_holdout, train
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def run(config: Config, folders: Folders = Folders(), tag: str | None = None, pr
         raise DumenetError(f"{dataset.name} has no normal training images: put some into <category>/train/good.")
     checkpoint = folders.runs / run_name(config, dataset) / "checkpoint.pt"
     start = time.perf_counter()
-    backbone = Backbone(config.features)
+    backbone = Backbone(config.features).to(pick_device(config.train.device))
     features = extract(dataset.train, backbone, folders.cache, progress)
     seconds = {"train features": time.perf_counter() - start}
     origin = {"data": fingerprint(dataset), "backbone": backbone.key}
@@ -115,7 +115,8 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     dataset = load_data(config, folders)
     if not dataset.test:
         raise DumenetError(f"{dataset.name} has no test images: put some into <category>/test/good and test/<defect>.")
-    return _evaluated(trained, config, dataset, Backbone(config.features), folders, "evaluate", Path(path), {}, True)
+    backbone = Backbone(config.features).to(pick_device("auto"))
+    return _evaluated(trained, config, dataset, backbone, folders, "evaluate", Path(path), {}, True)
 
 
 def _evaluated(

@@ -57,8 +57,7 @@ def reproduce(
         before = _outputs(home)
         seconds, failure = _execute(path, home, mine)
         if failure:
-            failures.append(failure)
-            tqdm.write(failure)
+            failures.append(failure)  # said once, at the end, where it is seen
             continue
         made = sorted(k for k, v in _outputs(home).items() if before.get(k) != v)
         write_atomic(stamp, json.dumps({"digest": digest, "seconds": round(seconds, 1), "made": made}).encode())
