@@ -17,7 +17,7 @@ def live(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidge
     Args:
         controls: widgets with a `value`, named like the arguments of `draw`.
     """
-    picture = ipywidgets.Image(format="png")
+    picture = ipywidgets.Image(format="png", layout={"align_self": "flex-start", "max_width": "100%"})
 
     def update(_change: object = None) -> None:
         figure, data = draw(**{name: control.value for name, control in controls.items()}), io.BytesIO()
