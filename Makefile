@@ -27,7 +27,7 @@ reproduce: install
 
 test: install
 	@$(BIN)/python -m pytest tests && \
-	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 notebooks && \
+	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 notebooks && \
 	echo "All tests passed."
 
 clean:

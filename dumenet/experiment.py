@@ -96,6 +96,7 @@ def run(config: Config, folders: Folders = Folders(), tag: str | None = None, pr
         set_thresholds(trained, holdout)
         trained.origin = origin | {"seconds": time.perf_counter() - start}
         save_checkpoint(trained, checkpoint)
+        state.unlink(missing_ok=True)
     seconds["train"] = trained.origin["seconds"]
     return _evaluated(trained, config, dataset, backbone, folders, tag, checkpoint, seconds, progress)
 

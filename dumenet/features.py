@@ -7,10 +7,12 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -157,6 +159,12 @@ class Features:
         return mean.float().view(-1, 1, 1), std.float().clamp_min(1e-6).view(-1, 1, 1)
 
 
+def progress_bar(*args: Any, show: bool = True, **options: Any) -> tqdm:
+    """tqdm's bar, or none where TQDM_DISABLE is set: headless lessons set it, since bars that are widgets send
+    many messages, and a kernel was seen to hang on a lost one."""
+    return tqdm(*args, disable=not show or bool(os.environ.get("TQDM_DISABLE")), **options)
+
+
 def extract(
     samples: Sequence[Sample], backbone: Backbone, cache: str | Path = "build/cache", progress: bool = True
 ) -> Features:
@@ -174,14 +182,14 @@ def extract(
         raise DumenetError("No images to compute features of: the data set, or its part asked for, is empty.")
     c, g = sum(backbone.stage_channels), backbone.config.grid
     folder = Path(cache) / backbone.key
-    keys = [content_key(s) for s in tqdm(samples, "hashing images", disable=not progress, leave=False)]
+    keys = [content_key(s) for s in progress_bar(samples, "hashing images", show=progress, leave=False)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
             held = _read_index(folder, (c, g, g), set(keys))
             first = {k: i for i, k in reversed(list(enumerate(keys))) if k not in held.rows}  # a duplicate runs once
             todo = sorted(first.values())
-            bar = tqdm(total=len(todo), desc=f"features ({backbone.config.backbone})", disable=not progress or not todo)
+            bar = progress_bar(None, f"features ({backbone.config.backbone})", len(todo), show=progress and bool(todo))
             with open(folder / "features.f16", "ab") as data, open(folder / "index.jsonl", "ab") as index:
                 data.truncate(held.count * c * g * g * 2)  # rows without a line are from an interrupted run
                 index.truncate(held.index_bytes)

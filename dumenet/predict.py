@@ -7,12 +7,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from dumenet.data import IMAGE_SUFFIXES, Sample, load_image
 from dumenet.errors import DumenetError, unknown
 from dumenet.evaluate import upsample, verdicts
-from dumenet.features import Backbone
+from dumenet.features import Backbone, progress_bar
 from dumenet.metrics import image_score
 from dumenet.plots import heatmap
 from dumenet.results import write_atomic
@@ -48,7 +47,7 @@ def predict(
     backbone = Backbone(trained.config.features).to(next(trained.model.buffers()).device)
     threshold = trained.thresholds.get(category)
     size, rows = trained.config.features.image_size, []
-    for file in tqdm(files, "predicting", unit="image"):
+    for file in progress_bar(files, "predicting", unit="image"):
         name = file.relative_to(images).as_posix() if images.is_dir() else file.name
         row: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"image": name}
         rows.append(row)

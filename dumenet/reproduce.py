@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tqdm.auto import tqdm
 
 from dumenet.errors import DumenetError, unknown
 from dumenet.results import write_atomic
 
-CELL_TIMEOUT = 3600  # seconds; a hanging cell ends its notebook, not the batch
+CELL_TIMEOUT = {"quick": 900, "laptop": 7200}  # seconds; a hanging cell ends its notebook, not the batch
 
 
 def reproduce(
@@ -123,10 +125,12 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
     out.parent.mkdir(parents=True, exist_ok=True)
     start = time.time()
     try:
-        papermill.execute_notebook(
-            str(path), str(out), parameters, cwd=str(path.parent), kernel_name="python3",
-            execution_timeout=CELL_TIMEOUT, progress_bar={"desc": path.stem, "leave": False},
-        )  # fmt: skip
+        with patch.dict(os.environ, TQDM_DISABLE="1"):  # for the kernel; the bar over the cells is papermill's
+            papermill.execute_notebook(
+                str(path), str(out), parameters, cwd=str(path.parent), kernel_name="python3",
+                execution_timeout=CELL_TIMEOUT.get(parameters.get("profile")),
+                progress_bar={"desc": path.stem, "leave": False},
+            )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         last = f"{error.ename}: {' '.join(error.evalue.split())}"
         return time.time() - start, f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"

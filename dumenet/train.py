@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from dumenet.config import Config, TrainConfig, config_from_dict, to_dict
 from dumenet.errors import DumenetError
-from dumenet.features import Features
+from dumenet.features import Features, progress_bar
 from dumenet.models import PositionGaussian, build_model
 from dumenet.results import write_atomic
 
@@ -89,7 +88,7 @@ def train(
     Args:
         features: normal training images, hold-out removed.
         stage_channels: of the backbone that made them.
-        state_file: written after every epoch, read if there, removed at the end.
+        state_file: written after every epoch, read if there; the caller removes it once the result is safe.
         on_epoch: called with (epoch, model) after every epoch, for the lessons.
         origin: what the features are of; a state file of another origin is not read.
 
@@ -113,7 +112,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
     schedule = make_schedule(optimizer, c, steps)
     start = _resume(state_file, config, trained, optimizer, schedule)
-    bar = tqdm(range(start, c.epochs), "training", initial=start, total=c.epochs, disable=not progress, unit="epoch")
+    bar = progress_bar(range(start, c.epochs), "training", c.epochs, initial=start, show=progress, unit="epoch")
     for epoch in bar:
         torch.manual_seed(c.seed * 100_003 + epoch + 1)
         model.train()
@@ -140,8 +139,6 @@ def train(
         if state_file:
             state = {"epoch": epoch + 1, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             _write(state_file, _pack(trained) | state)
-    if state_file:
-        Path(state_file).unlink(missing_ok=True)
     model.eval()
     return trained
 

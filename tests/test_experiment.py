@@ -194,3 +194,18 @@ def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
 def test_names_tell_configurations_apart(go):
     names = {go(**s).record["name"] for s in ({}, {"train__seed": 1}, {"data__categories": ("felt",)})}
     assert len(names) == 3 and any("-felt-" in n for n in names) and any("-seed1-" in n for n in names)
+
+
+def test_nothing_is_lost_between_the_last_epoch_and_the_checkpoint(go, tmp_path, monkeypatch):
+    """Killed while the threshold is set: the next run trains no epoch again, and leaves no state behind."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "set_thresholds", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go()
+    (state,) = (tmp_path / "build" / "runs").rglob("state.pt")
+    monkeypatch.setattr("torch.optim.AdamW.step", interrupted)
+    assert len(go().record["history"]["loss"]) == 2 and not state.exists()

@@ -190,3 +190,15 @@ def test_a_lesson_has_parameters_a_kernel_and_no_outputs(path):
     assert not any(c["outputs"] or c["execution_count"] for c in code)
     ids = [c["id"] for c in notebook["cells"]]
     assert len(set(ids)) == len(ids)
+
+
+# --- numbers come from results files
+
+
+def test_readmes_table_is_made_from_results_files(capsys):
+    from dumenet.cli import main
+
+    text = (ROOT / "README.md").read_text()
+    shown = re.search(r"<!-- table: dumenet (.*?) -->\n(.*?)\n<!-- end -->", text, re.S)
+    assert main([*shown[1].split(), "--results", str(ROOT / "data" / "results")]) == 0
+    assert capsys.readouterr().out.strip() == shown[2].strip()

@@ -8,7 +8,7 @@ import pytest
 
 from dumenet.cli import main
 from dumenet.errors import DumenetError
-from dumenet.reproduce import reproduce
+from dumenet.reproduce import CELL_TIMEOUT, reproduce
 
 PARAMETERS = 'profile = "quick"\ndata = "factory"'
 
@@ -127,7 +127,7 @@ def test_lessons_are_chosen_by_number_or_name_and_run_in_order(home, monkeypatch
 
 def test_a_hanging_cell_ends_its_lesson_only(home, monkeypatch, capfd):
     put(home, "00_one", "import time\ntime.sleep(60)")
-    monkeypatch.setattr("dumenet.reproduce.CELL_TIMEOUT", 1)
+    monkeypatch.setitem(CELL_TIMEOUT, "quick", 1)
     assert reproduce(only=["00"]) == 1
     assert re.search(r"00_one\.ipynb: .*(Timeout|timed out)", capfd.readouterr().out)
 

@@ -148,7 +148,8 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
     resumed = go(state, lambda epoch, _: seen.append(epoch), **settings)
     assert seen == [2, 3]
     assert torch.equal(weights(resumed), weights(whole)) and resumed.history == whole.history
-    assert not state.exists()
+    again = go(state, lambda epoch, _: seen.append(epoch), **settings)  # a finished state trains no further
+    assert seen == [2, 3] and torch.equal(weights(again), weights(whole))
 
 
 @pytest.mark.parametrize("what", ["other settings", "other images", "cut short", "foreign"])
