@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dumenet.config import make_config
-from dumenet.models import ChannelMemory, DuMeNet, Fusion, ShortcutNet, SpatialMemory
+from dumenet.models import ChannelMemory, DuMeNet, Fusion, ShortcutNet, SpatialMemory, ssim
 from dumenet.models.layers import DecoderLayer, EncoderLayer, LearnedPosition
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -40,6 +40,16 @@ def test_lesson_01_shortcut_net_is_the_packages(kind, size, hidden):
     assert torch.equal(result.target, theirs.standardise(x))
 
 
+def test_lesson_03_channel_memory_is_the_packages():
+    torch.manual_seed(0)
+    theirs = ChannelMemory(7, 16)
+    ours = class_of_lesson("03_channel_memory.ipynb", "ChannelMemory")(7, 16)
+    ours.load_state_dict(theirs.state_dict())  # strict: the same layers
+    x = torch.randn(3, 25, 16)
+    for our_part, their_part in zip(ours(x), theirs(x)):
+        assert torch.equal(our_part, their_part)
+
+
 def test_lesson_05_dumenet_is_the_packages():
     torch.manual_seed(0)
     theirs = DuMeNet(make_config(model__hidden_dim=16, model__heads=2).model, (4, 6), 5).eval()
@@ -50,3 +60,13 @@ def test_lesson_05_dumenet_is_the_packages():
     assert not missing and extra == ["standardise.mean", "standardise.std"]
     x = torch.randn(3, 10, 5, 5)
     assert torch.allclose(ours(x), theirs(x).features, atol=1e-5)
+
+
+def test_lesson_04_spatial_memory_is_the_packages():
+    torch.manual_seed(0)
+    theirs = SpatialMemory(7, 5)
+    ours = class_of_lesson("04_spatial_memory.ipynb", "SpatialMemory", ssim=ssim)(7, 5)
+    ours.load_state_dict(theirs.state_dict())  # strict: the same parameters
+    x = torch.randn(3, 25, 8)
+    for mine, packages in zip(ours(x), theirs(x)):  # the read, the weights
+        assert torch.allclose(mine, packages, atol=1e-6)
