@@ -207,3 +207,18 @@ def save(fig: Figure, name: str, folder: Path = Path("figures")) -> list[Path]:
         paths.append(Path(folder) / f"{name}.{suffix}")
         write_atomic(paths[-1], data.getvalue())
     return paths
+
+
+def show(fig: Figure, alt: str, name: str | None = None, folder: Path = Path("figures")) -> None:
+    """Show `fig` in a notebook with the text `alt` for those who cannot see it, and close it.
+
+    With `name` the figure is saved as well, see `save`. `alt` says what is drawn and what to see in it.
+    """
+    from IPython.display import Image, display
+
+    if name is not None:
+        save(fig, name, folder)
+    data = io.BytesIO()
+    fig.savefig(data, format="png", dpi=96, bbox_inches="tight")
+    plt.close(fig)  # otherwise the notebook shows it a second time, without its text
+    display(Image(data.getvalue(), alt=alt))
