@@ -5,11 +5,13 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: help install reproduce test clean
+.PHONY: help install reproduce test classroom explore clean
 
 help:
 	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper), list what was made"
 	@echo "make test        install if needed, run all tests"
+	@echo "make classroom   install if needed, write the student's and the instructor's copies of the lessons"
+	@echo "make explore     install if needed, open the heatmap explorer (lesson 12) in the browser"
 	@echo "make clean       remove build/ (caches, checkpoints, executed lessons)"
 
 install: $(VENV)/.installed
@@ -29,6 +31,12 @@ test: install
 	@$(BIN)/python -m pytest tests && \
 	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 notebooks && \
 	echo "All tests passed."
+
+classroom: install
+	@$(BIN)/dumenet classroom
+
+explore: install
+	@$(BIN)/dumenet explore
 
 clean:
 	rm -rf build

@@ -8,6 +8,7 @@ repeated in every step, as its code does. The candidates take turns, so that a d
 """
 
 import argparse
+import re
 import statistics
 import time
 from pathlib import Path
@@ -162,8 +163,10 @@ def main() -> None:
         ),
         "",
     ]  # fmt: skip
-    text = "\n".join(lines)
-    write_atomic(ROOT / "benchmarks" / "RESULTS.md", text.encode())
+    text, path = "\n".join(lines), ROOT / "benchmarks" / "RESULTS.md"
+    parts = re.split(r"(?m)^(?=## )", path.read_text())[1:] if path.exists() else []
+    others = [f"\n{p.rstrip()}\n" for p in parts if not p.startswith("## One training step\n")]  # of other benchmarks
+    write_atomic(path, (text + "".join(others)).encode())
     print(text)
 
 

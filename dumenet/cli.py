@@ -1,4 +1,4 @@
-"""The command line: `dumenet data|train|evaluate|table|predict|reproduce`."""
+"""The command line: `dumenet data|train|evaluate|table|predict|reproduce|classroom`."""
 
 import argparse
 import sys
@@ -22,6 +22,8 @@ EXAMPLES = """examples:
   dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
   dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
+  dumenet explore                                    the heatmap explorer (lesson 12) in the browser
+  dumenet classroom                                  the lessons as student's and instructor's copies
 """
 
 
@@ -97,6 +99,17 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
     reproduce.set_defaults(run=_reproduce)
+
+    explore = _add(commands, "explore", "open the heatmap explorer (lesson 12) in the browser, for this machine alone")
+    explore.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
+    explore.add_argument("--no-browser", action="store_true", help="print the addresses, open nothing")
+    explore.set_defaults(run=_explore)
+
+    classroom = _add(commands, "classroom", "student's and instructor's copies of the lessons, in build/classroom")
+    classroom.add_argument(
+        "--readme", action="store_true", help="instead: bring measured times and tables into the lessons and their README"
+    )
+    classroom.set_defaults(run=_classroom)
     return parser
 
 
@@ -223,6 +236,9 @@ def _run_label(record: dict[str, Any]) -> str:
 
     default, model = to_dict(make_config().model), record["config"]["model"]
     options = [f"{k} {v}" for k, v in model.items() if v != default[k] and k not in ("name", "neighbour_mask")]
+    data = record["config"]["data"]
+    if any(data.get(k) for k in ("contamination", "contamination_reserve")):  # records older than these lack them
+        options.append(f"contamination {data['contamination']:g}")
     categories = " + ".join(c for c in record["metrics"]["per_category"])
     return f"{categories}: {', '.join([model['name'], *options])}"
 
@@ -244,6 +260,49 @@ def _reproduce(args: argparse.Namespace) -> int:
 
     parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
     return reproduce(args.profile, args.only, parameters, force=args.force)
+
+
+def _classroom(args: argparse.Namespace) -> None:
+    from dumenet.classroom import classroom, refresh
+
+    if args.readme:
+        print(f"Changed: {', '.join(refresh()) or 'nothing'}.")
+    else:
+        out = classroom()
+        print(f"{out}/student and {out}/instructor, each with INDEX.md; written anew each time, so work in a copy.")
+
+
+def _explore(args: argparse.Namespace) -> None:
+    """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and as a notebook (JupyterLab)."""
+    import importlib.util
+    import os
+    import secrets
+    import socket
+
+    lesson = "notebooks/12_explorer.ipynb"
+    if not Path(lesson).is_file():
+        raise DumenetError(f"There is no {lesson} here: run this in a clone of the project.")
+    if not all(importlib.util.find_spec(name) for name in ("jupyterlab", "voila")):
+        raise DumenetError("The explorer needs JupyterLab and Voila: pip install -e '.[notebooks]'.")
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", args.port))
+        except (OSError, OverflowError) as error:
+            raise DumenetError(f"Port {args.port} cannot be used ({error}): leave --port out to get a free one.") from None
+        port = probe.getsockname()[1]
+    token = os.environ.get("JUPYTER_TOKEN") or secrets.token_urlsafe(24)
+    print(
+        "The explorer runs until Ctrl-C, for this machine alone. The app computes for a minute or two the first time.\n"
+        f"app:        http://127.0.0.1:{port}/voila/render/{lesson}?token={token}\n"
+        f"JupyterLab: http://127.0.0.1:{port}/lab/tree/{lesson}?token={token}",
+        flush=True,
+    )
+    options = {
+        "ip": "127.0.0.1", "port": port, "port_retries": 0, "root_dir": Path.cwd(), "answer_yes": True,
+        "default_url": f"/voila/render/{lesson}", "open_browser": not args.no_browser, "allow_root": os.geteuid() == 0,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", "--log-level=ERROR", *(f"--ServerApp.{k}={v}" for k, v in options.items())]
+    os.execve(sys.executable, command, os.environ | {"JUPYTER_TOKEN": token, "TQDM_DISABLE": "1"})  # in no list of processes
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class DataConfig:
     per_class_train: int | None = None  # CIFAR-10: random training images a class; None: all
     per_class_test: int | None = None  # CIFAR-10: random test images a class; None: all
     seed: int = 0  # of that choice, and of the digits' split; apart from the seed of training
+    contamination: float = 0.0  # share of defective images in the training set: moved there from the test set
+    contamination_reserve: float = 0.0  # take at least so many out of the test set; for levels on one test set
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class TrainConfig:
     weight_decay: float = 1e-4
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "mps"
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast of the forward pass; weights and loss stay fp32
+    compile: bool = False  # torch.compile of the forward pass: a minute once, for long runs; needs a C++ compiler
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,7 @@ _AT_LEAST_ONE = (
 _RANGES = {
     "dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0, 1), "lr": (1e-9, 10), "clip": (1e-9, 1e9),
     "weight_decay": (0, 10), "jitter": (0, 1e6), "seed": (0, 2**32 - 1), "grid": (2, 256),
+    "contamination": (0, 0.5), "contamination_reserve": (0, 0.5),
 }  # fmt: skip
 
 

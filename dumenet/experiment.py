@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dumenet.config import Config, config_from_dict, merge, to_dict
-from dumenet.data import Dataset, fingerprint, load_mask, open_dataset
+from dumenet.data import Dataset, contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
 from dumenet.evaluate import Scores, score, set_thresholds
 from dumenet.features import Backbone, Features, extract
@@ -53,17 +53,24 @@ class Outcome:
 
 
 def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
-    """The data set that `config.data` names."""
+    """The data set that `config.data` names, contaminated as it asks."""
     d = config.data
-    return open_dataset(
+    dataset = open_dataset(
         d.source, d.categories, d.normals, home=folders.home / "data",
         per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=d.seed,
     )  # fmt: skip
+    return contaminate(dataset, d.contamination, d.contamination_reserve, d.seed)
 
 
 def run_name(config: Config, dataset: Dataset) -> str:
     """Readable, and different for every different configuration."""
-    digest = hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+    values = to_dict(config)
+    younger = {"data": ("contamination", "contamination_reserve"), "train": ("precision", "compile")}
+    for section, keys in younger.items():  # settings younger than the first results: at their default they do not
+        for key in keys:  # change a name
+            if values[section][key] == to_dict(Config())[section][key]:
+                del values[section][key]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     categories = dataset.categories
     what = categories[0].strip("{}") if len(categories) == 1 else f"{len(categories)}categories"
     return f"{dataset.name}-{what}-{config.model.name}-seed{config.train.seed}-{digest}"

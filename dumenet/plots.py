@@ -194,6 +194,37 @@ def metric_table(
     return ax
 
 
+def dots(
+    ax: Axes,
+    names: Sequence[str],
+    values: Sequence[float | None],
+    halves: Sequence[float | None] | None = None,
+    bands: Sequence[float] = (),
+    seeds: Sequence[Sequence[float]] | None = None,
+) -> Axes:
+    """One row per name, first on top: a dot at its value, an interval of +- its half-width where there is one.
+
+    `bands` are half-widths of grey stripes about zero, for differences; `seeds` the single runs of each row, as
+    small rings below the dot. A value of None leaves its row empty.
+    """
+    rows = np.arange(len(names))
+    for band in sorted(bands, reverse=True):
+        ax.axvspan(-band, band, color="0.5", alpha=0.18, linewidth=0)
+    if bands:
+        ax.axvline(0, color="0.4", linewidth=0.8)
+    for row, value in zip(rows, values):
+        half = halves[row] if halves is not None else None
+        if seeds is not None:
+            ax.plot(seeds[row], np.full(len(seeds[row]), row + 0.25), "o", ms=3, mfc="none", color="0.4")
+        if value is not None:
+            ax.errorbar(value, row, xerr=half, fmt="o", ms=4, color=NORMAL, capsize=2, linewidth=1.2)
+    ax.set_yticks(rows, labels=names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(axis="y", color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    return ax
+
+
 def save(fig: Figure, name: str, folder: Path = Path("figures")) -> list[Path]:
     """Write `fig` as `folder`/name.png (150 dpi) and name.svg, whole or not at all; returns both paths.
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from tqdm.auto import tqdm
 
 from dumenet.errors import DumenetError, unknown
-from dumenet.results import write_atomic
+from dumenet.results import machine, write_atomic, write_result
 
 CELL_TIMEOUT = {"quick": 900, "laptop": 7200}  # seconds; a hanging cell ends its notebook, not the batch
 
@@ -63,6 +63,7 @@ def reproduce(
             continue
         made = sorted(k for k, v in _outputs(home).items() if before.get(k) != v)
         write_atomic(stamp, json.dumps({"digest": digest, "seconds": round(seconds, 1), "made": made}).encode())
+    _note_times(home, chosen, profile)
     _closing_list(home, chosen, started)
     for failure in failures:
         print(failure)
@@ -137,6 +138,14 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
     except Exception as error:  # a dead kernel or a time-out must not end the batch
         return time.time() - start, f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return time.time() - start, None
+
+
+def _note_times(home: Path, chosen: list[Path], profile: str) -> None:
+    """Seconds of each finished lesson, for the table in `notebooks/README.md`."""
+    stamps = {path.stem: home / "build" / "notebooks" / f".{path.stem}.json" for path in chosen}
+    seconds = {name: json.loads(stamp.read_text())["seconds"] for name, stamp in stamps.items() if stamp.exists()}
+    record = {"name": f"lessons-{profile}", "profile": profile, "lessons": seconds, "machine": machine()}
+    write_result(home / "build" / f"lessons-{profile}.json", record)
 
 
 def _closing_list(home: Path, chosen: list[Path], started: float) -> None:

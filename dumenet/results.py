@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import uuid
-from csv import writer
+from csv import DictReader, writer
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,6 +170,22 @@ def csv(pivot: Table) -> str:
     for name, row in zip(row_names, cells):
         out.writerows([name, column, *cell] for column, cell in zip(column_names, row) if cell is not None)
     return text.getvalue()
+
+
+class PaperValue(NamedTuple):
+    """One number that the paper prints, in percent; `category` "mean" is the printed mean, None a dash."""
+
+    table: str  # "mvtec_ad", "cifar10"; "abstract" and "text" for numbers printed outside the tables
+    method: str
+    category: str
+    metric: str
+    value: float | None
+
+
+def paper_results(path: Path) -> list[PaperValue]:
+    """The paper's tables, typed into a CSV file in long form: data/paper_results.csv."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [PaperValue(**{**row, "value": float(row["value"]) if row["value"] else None}) for row in DictReader(file)]
 
 
 def machine(device: str | None = None) -> dict:

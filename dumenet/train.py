@@ -1,7 +1,10 @@
 """Training: one visible loop, a fixed budget, the last epoch kept. Nothing here sees a test image."""
 
 import io
+import os
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +96,7 @@ def train(
         origin: what the features are of; a state file of another origin is not read.
 
     Raises:
-        DumenetError: the loss is not finite.
+        DumenetError: the loss is not finite, or `train.compile` without a compiler.
     """
     c, device = config.train, pick_device(config.train.device)
     torch.manual_seed(c.seed)
@@ -112,15 +115,18 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
     schedule = make_schedule(optimizer, c, steps)
     start = _resume(state_file, config, trained, optimizer, schedule)
+    forward = _compiled(model) if c.compile else model
     bar = progress_bar(range(start, c.epochs), "training", c.epochs, initial=start, show=progress, unit="epoch")
     for epoch in bar:
         torch.manual_seed(c.seed * 100_003 + epoch + 1)
         model.train()
         total = torch.zeros((), device=device)
         for index in torch.randperm(len(features)).split(c.batch_size):
-            batch = features.batch(index).to(device)  # (B, C, H, W)
-            result = model(batch)
-            loss = nn.functional.mse_loss(result.features, result.target)
+            batch = features.batch(index)  # (B, C, H, W)
+            batch = (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16) if c.precision == "bf16" else nullcontext():
+                result = forward(batch)
+                loss = nn.functional.mse_loss(result.features.float(), result.target.float())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), c.clip)
@@ -141,6 +147,16 @@ def train(
             _write(state_file, _pack(trained) | state)
     model.eval()
     return trained
+
+
+def _compiled(model: nn.Module) -> Callable[[torch.Tensor], Any]:
+    """The forward pass of `model`, compiled; the parameters, and so state and checkpoints, stay those of `model`.
+
+    Each batch size is compiled for itself: one graph for any size would let a resumed run round differently.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        raise DumenetError("train.compile needs a C++ compiler, and this machine has none: install g++, or leave it off.")
+    return torch.compile(model, dynamic=False)
 
 
 def _resume(state_file: str | Path | None, config: Config, trained: Trained, optimizer: Any, schedule: Any) -> int:

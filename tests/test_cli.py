@@ -36,7 +36,7 @@ def scores(folder):
         return list(csv.DictReader(file))
 
 
-COMMANDS = ("", "data", "data make", "data check", "data index", "train", "evaluate", "table", "predict", "reproduce")
+COMMANDS = ("", "data", "data make", "data check", "data index", "train", "evaluate", "table", "predict", "reproduce", "explore")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -195,3 +195,27 @@ def test_interruption_is_one_line(home, tree, tiny_yaml, monkeypatch, capsys):
     monkeypatch.setattr("dumenet.experiment.train", stop)
     assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("dumenet: interrupted; the same command goes on")
+
+
+def test_explore_becomes_a_server_for_this_machine_alone(home, monkeypatch, capsys):
+    (home / "notebooks").mkdir()
+    (home / "notebooks" / "12_explorer.ipynb").write_text("{}")
+    monkeypatch.setenv("JUPYTER_TOKEN", "secret")
+    started = []
+    monkeypatch.setattr("os.execve", lambda *call: started.append(call))
+    assert main(["explore", "--no-browser"]) == 0
+    _, command, environment = started[0]
+    assert "--ServerApp.ip=127.0.0.1" in command and f"--ServerApp.root_dir={home}" in command
+    assert environment["JUPYTER_TOKEN"] == "secret" and not any("secret" in word for word in command)
+    app, lab = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert "/voila/render/notebooks/12_explorer.ipynb?token=secret" in app and "/lab/tree/notebooks/" in lab
+
+
+@pytest.mark.parametrize(("port", "message"), [("80000", "Port 80000"), ("-1", "Port -1")])
+def test_explore_says_why_not(home, port, message, capsys):
+    assert main(["explore"]) == 2
+    assert "run this in a clone of the project" in capsys.readouterr().err
+    (home / "notebooks").mkdir()
+    (home / "notebooks" / "12_explorer.ipynb").write_text("{}")
+    assert main(["explore", "--port", port]) == 2
+    assert message in capsys.readouterr().err

@@ -53,6 +53,14 @@ def test_packaged_configs_follow_the_paper(path):
     assert (config.train.epochs, config.train.step_epoch, config.train.seed, config.evaluation.pooling) == expected
 
 
+def test_contamination_is_a_share_and_off_by_default():
+    assert (make_config().data.contamination, make_config().data.contamination_reserve) == (0, 0)
+    assert make_config(data__contamination=0.5).data.contamination == 0.5
+    for name in ("contamination", "contamination_reserve"):
+        with pytest.raises(DumenetError, match=f"{name} must lie between 0 and 0.5, not 0.6"):
+            make_config(**{f"data__{name}": 0.6})
+
+
 def test_merge_leaves_its_input_alone_and_fills_empty_sections():
     values = {"train": {"epochs": 1}, "model": None}
     assert merge(values, {"train.epochs": 2, "model.heads": 4}) == {"train": {"epochs": 2}, "model": {"heads": 4}}

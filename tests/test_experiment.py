@@ -1,5 +1,6 @@
 """One run from configuration to results file, and the cases in which something is not there."""
 
+import hashlib
 import json
 import shutil
 
@@ -8,9 +9,10 @@ import pytest
 from conftest import write
 
 import dumenet.experiment as experiment
-from dumenet.data import fingerprint, open_dataset
+from dumenet.config import to_dict
+from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, evaluate_checkpoint, per_category, run
+from dumenet.experiment import Folders, evaluate_checkpoint, load_data, per_category, run, run_name
 from dumenet.metrics import METRICS
 from dumenet.train import load_checkpoint
 
@@ -209,3 +211,71 @@ def test_nothing_is_lost_between_the_last_epoch_and_the_checkpoint(go, tmp_path,
     (state,) = (tmp_path / "build" / "runs").rglob("state.pt")
     monkeypatch.setattr("torch.optim.AdamW.step", interrupted)
     assert len(go().record["history"]["loss"]) == 2 and not state.exists()
+
+
+# --- defects that nobody noticed, in the training set
+
+
+def names(samples):
+    return [s.name for s in samples]
+
+
+def test_contamination_moves_defective_images_into_training(tree):
+    clean = open_dataset(str(tree))
+    dirty = contaminate(clean, 0.2, seed=0)
+    moved = dirty.train[len(clean.train) :]
+    assert dirty.train[: len(clean.train)] == clean.train  # the normal ones as they were
+    assert sorted(s.category for s in moved) == ["bolt"] * 2 + ["felt"] * 2  # 2 / (8 + 2) each
+    assert all(s.label == 1 and s in clean.test for s in moved)
+    assert not set(names(dirty.train)) & set(names(dirty.test))
+    assert sorted(names(dirty.train + dirty.test)) == sorted(names(clean.train + clean.test))
+    for sample in dirty.test:  # masks stay with their images
+        assert load_mask(sample, 64).any() == bool(sample.label)
+    assert contaminate(clean, 0) is clean
+
+
+def test_the_seed_decides_which(tree):
+    clean = open_dataset(str(tree))
+    chosen = {tuple(names(contaminate(clean, 0.1, seed=seed).train)[16:]) for seed in range(8)}
+    assert len(chosen) > 1
+    assert names(contaminate(clean, 0.1, seed=3).train) == names(contaminate(clean, 0.1, seed=3).train)
+
+
+def test_levels_with_one_reserve_share_their_test_set_and_are_nested(tree):
+    clean = open_dataset(str(tree))
+    levels = [contaminate(clean, share, 0.2) for share in (0, 0.1, 0.2)]
+    assert [len(d.train) for d in levels] == [16, 18, 20]
+    assert names(levels[0].test) == names(levels[1].test) == names(levels[2].test) == names(contaminate(clean, 0.2).test)
+    assert set(names(levels[0].train)) < set(names(levels[1].train)) < set(names(levels[2].train))
+
+
+def test_too_few_defective_images_to_contaminate(tree):
+    with pytest.raises(DumenetError, match="bolt has 3 defective test images: a contamination of 0.3 would take 3 of"):
+        contaminate(open_dataset(str(tree)), 0.3)
+    for folder in ("test/hole", "ground_truth"):
+        shutil.rmtree(tree / "felt" / folder)
+    with pytest.raises(DumenetError, match="felt has 0 defective"):
+        contaminate(open_dataset(str(tree)), 0.1, 0.2)
+
+
+def test_a_contaminated_run(go, tree, tmp_path):
+    settings = {"data__contamination": 0.1, "data__contamination_reserve": 0.2}
+    outcome = go(model__name="gaussian", train__holdout=0.0, **settings)
+    assert outcome.record["data"]["train"] == 18 and outcome.record["data"]["test"] == 8
+    assert outcome.record["config"]["data"]["contamination"] == 0.1
+    assert outcome.record["metrics"]["per_category"]["bolt"]["n_anomalous"] == 1
+    again = evaluate_checkpoint(outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
+    assert again.record["metrics"] == outcome.record["metrics"]  # on the same test images
+
+
+def test_settings_younger_than_the_first_results_change_no_name_at_their_default(tiny, tree):
+    config = tiny(data__source=str(tree))
+    dataset, values = load_data(config), to_dict(config)
+    for section, key in (
+        ("data", "contamination"), ("data", "contamination_reserve"), ("train", "precision"), ("train", "compile")
+    ):  # fmt: skip
+        del values[section][key]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    assert run_name(config, dataset) == f"photos-2categories-dumenet-seed0-{digest}"
+    dirty = [tiny(data__source=str(tree), **{f"data__{k}": 0.1}) for k in ("contamination", "contamination_reserve")]
+    assert len({run_name(c, dataset) for c in [config, *dirty]}) == 3

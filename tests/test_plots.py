@@ -145,3 +145,13 @@ def test_save_that_cannot(ax, tmp_path):
     (tmp_path / "figures").write_text("a file, not a folder")
     with pytest.raises(DumenetError, match="Cannot write"):
         plots.save(ax.figure, "scores", tmp_path / "figures")
+
+
+def test_dots_have_rows_intervals_bands_and_seeds(ax):
+    plots.dots(ax, ["a", "b", "c"], [0.1, None, -0.2], [0.05, None, None], bands=(0.1, 0.3), seeds=[[0.1, 0.2], [], [-0.2]])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
+    drawn = [c[0].get_xydata()[0].tolist() for c in ax.containers]
+    assert drawn == [[0.1, 0], [-0.2, 2]]
+    assert sorted(p.get_width() for p in ax.patches) == pytest.approx([0.2, 0.6])
+    assert sum(line.get_markerfacecolor() == "none" and len(line.get_xdata()) == 2 for line in ax.lines) == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -133,10 +134,57 @@ def test_refuses_an_unknown_device(go):
     assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda", "mps")
 
 
+# --- half the bits, and compiled
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """`torch.compile` without its C++ compiler: the graph is captured, then run as it is. A list of the calls."""
+    real, calls = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda m, **k: (calls.append(k), real(m, backend="aot_eager", **k))[1])
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp"])
+def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features, name):
+    settings = {"model__name": name, "train__epochs": 6, "train__lr": 0.01, "model__dropout": 0.0}
+    full, half = go(**settings), go(**settings, train__precision="bf16")
+    assert half.history["loss"] == pytest.approx(full.history["loss"], rel=0.05)
+    assert half.history["loss"] != full.history["loss"]  # it did something
+    assert {v.dtype for v in half.model.state_dict().values()} == {torch.float32}
+    x = next(make_features(5, seed=9).batches(5))
+    assert half.model(x).features.dtype == torch.float32  # scored in full precision
+
+
+def test_a_compiled_run_keeps_its_keys_and_its_losses(go, traced, tmp_path):
+    plain, compiled = go(model__dropout=0.0), go(model__dropout=0.0, train__compile=True)
+    assert traced == [{"dynamic": False}]
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    assert compiled.history["loss"] == pytest.approx(plain.history["loss"], rel=1e-4)
+    loaded = load_checkpoint(save_checkpoint(compiled, tmp_path / "c.pt"), "cpu")
+    assert torch.equal(weights(loaded), weights(compiled)) and len(traced) == 1  # nothing is compiled to score
+
+
+def test_compiling_without_a_compiler_is_one_sentence(go, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(DumenetError, match="^train.compile needs a C.. compiler, .*leave it off.$"):
+        go(train__compile=True)
+
+
+def test_refuses_another_precision():
+    with pytest.raises(DumenetError, match=r"^[^\n]*train.precision[^\n]*bf16[^\n]*$"):
+        make_config(train__precision="fp16")
+    with pytest.raises(DumenetError, match="train.compile must be of type bool"):
+        make_config(train__compile="yes")
+
+
 # --- going on after an interruption
 
 
-@pytest.mark.parametrize("settings", [{}, {"train__schedule": "step", "train__step_epoch": 2}, {"model__name": "conv"}])
+@pytest.mark.parametrize("settings", [
+    {}, {"train__schedule": "step", "train__step_epoch": 2}, {"model__name": "conv"}, {"train__precision": "bf16"},
+])  # fmt: skip
 def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
     settings |= {"train__epochs": 4}
     whole, state = go(**settings), tmp_path / "run" / "state.pt"

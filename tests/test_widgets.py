@@ -4,8 +4,11 @@ import matplotlib.pyplot as plt
 import pytest
 
 widgets = pytest.importorskip("ipywidgets", reason="an extra: pip install -e '.[notebooks]'")
+pytest.importorskip("anywidget", reason="an extra: pip install -e '.[notebooks]'")
 
-from dumenet.widgets import live  # noqa: E402
+from dumenet.experiment import Folders, run  # noqa: E402
+from dumenet.explorer import Session  # noqa: E402
+from dumenet.widgets import DumenetError, explorer, live  # noqa: E402
 
 
 def draw(level, flip):
@@ -39,3 +42,94 @@ def test_an_error_in_the_drawing_is_raised_at_the_control():
     live(fragile, level=level)
     with pytest.raises(ValueError, match="broken callback"):
         level.value = 0.9
+
+
+# --- the explorer
+
+
+@pytest.fixture
+def session(tiny, tree, tmp_path):
+    kinds = {"both": {}, "gaussian": {"model__name": "gaussian"}}
+    return Session({k: run(tiny(data__source=str(tree), **v), Folders(tmp_path), progress=False) for k, v in kinds.items()})
+
+
+def shots(app):
+    """Everything that the explorer shows now."""
+    return {k: p.png for k, p in app.pictures.items()} | {"words": app.status.value, "scale": app.scale.value}
+
+
+MOVES = [  # control, value, what must change
+    ("category", "felt", {(0, "map"), (1, "map"), (1, "report"), "words"}),
+    ("image", "bolt/test/good/008.png", {(0, "map"), (1, "map"), (1, "report"), "words"}),
+    ("model", "gaussian", {(1, "map"), (1, "report"), "words"}),
+    ("other", "gaussian", {(2, "map"), (2, "report"), "words"}),
+    ("stage", 2, {(1, "map"), "words"}),
+    ("threshold", 3.0, {(1, "map"), "words", "scale"}),
+    ("opacity", 0.2, {(1, "map")}),
+    ("colour_map", "cividis", {(1, "map"), "scale"}),
+    ("row", 2, {(1, "report"), "words"}),
+    ("column", 1, {(1, "report"), "words"}),
+    ("memory", "spatial", {(1, "report"), "words"}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "changed"), MOVES, ids=[m[0] for m in MOVES])
+def test_each_control_of_the_explorer_changes_what_it_should_and_no_more(session, name, value, changed):
+    app = explorer(session)
+    app.controls["row"].value, app.controls["column"].value = 0, 0
+    before = shots(app)
+    assert app.controls[name].value != value and app.controls[name].description
+    app.controls[name].value = value
+    after = shots(app)
+    assert {k for k in after if after[k] != before[k]} == changed
+    assert getattr(app.state, name, value) == value
+
+
+def test_hidden_map_and_data_set_change_the_picture(session):
+    app = explorer({"one": session, "two": Session({"only": session.outcomes["gaussian"]})})
+    app.controls["memory"].value = "spatial"
+    before = app.pictures[1, "report"].png
+    app.controls["hidden"].value = "mean"
+    assert app.pictures[1, "report"].png != before
+    app.controls["data"].value = "two"
+    assert app.controls["model"].options == ("only",) and app.state.model == "only"
+
+
+def test_a_click_asks_about_its_position(session):
+    app = explorer(session)
+    report = app.pictures[1, "report"].png
+    row, column = (app.state.row + 1) % 4, (app.state.column + 2) % 4
+    app.pictures[0, "map"].place = [row, column]
+    assert (app.controls["row"].value, app.controls["column"].value) == (row, column)
+    assert app.pictures[1, "map"].place == [row, column] and app.pictures[1, "report"].png != report
+    app.controls["row"].value = (row + 1) % 4
+    assert app.pictures[0, "map"].place == [(row + 1) % 4, column]
+
+
+def test_a_new_image_is_asked_at_its_peak(session):
+    app = explorer(session)
+    app.controls["category"].value = "felt"
+    assert (app.state.row, app.state.column) == session.peak("both", app.state.image)
+
+
+def test_every_picture_has_words(session):
+    app = explorer(session)
+    app.controls["other"].value = "gaussian"
+    for picture in app.pictures.values():
+        assert not picture.png or len(picture.alt) > 20
+    assert "role='status'" in app.status.value and "precision" in app.status.value
+
+
+def test_names_are_text_not_markup(session):
+    app = explorer(Session({"<b>x</b>": session.outcomes["both"]}))
+    assert "<b>x</b>" not in app.status.value and "&lt;b&gt;x" in app.status.value
+
+
+def test_bad_values_of_the_explorer(session):
+    app = explorer(session)
+    with pytest.raises(Exception, match="Invalid selection"):
+        app.controls["colour_map"].value = "jet"
+    app.controls["threshold"].value = 99  # a slider stops at its end
+    assert app.state.threshold == 3
+    with pytest.raises(DumenetError, match="one session"):
+        explorer({})

@@ -1,9 +1,11 @@
 """What the rest of the package knows of a data set: samples, and two lists of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
+from dumenet.errors import DumenetError
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,3 +43,34 @@ class Dataset:
     def categories(self) -> list[str]:
         """Names of the categories, sorted."""
         return sorted({s.category for s in self.train + self.test})
+
+
+def contaminate(dataset: Dataset, share: float, reserve: float = 0.0, seed: int = 0) -> Dataset:
+    """`dataset` with defective test images among its training images, as if nobody had noticed them.
+
+    In each category the defective test images are put into an order drawn by `seed`. The first k of them go to the
+    training set, k / (normal + k) being as near to `share` as it gets; they keep their true labels, which training
+    never reads. They leave the test set, and so do those that `reserve` would take: with one reserve and one seed
+    all shares up to it have the same test set, and each training set holds those of the smaller shares.
+
+    Raises:
+        DumenetError: a category has too few defective test images; one at least must be left to test on.
+    """
+    larger = max(share, reserve)
+    if not larger:
+        return dataset
+    moved, gone, rng = [], set(), np.random.default_rng(seed)
+    for category in dataset.categories:
+        normal = sum(s.category == category for s in dataset.train)
+        defective = [s for s in dataset.test if s.category == category and s.label]
+        add, remove = (round(normal * p / (1 - p)) for p in (share, larger))
+        if remove >= max(len(defective), 1):
+            raise DumenetError(
+                f"{category} has {len(defective)} defective test images: a contamination of {larger:g} would take "
+                f"{remove} of them and must leave one to test on."
+            )
+        order = [defective[i] for i in rng.permutation(len(defective))]
+        moved += order[:add]
+        gone.update(s.name for s in order[:remove])
+    test = [s for s in dataset.test if s.name not in gone]
+    return replace(dataset, train=dataset.train + moved, test=test)

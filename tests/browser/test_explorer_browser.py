@@ -1,0 +1,170 @@
+"""The explorer as a reader meets it: `dumenet explore`, a real server, a real browser without a screen."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FIRST, STEP = 600, 60  # seconds: until the app has trained and stands there; for each step after it
+
+pytest.importorskip("voila", reason="an extra: pip install -e '.[notebooks]'")
+webdriver = pytest.importorskip("selenium.webdriver", reason="an extra: pip install -e '.[test]'")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no browser: apt-get install chromium chromium-driver")
+
+
+def until(what, seconds, condition):
+    """The first true value of `condition()`; it may find nothing yet, or an element that was just replaced."""
+    from selenium.common.exceptions import WebDriverException
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if value := condition():
+                return value
+        except WebDriverException:
+            pass
+        time.sleep(0.2)
+    pytest.fail(f"waited {seconds} s for {what}")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Both addresses of a running `dumenet explore`; it is stopped whatever happens."""
+    private = tmp_path_factory.mktemp("jupyter")  # no settings, no workspaces of whoever runs this
+    env = os.environ | {f"JUPYTER_{k}_DIR": str(private / k) for k in ("CONFIG", "DATA", "RUNTIME")}
+    env |= {"JUPYTERLAB_WORKSPACES_DIR": str(private / "w"), "JUPYTERLAB_SETTINGS_DIR": str(private / "s")}
+    env.pop("JUPYTER_TOKEN", None)
+    log = private / "log"
+    with open(log, "wb") as out:
+        command = [sys.executable, "-m", "dumenet.cli", "explore", "--no-browser"]
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        found = until("the addresses", STEP, lambda: re.findall(r"http://127\.0\.0\.1:\S+", log.read_text()))
+        app, lab = found[:2]
+        base = app.split("/voila")[0]
+        until(f"the server: {log.read_text()}", STEP, lambda: process.poll() is None and status(f"{base}/api") == 200)
+        yield app, lab
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    profile = tmp_path_factory.mktemp("chromium")
+    for flag in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
+        "--window-size=1280,1500", f"--user-data-dir={profile}",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    options.binary_location = CHROMIUM
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(FIRST)
+    driver.implicitly_wait(0)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def status(address):
+    """HTTP status of a GET; 0 where nobody answers."""
+    try:
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def css(browser, selector):
+    return browser.find_elements("css selector", selector)
+
+
+def words(browser):
+    return css(browser, ".dumenet-status")[0].text
+
+
+def sources(browser):
+    """Addresses of the pictures shown: the browser makes a new one for every new picture."""
+    return [e.get_attribute("src") for e in css(browser, ".dumenet-picture img") if e.is_displayed()]
+
+
+def control(browser, label):
+    """The widget with this label."""
+    return browser.find_element("xpath", f"//div[contains(@class, 'dumenet-explorer')]//label[text()='{label}']/..")
+
+
+def test_the_app_in_a_browser(server, browser):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.select import Select
+
+    browser.get(server[0])
+    until("the explorer", FIRST, lambda: css(browser, ".dumenet-picture img") and words(browser))
+    until("its pictures", STEP, lambda: all(
+        browser.execute_script("return arguments[0].naturalWidth", e) for e in css(browser, ".dumenet-picture img") if e.is_displayed()
+    ))  # fmt: skip
+    assert "Explorer" in browser.page_source and "pixel_metrics(" not in browser.page_source, "prose, no code"
+    explorer = css(browser, ".dumenet-explorer")[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", explorer)
+
+    def changes(what, act):
+        """Act, and wait until the pictures and the words are others."""
+        pictures, text = sources(browser), words(browser)
+        act()
+        until(what, STEP, lambda: sources(browser) != pictures and words(browser) != text)
+
+    def press(label, key, times=1):
+        handle = control(browser, label).find_element("css selector", ".noUi-handle")
+        handle.send_keys(*[key] * times)
+
+    changes("the threshold", lambda: press("threshold", Keys.ARROW_LEFT, 8))
+    changes("another image", lambda: Select(control(browser, "image").find_element("tag name", "select")).select_by_index(3))
+    changes("a second model", lambda: Select(control(browser, "beside it").find_element("tag name", "select")).select_by_index(3))
+    until("three maps", STEP, lambda: len([e for e in css(browser, ".dumenet-ring") if e.is_displayed()]) == 3)
+    heat = [e for e in css(browser, ".dumenet-picture img") if e.is_displayed() and e.get_attribute("alt").startswith("Anomaly map")][0]
+    width = heat.size["width"]
+    changes("a click", lambda: ActionChains(browser).move_to_element_with_offset(heat, width // 4, -width // 4).click().perform())
+    assert "At row 3, column 10 " in words(browser)
+    changes("an arrow key", lambda: heat.send_keys(Keys.ARROW_DOWN))
+    assert "At row 4, column 10 " in words(browser)
+    assert words(browser).split(" the score")[0][-30:] in heat.get_attribute("alt").replace("\n", " ") or "row 4" in heat.get_attribute("alt")
+    browser.execute_script("window.scrollTo(0, 0); arguments[0].scrollIntoView({block: 'start'})", explorer)
+    time.sleep(0.5)
+    (ROOT / "build").mkdir(exist_ok=True)
+    assert browser.save_screenshot(str(ROOT / "build" / "explorer.png"))
+
+
+def test_jupyterlab_opens_the_notebook(server, browser):
+    browser.get(server[1])
+    until("the notebook", 2 * STEP, lambda: "12 · Explorer" in css(browser, ".jp-Notebook")[0].text)
+    assert css(browser, ".jp-CodeCell"), "JupyterLab shows the code"
+
+
+def test_strangers_and_other_folders_get_nothing(server):
+    app, lab = server
+    base, token = app.split("/voila")[0], app.split("token=")[1]
+    assert len(token) > 20 and base.startswith("http://127.0.0.1:")
+    assert status(f"{base}/api/contents/README.md?token={token}") == 200
+    for path in ("api/contents/README.md", "files/README.md", "api/kernels"):
+        assert status(f"{base}/{path}") == 403
+    for path in ("..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd", "../../../../../../etc/passwd", "%2fetc%2fpasswd"):
+        for room in ("files", "api/contents", "voila/render", "voila/files", "nbconvert/html"):
+            address = f"{base}/{room}/{path}?token={token}"
+            assert status(address) in (400, 403, 404, 405), address

@@ -1,0 +1,78 @@
+"""From features back to pictures: the decoder draws what it is given, and never sees a defect."""
+
+import numpy as np
+import pytest
+import torch
+
+from dumenet.data import Sample
+from dumenet.errors import DumenetError
+from dumenet.experiment import Folders
+from dumenet.models import build_model
+from dumenet.pictures import ALTERED, PictureDecoder, altered, backbone_features, picture_decoder
+
+
+@pytest.fixture
+def config(tiny, tree):
+    return tiny(data__source=str(tree), features__image_size=64, features__grid=14, train__device="cpu")
+
+
+def test_draws_pictures_in_range():
+    decoder = PictureDecoder(5)
+    drawn = decoder.draw(torch.randn(2, 5, 14, 14) * 100)
+    assert drawn.shape == (2, 112, 112, 3) and drawn.min() >= 0 and drawn.max() <= 1
+
+
+def test_trains_once_and_learns_light_and_dark(config, tree, tmp_path):
+    folders = Folders(tmp_path / "home")
+    decoder = picture_decoder(config, folders, epochs=30, progress=False)
+    (path,) = folders.runs.glob("*-pictures-*/decoder.pt")
+    again = picture_decoder(config, folders, epochs=30, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), again.state_dict().values()))
+    path.write_bytes(path.read_bytes()[:100])  # a damaged one is made anew, and the same
+    anew = picture_decoder(config, folders, epochs=30, progress=False)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(decoder.state_dict().values(), anew.state_dict().values()))
+
+    from dumenet.experiment import load_data
+    from dumenet.features import Backbone, extract
+
+    dataset = load_data(config, folders)
+    drawn = decoder.draw(extract(dataset.train, Backbone(config.features), folders.cache, False).batch(range(16)))
+    mean = {c: drawn[[i for i, s in enumerate(dataset.train) if s.category == c]].mean() for c in dataset.categories}
+    assert mean["felt"] - mean["bolt"] > 0.1  # 150 and 90 of 255
+
+
+def test_altered_images_are_new_and_repeatable():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(ALTERED + 3)]
+    samples = [Sample(str(i), "a", "good", image) for i, image in enumerate(images)]
+    made = altered(samples, 64, 0)
+    assert len(made) == ALTERED and all(s.label == 0 for s in made)
+    for sample in made[:5]:
+        changed = (sample.source != images[int(sample.name.split()[0])]).any(-1).mean()
+        assert 0 < changed < 0.9
+    assert all(np.array_equal(a.source, b.source) for a, b in zip(made, altered(samples, 64, 0)))
+    assert not all(np.array_equal(a.source, b.source) for a, b in zip(made, altered(samples, 64, 1)))
+
+
+@pytest.mark.parametrize("model", ["dumenet", "uniad", "mlp", "gaussian"])
+def test_a_target_goes_back_to_the_backbones_units(tiny, model):
+    net = build_model(tiny(model__name=model).model, (3, 5), 4).eval()
+    for name in ("mean", "std"):
+        for module in net.modules():
+            if name in module._buffers:
+                module._buffers[name].uniform_(0.5, 2)
+    x = torch.randn(2, 8, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(backbone_features(net, net(x).target), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("option", [{"model__target": "sigmoid"}, {"model__neck": "cbam"}])
+def test_what_cannot_be_turned_back_is_refused(tiny, option):
+    net = build_model(tiny(**option).model, (3, 5), 4)
+    with pytest.raises(DumenetError, match="cannot be drawn"):
+        backbone_features(net, torch.zeros(1, 8, 4, 4))
+
+
+def test_another_grid_is_refused(tiny, tree, tmp_path):
+    with pytest.raises(DumenetError, match="features.grid 14"):
+        picture_decoder(tiny(data__source=str(tree)), Folders(tmp_path))
