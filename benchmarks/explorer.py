@@ -36,7 +36,7 @@ def make_session() -> Session:
         "model__ffn_dim": 256, "train__epochs": 1,
     }  # fmt: skip
     modes = {"both memories": "both", "no memory": "none"}
-    outcomes = {name: run(make_config(**small, model__memory_mode=m), Folders(ROOT), tag="bench") for name, m in modes.items()}
+    outcomes = {name: run(make_config(**small, model__memory_mode=m), Folders(ROOT), tag="explorer") for name, m in modes.items()}
     return Session(outcomes, picture_decoder(make_config(**small), Folders(ROOT), epochs=1))
 
 

@@ -17,6 +17,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
+from scipy import ndimage
 
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
@@ -263,8 +264,8 @@ def position_report(
 ) -> PositionReport:  # fmt: skip
     """What happens at one position of the grid.
 
-    The channel memory is asked by the position's token. The spatial memory is asked by whole hidden maps, not by
-    positions: shown are the weights of the map whose own value and whose answer differ most at this position, or the mean over all maps.
+    The channel memory is asked by the position's token. The spatial memory is asked by whole hidden maps, not by positions:
+    shown are the weights of the map whose own value and whose answer differ most here, or the mean over all maps.
     """
     channels = look.difference[:, row, column].astype(np.float64) ** 2  # (C,)
     total = channels.sum()  # the score squared
@@ -293,13 +294,14 @@ def position_report(
 # --- pictures as arrays: quick enough for a slider
 
 
-def _edge(mask: np.ndarray, width: int) -> np.ndarray:
-    """The inner rim of a mask (P, P), `width` pixels wide."""
-    inside = np.pad(mask, width, constant_values=True)
-    core = mask.copy()
-    for axis, shift in ((0, -width), (0, width), (1, -width), (1, width)):
-        core &= np.roll(inside, shift, axis)[width:-width, width:-width]
-    return mask & ~core
+def _ring(mask: np.ndarray, inner: int, outer: int) -> np.ndarray:
+    """The pixels of a mask (P, P) grown by `outer` that are not in it grown by `inner`; negative shrinks it."""
+    def at(k: int) -> np.ndarray:
+        if k > 0:
+            return ndimage.binary_dilation(mask, iterations=k)
+        return ndimage.binary_erosion(mask, iterations=-k, border_value=1) if k else mask
+
+    return at(outer) & ~at(inner)
 
 
 def _large(array: np.ndarray, side: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
@@ -334,12 +336,12 @@ def overlay(
             stripe = (step[:, None] + step[None, :]) % 14
             canvas[marked & (stripe < 2)] = 255
             canvas[marked & (stripe >= 2) & (stripe < 4)] *= 0.55
-            canvas[_edge(marked, 3)] = 0
-            canvas[_edge(marked, 2)] = 255
+            canvas[_ring(marked, -3, 0)] = 0
+            canvas[_ring(marked, -2, 0)] = 255
     if truth is not None and truth.any():
         mask = _large(truth.astype(np.uint8) * 255, side) >= 128
-        canvas[_edge(mask, 5)] = 255
-        canvas[_edge(mask, 5) & ~_edge(mask, 1) & _edge(mask, 4)] = 0
+        canvas[_ring(mask, 0, 4)] = 255  # around it, so that a small defect stays in sight
+        canvas[_ring(mask, 1, 3)] = 0
     if place is not None:
         y, x = np.ogrid[:side, :side]
         distance = np.hypot(y - place[0] * (side - 1), x - place[1] * (side - 1)) - side / 28
@@ -389,7 +391,8 @@ class ReportPlot:
         for edge in edges[1:-1]:
             top.axvline(edge, color="0.8", linewidth=0.8)
         below = top.get_xaxis_transform()
-        self.shares = [top.text(x, -0.3, "", ha="center", va="center", fontsize=7.5, transform=below) for x in (edges[:-1] + edges[1:]) / 2]
+        small = {"ha": "center", "va": "center", "fontsize": 7.5}
+        self.shares = [top.text(x, -0.3, "", transform=below, **small) for x in (edges[:-1] + edges[1:]) / 2]
         self.title = top.text(0.5, 1.08, "", ha="center", fontsize=8.5, transform=top.transAxes)
         self.moving += [*self.stairs, *self.shares, self.title]
         left = figure.add_subplot(grid[1, 0])
@@ -401,12 +404,13 @@ class ReportPlot:
             left.set_xlabel("slot; dashed: an even read", labelpad=14)
             self.bars = left.bar(range(SLOTS), np.zeros(SLOTS), color="0.35")
             self.even = left.axhline(0, color=colours[1], linestyle="--", linewidth=1.4)
-            self.names = [left.text(k, -0.12, "", ha="center", va="center", fontsize=7.5, transform=left.get_xaxis_transform()) for k in range(SLOTS)]
+            below = left.get_xaxis_transform()
+            self.names = [left.text(k, -0.12, "", transform=below, **small) for k in range(SLOTS)]
             self.heading = left.text(0.5, 1.08, "", ha="center", fontsize=8.5, transform=left.transAxes)
             right = figure.add_subplot(grid[1, 1])
             right.set(xticks=[], yticks=[])
             self.where = right.imshow(np.zeros((2, 2)), cmap="viridis", interpolation="nearest", extent=(0, 1, 0, 1))
-            self.range = right.text(0.5, -0.12, "", ha="center", va="center", fontsize=7.5, transform=right.transAxes)
+            self.range = right.text(0.5, -0.12, "", transform=right.transAxes, **small)
             self.caption = right.text(0.5, 1.08, "", ha="center", fontsize=8.5, transform=right.transAxes)
             self.moving += [*self.bars, self.even, *self.names, self.heading, self.where, self.range, self.caption]
         for ax in figure.axes:
@@ -494,8 +498,8 @@ def explorer_figure(session: Session, **state: Any) -> Figure:
     scale.axvline(state.threshold, color="black", linewidth=1)
     scale.set(yticks=[], xlim=(0, TOP))
     scale.set_xlabel("score / the verdict's threshold", fontsize=8.5)
-    legend = f"{stage_name(session, state.stage)}\nhatched: at or above {state.threshold:g}\noutline: truth; ring: the position asked"
-    scale.set_title(legend, fontsize=8.5, loc="left")
+    marks = f"hatched: at or above {state.threshold:g}\noutline: truth; ring: the position asked"
+    scale.set_title(f"{stage_name(session, state.stage)}\n{marks}", fontsize=8.5, loc="left")
     return fig
 
 

@@ -164,18 +164,16 @@ class Explorer(ipywidgets.VBox):
             [ipywidgets.VBox([self.controls[n] for n in group], layout={"overflow": "hidden"}) for group in groups],
             layout={"grid_template_columns": "repeat(auto-fit, minmax(260px, 1fr))", "grid_gap": "4px 20px"},
         )
-        column_layout = {"flex": "1 1 240px", "max_width": "400px", "min_width": "0", "overflow": "hidden"}
-        columns = [
-            ipywidgets.VBox(
-                [self.captions[c, "map"], self.pictures[c, "map"], self.captions[c, "decoded"], self.pictures[c, "decoded"],
-                 self.status if c == 0 else self.pictures[c, "report"]],
-                layout=column_layout,
-            )
+        self._cells = [
+            [self.captions[c, "map"], self.pictures[c, "map"], self.status if c == 0 else self.pictures[c, "report"],
+             self.captions[c, "decoded"], self.pictures[c, "decoded"]]
             for c in range(3)
         ]  # fmt: skip
-        board = ipywidgets.HBox(columns, layout={"flex_flow": "row wrap", "grid_gap": "8px 14px", "align_items": "flex-start"})
-        self._columns = columns
-        super().__init__([panel, self.scale, board], layout={"max_width": "1240px"})
+        for column in self._cells:
+            for cell in column:
+                cell.layout.min_width = "0"
+        self._board = ipywidgets.GridBox(layout={"grid_gap": "4px 14px", "align_items": "flex-start", "overflow": "hidden"})
+        super().__init__([panel, self.scale, self._board], layout={"max_width": "1240px", "grid_gap": "6px"})
         self.add_class("dumenet-explorer")
         self._fill()
         for name, control in self.controls.items():
@@ -253,7 +251,7 @@ class Explorer(ipywidgets.VBox):
         """Redraw one picture if what it depends on has changed."""
         if self._drawn.get((column, row)) != key:
             array = draw()
-            self.pictures[column, row].layout.display = "none" if array is None else ""
+            self.pictures[column, row].layout.visibility = "hidden" if array is None else "visible"
             self.pictures[column, row].png = b"" if array is None else _png(array)
             self._drawn[column, row] = key
 
@@ -261,7 +259,9 @@ class Explorer(ipywidgets.VBox):
         session, state = self.session, self.state
         models, words = shown(state), describe(session, state)
         photo, truth, data = session.photo(state.image), session.truth(state.image), self.controls["data"].value
-        self._columns[2].layout.display = "" if len(models) == 2 else "none"
+        if len(self._board.children) != 5 * (width := 1 + len(models)):  # row by row, so that pictures stand in line
+            self._board.layout.grid_template_columns = f"repeat({width}, minmax(0, 400px))"
+            self._board.children = [cell for row in zip(*self._cells[:width]) for cell in row]
         self._paint(0, "map", (data, state.image), lambda: overlay(photo, truth=truth))
         self._paint(0, "decoded", (data, state.image), lambda: session.decoded(state.image))
         for column, model in enumerate(models, 1):
@@ -308,7 +308,8 @@ class Explorer(ipywidgets.VBox):
         at = min(100 * state.threshold / TOP, 100)
         self.scale.value = (
             "<div style='display: flex; align-items: center; gap: 10px; line-height: 1.3; flex-wrap: wrap'><span>score 0</span>"
-            f"<div style='position: relative; flex: 1 1 160px; max-width: 380px; height: 14px; background: linear-gradient(to right, {colours})'>"
+            "<div style='position: relative; flex: 1 1 160px; max-width: 380px; height: 14px; "
+            f"background: linear-gradient(to right, {colours})'>"
             f"<div style='position: absolute; left: calc({at:.1f}% - 2px); top: -3px; width: 3px; height: 20px; background: black; "
             f"outline: 1px solid white'></div></div><span>{TOP:g} and more; 1 is the verdict's threshold. Hatched: at or above "
             f"{state.threshold:.2f}. Outline: truth. Ring: the position asked; click a picture to move it.</span></div>"

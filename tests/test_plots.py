@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dumenet import plots
+from dumenet.config import ModelConfig, make_config
 from dumenet.errors import DumenetError
 
 
@@ -155,3 +156,57 @@ def test_dots_have_rows_intervals_bands_and_seeds(ax):
     assert drawn == [[0.1, 0], [-0.2, 2]]
     assert sorted(p.get_width() for p in ax.patches) == pytest.approx([0.2, 0.6])
     assert sum(line.get_markerfacecolor() == "none" and len(line.get_xdata()) == 2 for line in ax.lines) == 1
+
+
+def words(fig):
+    """Everything written in the figure, and the colours of its thick lines."""
+    (ax,) = fig.axes
+    lines = {line.get_color() for line in ax.lines if line.get_linewidth() == 1.6 and line.get_linestyle() == "-"}
+    dashed = {line.get_color() for line in ax.lines if line.get_linestyle() == "--"}
+    plt.close(fig)
+    return [" ".join(t.get_text().split()) for t in ax.texts if t.get_text()], lines, dashed
+
+
+def test_architecture_writes_layers_shapes_and_symbols():
+    fig = plots.architecture(ModelConfig())
+    arrows = [t for t in fig.axes[0].texts if not t.get_text() and t.arrow_patch.get_edgecolor()[:3] == plots.NORMAL]
+    assert len(arrows) == 4 + 1  # the continuous query into every layer, and the first input
+    texts, lines, dashed = words(fig)
+    for text in ("channel memory", "spatial memory", "fusion: concat", "stride 16, 112 ch.", "align to 14 × 14, concatenate",
+                 "standardise channels", "target (B, C, 14, 14)", "read by each token", "read by each hidden map, through SSIM",
+                 "continuous query: memory in every layer", "difference", "project to D", "project to C"):  # fmt: skip
+        assert text in texts, text
+    assert [t for t in texts if t.startswith("decoder ")] == [f"decoder {k}" for k in (1, 2, 3, 4)]
+    (symbols,) = (t for t in texts if t.startswith("B images"))
+    assert symbols.endswith("N = 14 × 14 = 196 tokens C = 16 + 24 + 40 + 112 = 192 channels D = 128 hidden M = 256 slots")
+    assert plots.NORMAL in lines and not dashed
+
+
+def test_architecture_shows_the_options():
+    texts, lines, dashed = words(plots.architecture(make_config(model__preset="released").model))
+    assert {"leak: every layer reads the encoder", "sigmoid of both, difference", "left raw",
+            "read by rows of 196 numbers across images"} <= set(texts)  # fmt: skip
+    assert plots.NORMAL not in lines and len(dashed) == 1
+    texts, _, dashed = words(plots.architecture(ModelConfig(memory_mode="none")))
+    assert "no memory" in texts and not {"channel memory", "spatial memory"} & set(texts) and dashed
+    assert "slots" not in " ".join(texts) and not [t for t in texts if "fusion" in t]
+    texts, *_ = words(plots.architecture(ModelConfig(memory_mode="channel", encoder_layers=1, decoder_layers=6)))
+    assert "channel memory" in texts and "spatial memory" not in texts
+    assert [t for t in texts if t[:7] in ("encoder", "decoder")] == ["encoder 1", "decoder 1", "decoder 2", "decoder 6"]
+    options = ModelConfig(memory_mode="spatial", neck="cbam", spatial_memory_size=64, hidden_dim=64)
+    texts, *_ = words(plots.architecture(options, (8, 32), 7, 112))
+    assert {"spatial memory", "CBAM", "trained target (B, C, 7, 7)", "image (B, 3, 112, 112)", "M = 64 slots of 7 × 7"} <= set(texts)
+    with pytest.raises(DumenetError, match="uniad"):
+        plots.architecture(ModelConfig(name="uniad"))
+
+
+def test_the_committed_drawing_is_the_one_that_the_code_makes(tmp_path):
+    from pathlib import Path
+
+    docs = Path(__file__).parents[1] / "docs"
+    plots.save(plots.architecture(ModelConfig()), "architecture", tmp_path)
+    plt.close("all")
+    drawn, kept = ((folder / "architecture.svg").read_text() for folder in (tmp_path, docs))
+    comments = lambda svg: [line.strip() for line in svg.splitlines() if line.strip().startswith("<!--")]  # noqa: E731
+    assert comments(drawn) == comments(kept)  # the words; their outlines vary with matplotlib's version
+    assert all((docs / f"architecture.{suffix}").stat().st_size < 300_000 for suffix in ("png", "svg"))

@@ -1,0 +1,469 @@
+"""The paper's claims, each with a rule from results to a verdict; docs/AUDIT.md is made from them.
+
+    python -m dumenet.audit                                  # write docs/AUDIT.md from the committed results
+    python -m dumenet.audit --take data/results/11-....json  # commit a measurement of lesson 11 first
+
+A verdict is never typed: a claim is a function of results, and the rule stands beside it. Results that count are the
+paper's own table, records tagged "real", and what lesson 11 measured (`data/results/audit-*.json`).
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dumenet.errors import DumenetError
+from dumenet.results import PaperValue, paper_results, read_results, write_atomic, write_result
+
+HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
+CANNOT, NOT_RUN = "cannot be tested here", "not run yet"
+VERDICTS = (HOLDS, PART, NOT, CANNOT, NOT_RUN)
+BUDGET = ("tf_efficientnet_lite0", "fast", 8, 0)  # backbone, recipe, epochs, contamination of the real runs
+ROUNDED = 0.1  # points: a mean printed with one digit (0.05), of rows printed with one digit (0.05)
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, two-sided, 1 to 9 degrees of freedom
+
+
+# --- rules
+
+
+def judge(difference: float | None, half: float | None, least: float = 0.0) -> str:
+    """A claim that a difference is above `least`: only an interval that lies on one side of it decides.
+
+    `half` is the half-width of the difference's 95 % interval; None, for example with one seed, decides nothing.
+    """
+    if difference is None or half is None:
+        return CANNOT
+    return HOLDS if difference - half > least else NOT if difference + half < least else CANNOT
+
+
+def within(difference: float, tolerance: float) -> str:
+    """A claim that two numbers are equal up to `tolerance`."""
+    return HOLDS if abs(difference) <= tolerance + 1e-9 else NOT
+
+
+def together(verdicts: Iterable[str]) -> str:
+    """A claim in several parts: all of them, some, or none; parts that cannot be tested leave the rest in part."""
+    verdicts = list(verdicts)
+    if HOLDS not in verdicts:
+        return NOT if NOT in verdicts else CANNOT
+    return HOLDS if set(verdicts) == {HOLDS} else PART
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean of b - a, pair by pair, and the half-width of its 95 % interval; None where it is not defined."""
+    differences = [y - x for x, y in zip(a, b, strict=True)]
+    n = len(differences)
+    half = factor(n - 1) * statistics.stdev(differences) / math.sqrt(n) if n > 1 else None
+    return (statistics.fmean(differences), half) if n else (None, None)
+
+
+def factor(degrees: int) -> float:
+    """Student's t for a two-sided 95 % interval; from ten degrees on a close approximation."""
+    return T95[degrees - 1] if degrees <= len(T95) else 1.96 + 2.4 / degrees
+
+
+# --- evidence
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the claims are held against."""
+
+    paper: list[PaperValue]
+    real: list[dict]
+    measured: dict[str, dict]  # lesson 11: name of the measurement -> its numbers
+
+    def column(self, table: str, method: str, metric: str) -> tuple[dict[str, float], float | None]:
+        """The rows that the paper prints for a method, in percent, and the mean that it prints below."""
+        rows = {v.category: v.value for v in self.paper if (v.table, v.method, v.metric) == (table, method, metric)}
+        printed = rows.pop("mean", None)
+        return {k: v for k, v in rows.items() if v is not None}, printed
+
+    def methods(self, table: str, metric: str) -> list[str]:
+        """The methods with numbers in a table, in the paper's order."""
+        names = dict.fromkeys(v.method for v in self.paper if v.table == table and v.metric == metric)
+        return [name for name in names if self.column(table, name, metric)[0]]
+
+    def printed(self, table: str, metric: str) -> float:
+        """What the abstract or the text prints for DuMeNet."""
+        return next(v.value for v in self.paper if (v.table, v.method, v.metric) == (table, "DuMeNet", metric))
+
+    def runs(self, categories: Sequence[str], **model: object) -> dict[int, dict]:
+        """Seed -> record of the real runs on these categories whose model has these settings, in one budget.
+
+        Runs of one seed that differ in yet other settings are a DumenetError, not a choice.
+        """
+        default = {"name": "dumenet", "preset": "described", "decoder_reads": "memory", "memory_mode": "both", "neck": "plain"}
+        found = {}
+        for record in self.real:
+            c = record["config"]
+            budget = (c["features"]["backbone"], c["train"]["recipe"], c["train"]["epochs"], c["data"].get("contamination", 0))
+            same = all(c["model"][k] == v for k, v in (default | model).items())
+            if budget == BUDGET and same and sorted(record["metrics"]["per_category"]) == sorted(categories):
+                if record["seed"] in found:
+                    raise DumenetError(f"Two real runs of one kind and seed: {found[record['seed']]['name']}, {record['name']}.")
+                found[record["seed"]] = record
+        return found
+
+    def pair(self, categories: Sequence[str], metric: str, a: dict, b: dict) -> tuple[float | None, float | None, int]:
+        """b - a in a mean metric over their common seeds: difference, half-width, seeds."""
+        first, second = self.runs(categories, **a), self.runs(categories, **b)
+        seeds = sorted(set(first) & set(second))
+        value = lambda runs: [runs[s]["metrics"]["mean"][metric] for s in seeds]  # noqa: E731
+        return *paired(value(first), value(second)), len(seeds)
+
+
+def gather(home: Path = Path(".")) -> Evidence:
+    """The evidence in a checkout: only files that are committed count."""
+    folder = Path(home) / "data" / "results"
+    records = [r for r in read_results(folder) if r.get("tag") in ("real", "audit")]
+    measured = {k: v for r in records if r["tag"] == "audit" for k, v in r["measured"].items()}
+    return Evidence(paper_results(folder.parent / "paper_results.csv"), [r for r in records if r["tag"] == "real"], measured)
+
+
+class Finding(NamedTuple):
+    """What the evidence says about a claim."""
+
+    verdict: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of the paper's page, what is run for it, and the rule that judges it."""
+
+    key: str
+    quote: str
+    kind: str  # "number", "mechanism", "comparison"
+    run: str
+    rule: str
+    needs: str  # to decide it, or to decide it better
+    finding: Callable[[Evidence], Finding | None]  # None: not run yet
+
+    def judged(self, evidence: Evidence) -> Finding:
+        """The verdict and its evidence; without evidence "not run yet"."""
+        try:
+            found = self.finding(evidence)
+        except KeyError as missing:  # a measurement that nobody has made
+            if missing.args[0] not in MEASUREMENTS:
+                raise
+            found = None
+        return found or Finding(NOT_RUN, "none")
+
+
+# --- numbers: the paper's own arithmetic
+
+
+def _mean(e: Evidence, table: str, method: str, metric: str) -> float:
+    return statistics.fmean(e.column(table, method, metric)[0].values())
+
+
+def _abstract(metric: str) -> Callable[[Evidence], Finding]:
+    def finding(e: Evidence) -> Finding:
+        said, mean = e.printed("abstract", metric), _mean(e, "mvtec_ad", "DuMeNet", metric)
+        table = e.column("mvtec_ad", "DuMeNet", metric)[1]
+        return Finding(within(said - mean, ROUNDED), f"rows average {mean:.2f}; the table prints {table}, the abstract {said}")
+
+    return finding
+
+
+def off(e: Evidence, table: str) -> dict[tuple[str, str], float]:
+    """(method, metric) -> printed mean minus mean of the rows, in points, for every column of a table."""
+    columns = [(m, metric) for metric in ("image_auroc", "pixel_auroc") for m in e.methods(table, metric)]
+    return {(m, metric): e.column(table, m, metric)[1] - _mean(e, table, m, metric) for m, metric in columns}
+
+
+def _printed_means(table: str) -> Callable[[Evidence], Finding]:
+    def finding(e: Evidence) -> Finding:
+        gaps = off(e, table)
+        wrong = [f"{m} {metric.split('_')[0]} {g:+.2f}" for (m, metric), g in gaps.items() if within(g, ROUNDED) == NOT]
+        text = f"{len(gaps) - len(wrong)} of {len(gaps)} printed means fit their rows" + (f"; off: {', '.join(wrong)}" if wrong else "")
+        return Finding(together(within(g, ROUNDED) for g in gaps.values()), text)
+
+    return finding
+
+
+def _best_mean(e: Evidence) -> Finding:
+    verdicts, said = [], []
+    for metric in ("image_auroc", "pixel_auroc"):
+        means = {m: _mean(e, "mvtec_ad", m, metric) for m in e.methods("mvtec_ad", metric)}
+        best = max(means, key=means.get)
+        verdicts.append(HOLDS if best == "DuMeNet" else NOT)
+        said.append(f"{metric.split('_')[0]}: best is {best} with {means[best]:.2f}, DuMeNet {means['DuMeNet']:.2f}")
+    return Finding(together(verdicts), "; ".join(said))
+
+
+def _most_categories(e: Evidence) -> Finding:
+    verdicts, said = [], []
+    for metric in ("image_auroc", "pixel_auroc"):
+        ours = e.column("mvtec_ad", "DuMeNet", metric)[0]
+        others = [e.column("mvtec_ad", m, metric)[0] for m in e.methods("mvtec_ad", metric) if m != "DuMeNet"]
+        wins = sum(all(v > other[c] for other in others) for c, v in ours.items())
+        over = sum(v > e.column("mvtec_ad", "UniAD", metric)[0][c] for c, v in ours.items())
+        verdicts.append(HOLDS if wins > len(ours) / 2 else NOT)
+        said.append(f"{metric.split('_')[0]}: ahead of all methods in {wins} of {len(ours)}, of UniAD in {over}")
+    return Finding(together(verdicts), "; ".join(said))
+
+
+# --- numbers and comparisons: real images
+
+
+def _bottle(e: Evidence) -> Finding | None:
+    runs = list(e.runs(["bottle"]).values())
+    if len(runs) < 2:
+        return None
+    verdicts, said = [], []
+    for metric in ("image_auroc", "pixel_auroc"):
+        printed = e.column("mvtec_ad", "DuMeNet", metric)[0]["bottle"]
+        values = [100 * r["metrics"]["mean"][metric] for r in runs]
+        half = factor(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+        top = statistics.fmean(values) + half
+        if metric == "image_auroc":  # the test images are few: their interval is the wider one
+            top = max([top, *(100 * r["metrics"]["pooled"]["image_auroc_ci"][1] for r in runs)])
+        verdicts.append(HOLDS if top >= printed - ROUNDED / 2 else NOT)
+        said.append(f"{metric.split('_')[0]} {statistics.fmean(values):.2f}, interval up to {top:.2f}, printed {printed:g}")
+    return Finding(together(verdicts), f"{len(runs)} seeds: " + "; ".join(said))
+
+
+def _against(categories: Sequence[str], a: dict, b: dict) -> Callable[[Evidence], Finding | None]:
+    def finding(e: Evidence) -> Finding | None:
+        verdicts, said = [], []
+        for metric in ("image_auroc", "pixel_auroc"):
+            difference, half, n = e.pair(categories, metric, a, b)
+            if not n:
+                return None
+            verdicts.append(judge(difference, half))
+            said.append(f"{metric.split('_')[0]} {100 * difference:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else ""))
+        return Finding(together(verdicts), f"{', '.join(said)} points, {n} seed{'s' * (n > 1)}")
+
+    return finding
+
+
+def gain_and_noise(e: Evidence) -> tuple[float, float, int] | None:
+    """The gain over UniAD that the paper claims on CIFAR-10, the spread over seeds of UniAD's image AUROC on bottle, seeds."""
+    values = [100 * r["metrics"]["mean"]["image_auroc"] for r in e.runs(["bottle"], name="uniad").values()]
+    if len(values) < 2:
+        return None
+    gain = e.column("cifar10", "DuMeNet", "image_auroc")[1] - e.column("cifar10", "UniAD", "image_auroc")[1]
+    return gain, statistics.stdev(values), len(values)
+
+
+def _cifar_gain(e: Evidence) -> Finding | None:
+    found = gain_and_noise(e)
+    if not found:
+        return None
+    gain, spread, n = found
+    half = 1.96 * math.sqrt(2) * spread
+    return Finding(
+        judge(gain, half),
+        f"gain {gain:.1f}; UniAD's standard deviation over {n} seeds on bottle {spread:.2f}, so two single runs differ by ± {half:.2f}",
+    )
+
+
+def _one_threshold(e: Evidence) -> Finding | None:
+    pairs = {"bottle + tire": [r["metrics"] for r in e.runs(["bottle", "tire"]).values()]}
+    pairs = {k: [(m["mean"]["image_auroc"], m["pooled"]["image_auroc"]) for m in v] for k, v in pairs.items() if v}
+    if "pooled" in e.measured:
+        pairs["factory"] = [(e.measured["pooled"]["mean"], e.measured["pooled"]["pooled"])]
+    pairs = {k: [statistics.fmean(x) for x in zip(*v)] for k, v in pairs.items()}
+    said = [f"{k}: mean over categories {m:.3f}, pooled {p:.3f}" for k, (m, p) in pairs.items()]
+    return Finding(together(HOLDS if p >= m - 0.01 else NOT for m, p in pairs.values()), "; ".join(said)) if pairs else None
+
+
+# --- mechanisms: what lesson 11 measures
+
+MEASUREMENTS = ("query", "layout", "shuffle", "temperature", "sigmoid", "neck", "slots", "fusion", "multi_class", "shortcut", "pooled")
+
+
+def _query(e: Evidence) -> Finding:
+    m = e.measured["query"]
+    verdicts = [within(m[k], 0) for k in ("described", "released")]
+    return Finding(together(verdicts), f"output changes by {m['described']:.2g} as described, {m['released']:.2g} as released")
+
+
+def _layout(e: Evidence) -> Finding:
+    m = e.measured["layout"]
+    verdicts = [within(m[k], 0) for k in ("map", "released")]
+    return Finding(together(verdicts), f"map changes by {m['map']:.2g} as described, {m['released']:.2g} as released, of a mean of {m['scale']:.2g}")
+
+
+def _shuffle(e: Evidence) -> Finding:
+    m = e.measured["shuffle"]
+    said = f"same shuffle for both maps: SSIM changes by {m['ssim']:.1g}; with {m['window']} x {m['window']} windows it would by {m['windowed']:.2g}"
+    return Finding(HOLDS if m["ssim"] > 0.01 else NOT, said + f"; a module with shuffled weights reads the shuffled maps up to {m['module']:.1g}")
+
+
+def _temperature(e: Evidence) -> Finding:
+    m = e.measured["temperature"]
+    said = f"no slot can weigh more than {m['most']:.1%} of {m['slots']} slots (ratio at most e² = {m['bound']:.2f}); largest seen {m['seen']:.1%}"
+    return Finding(HOLDS if m["most"] > 0.5 else NOT, said)
+
+
+def _sigmoid(e: Evidence) -> Finding:
+    m = e.measured["sigmoid"]
+    verdicts = [HOLDS if m[k]["saturated"] < 0.05 else NOT for k in ("standardised", "raw")]
+    said = (f"{k}: {m[k]['saturated']:.0%} saturated, mean slope {m[k]['slope']:.3f} of 0.25" for k in ("raw", "standardised"))
+    return Finding(together(verdicts), "; ".join(said))
+
+
+def _neck(e: Evidence) -> Finding:
+    m = e.measured["neck"]
+    verdicts = [within(m[k][-1] / m[k][0] - 1, 0.1) for k in ("plain", "cbam")]
+    said = (f"{k}: length of the target x {m[k][-1] / m[k][0]:.2f}" for k in ("plain", "cbam"))
+    return Finding(together(verdicts), "; ".join(said) + f" after {len(m['cbam']) - 1} epochs")
+
+
+def _slots(e: Evidence) -> Finding:
+    m = e.measured["slots"]
+    learned = [HOLDS if m[k] > 0.01 else NOT for k in ("channel", "spatial")]
+    said = f"slots moved by {m['channel']:.0%} (channel) and {m['spatial']:.0%} (spatial) of their length in {m['epochs']} epochs"
+    return Finding(together([*learned, CANNOT]), said + "; adaptation to domains not tested")
+
+
+def _fusion(e: Evidence) -> Finding:
+    m = e.measured["fusion"]
+    verdicts = [within(m[k] - m["promised"], 0) for k in ("here", "released")]
+    return Finding(together(verdicts), f"{m['here']} of {m['promised']} run here; {m['released']} in the released code, as read")
+
+
+def _multi_class(e: Evidence) -> Finding:
+    m, here = e.measured["multi_class"], e.runs(["bottle", "tire"])
+    said = f"the released script trains {m['models']} models for {m['categories']} categories (read, not run)"
+    verdicts = [within(m["models"] - 1, 0)]
+    if here:
+        said, verdicts = said + f"; here one model serves {len(next(iter(here.values()))['metrics']['per_category'])}", [*verdicts, HOLDS]
+    return Finding(together(verdicts), said)
+
+
+def _shortcut(e: Evidence) -> Finding:
+    m = e.measured["shortcut"]
+    shown = m["peak"] - m["last"] > 0.02 and m["loss_last"] < m["loss_peak"]
+    said = f"{m['network']}: pooled image AUROC {m['peak']:.3f} at epoch {m['peak_epoch']}, {m['last']:.3f} at {m['last_epoch']}"
+    return Finding(HOLDS if shown else NOT, said + f", while the loss went from {m['loss_peak']:.4f} to {m['loss_last']:.4f}")
+
+
+def _later(_: Evidence) -> None:
+    return None
+
+
+NONE, UNIAD, BOTH = {"memory_mode": "none"}, {"name": "uniad"}, {}
+PAPER = "the mean of the printed rows (data/paper_results.csv)"
+EQUAL = f"holds if printed and recomputed differ by at most {ROUNDED} points, what rounding can explain"
+ABOVE = "holds if the 95 % interval of the difference lies above 0, does not if below; across 0 nothing is decided"
+CLAIMS = (
+    Claim("abstract-image", "DuMeNet achieves 98.5% image-level", "number", PAPER, EQUAL, "", _abstract("image_auroc")),
+    Claim("abstract-pixel", "97.4% pixel-level AUROC", "number", PAPER, EQUAL, "", _abstract("pixel_auroc")),
+    Claim("means-mvtec", "(the row Mean of the MVTec-AD table)", "number", PAPER, EQUAL + "; in part if some do", "", _printed_means("mvtec_ad")),
+    Claim("means-cifar", "(the row Mean of the CIFAR-10 table)", "number", PAPER, EQUAL + "; in part if some do", "", _printed_means("cifar10")),
+    Claim("bottle", "(the row Bottle of the MVTec-AD table)", "number", "bottle, Lite0 features, 8 epochs, not B4 and 700",
+          "holds if the interval reaches the printed number (image: the wider one, over test images)", "EfficientNet-B4, 700 epochs", _bottle),
+    Claim("mvtec", "On the MVTec-AD benchmark, DuMeNet achieves 98.5% image-level, 97.4% pixel-level AUROC", "number", "nothing",
+          "as for bottle", "all 15 categories (4.9 GB), unified, 3 seeds or more, the paper's budget on a GPU", _later),
+    Claim("cifar", "(the column Ours of the CIFAR-10 table)", "number", "nothing", "as for bottle",
+          "CIFAR-10 (170 MB), 25,000 images resized to 224 for each split, 3 seeds or more, a GPU", _later),
+    Claim("best-mean", "DuMeNet achieves state-of-the-art performance on the MVTec-AD dataset", "comparison", PAPER,
+          "holds where DuMeNet's rows have the highest mean", "the comparators, run under one protocol", _best_mean),
+    Claim("most-categories", "DuMeNet consistently shows superior performance across most categories", "comparison",
+          "the printed rows, category by category", "holds where DuMeNet is ahead of every other column in more than half", "", _most_categories),
+    Claim("uniad-bottle", "outperforming many baselines", "comparison", "DuMeNet minus UniAD, bottle; UniAD at our size and budget, not its own",
+          ABOVE, "the other 14 categories, the other comparators, UniAD's own recipe", _against(["bottle"], UNIAD, BOTH)),
+    Claim("cifar-gain", "has the best Out-of-Distribution detection performance on CIFAR-10", "comparison",
+          "the claimed gain over UniAD beside the spread of seeds, here on bottle", "holds if the gain exceeds what two single runs differ by "
+          "(95 %); across 0 nothing is decided", "three seeds or more of both methods on CIFAR-10", _cifar_gain),
+    Claim("threshold", "strong generalizability of DuMeNet and its practical utility", "comparison",
+          "one unified model: AUROC in each category, and of all images pooled", "holds where pooling loses at most 0.01", "", _one_threshold),
+    Claim("shortcut", "both normal and anomalous regions are reconstructed with similar fidelity", "mechanism",
+          "lesson 01: a network without bottleneck, watched while it trains", "holds if AUROC falls by more than 0.02 from its peak while the "
+          "training loss still falls", "seeds; real images", _shortcut),
+    Claim("memories", "Dual memory architecture at channel-wise feature and spatial structural levels addressing the identical shortcut problem", "mechanism",
+          "both memories minus none, bottle", ABOVE, "categories on which methods differ more", _against(["bottle"], NONE, BOTH)),
+    Claim("memories-unified", "two complementary memory mechanisms", "mechanism", "both memories minus none, bottle and tire in one model",
+          ABOVE, "two more seeds at least", _against(["bottle", "tire"], NONE, BOTH)),
+    Claim("query", "continuously referencing learned normal patterns", "mechanism", "the encoder's tokens replaced, the memory's answer kept",
+          "holds where the output does not change at all", "", _query),
+    Claim("query-helps", "Prevents the decoder from drifting away from memory-constrained representations", "mechanism",
+          "decoder reading the memory minus reading the encoder, bottle", ABOVE, "three seeds of model.decoder_reads=encoder, tagged real",
+          _against(["bottle"], {"decoder_reads": "encoder"}, BOTH)),
+    Claim("layout", "spatial structural levels", "mechanism", "one image's anomaly map with two different batch-mates",
+          "holds where the map does not change at all", "", _layout),
+    Claim("ssim", "Utilizes SSIM similarity for preserving spatial patterns", "mechanism", "SSIM of two maps before and after one shuffle of both",
+          "holds if a shuffle changes SSIM by more than 0.01", "", _shuffle),
+    Claim("temperature", "to emphasize spatial pattern reconstruction", "mechanism", "the largest weight that a softmax of SSIM values can give",
+          "holds if one slot can get more than half of the weight", "", _temperature),
+    Claim("sigmoid", "robust feature reconstruction", "mechanism", "the share of features whose sigmoid is above 0.99 or below 0.01",
+          "holds where it is under 5 %", "", _sigmoid),
+    Claim("neck", "Multi-scale approach captures both local and long-term dependency information", "mechanism",
+          "a trained attention before the target (a later release): the target's length while training",
+          "holds where the length stays within 10 %: a trained target must not buy a low loss", "", _neck),
+    Claim("learned", "Memory items are learned during training, allowing for better adaptation to different domains", "mechanism",
+          "how far slots move in a short training", "learned: more than 1 % of their length", "training on one domain, testing on another", _slots),
+    Claim("noise", "enhances the model's robustness to noise in training data", "mechanism", "nothing on real images (lesson 09 on generated ones)",
+          ABOVE, "contaminated training sets at several levels, with memories and without, 3 seeds or more", _later),
+    Claim("fusion", "Options: 'concat', 'add', 'multiply', 'attention', 'gate'", "mechanism", "each option built and run once",
+          "holds where all of them run", "", _fusion),
+    Claim("multi-class", "For multi-class training", "mechanism", "how many models one command trains",
+          "holds where it is one for all categories", "", _multi_class),
+)  # fmt: skip
+
+
+# --- the document
+
+HEAD = """# Audit: claims against evidence
+
+Made by `python -m dumenet.audit` from `data/paper_results.csv`, `data/results/real-*.json` and `data/results/audit-*.json`;
+change those, or the rules in `dumenet/audit.py`, not this file. Lesson 11 makes the measurements and explains them.
+AUROC in percent, differences in points. A verdict speaks about what was run here, and about no more.
+"""
+
+
+def judgements(evidence: Evidence) -> list[tuple[Claim, Finding]]:
+    """Every claim with what the evidence says."""
+    return [(claim, claim.judged(evidence)) for claim in CLAIMS]
+
+
+def quoted(claim: Claim) -> str:
+    """The paper's words in quotation marks; a place in its tables as it is."""
+    return claim.quote if claim.quote.startswith("(") else f"“{claim.quote}”"
+
+
+def document(evidence: Evidence) -> str:
+    """docs/AUDIT.md: how many verdicts of each kind, the table, and what would decide the rest."""
+    found = judgements(evidence)
+    counts = {v: sum(f.verdict == v for _, f in found) for v in VERDICTS}
+    lines = [HEAD, f"{len(found)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n) + ".", ""]
+    lines += ["| claim | kind | what was run | evidence | rule | verdict |", "|---|---|---|---|---|---|"]
+    for claim, finding in found:
+        cells = (quoted(claim), claim.kind, claim.run, finding.evidence, claim.rule, f"**{finding.verdict}**")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += ["", "## What would decide more", ""]
+    lines += [f"- {quoted(c)} ({f.verdict}): {c.needs}." for c, f in found if c.needs and f.verdict != HOLDS]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m dumenet.audit`: write docs/AUDIT.md; with --take commit a record of lesson 11 to the evidence first."""
+    parser = argparse.ArgumentParser(prog="python -m dumenet.audit", description=main.__doc__)
+    parser.add_argument("--home", type=Path, default=Path("."), help="the checkout")
+    parser.add_argument("--take", type=Path, help="a results file of lesson 11")
+    options = parser.parse_args(arguments)
+    try:
+        if options.take:
+            record = json.loads(options.take.read_text(encoding="utf-8"))
+            target = options.home / "data" / "results" / f"audit-{record['name']}.json"
+            write_result(target, record | {"tag": "audit"})
+        path = options.home / "docs" / "AUDIT.md"
+        write_atomic(path, document(gather(options.home)).encode())
+    except (DumenetError, OSError, ValueError, KeyError) as error:
+        print(f"Cannot write the audit: {error}", file=sys.stderr)
+        return 2
+    print(path.as_posix())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
