@@ -137,7 +137,7 @@ def test_the_app_in_a_browser(server, browser):
 
     def shown():
         """Pictures and words, once they have stood still for a second."""
-        now, since = None, 0.0
+        now, since = None, time.monotonic()
         while time.monotonic() - since < 1:
             before, now = now, (sources(browser), words(browser))
             if now != before:
@@ -182,7 +182,7 @@ def test_the_app_in_a_browser(server, browser):
 def test_jupyterlab_opens_the_notebook(server, browser):
     browser.get(server[1])
     until("the notebook", 2 * STEP, lambda: "12 · Explorer" in css(browser, ".jp-Notebook")[0].text)
-    assert css(browser, ".jp-CodeCell"), "JupyterLab shows the code"
+    until("its code", STEP, lambda: css(browser, ".jp-CodeCell"))
 
 
 def test_strangers_and_other_folders_get_nothing(server, tmp_path):
