@@ -28,8 +28,10 @@ reproduce: install
 	@$(BIN)/dumenet reproduce --profile $(PROFILE)
 
 test: install
-	@$(BIN)/python -m pytest tests && \
-	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 notebooks && \
+	@export OMP_NUM_THREADS=1 TQDM_DISABLE=1; two="$(BIN)/python -m pytest -n 2 --dist loadfile"; \
+	$$two tests && \
+	$$two --nbval-lax --nbval-cell-timeout=600 notebooks && \
+	$$two tests/lessons --dist load && \
 	echo "All tests passed."
 
 classroom: install

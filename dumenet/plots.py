@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from sklearn.metrics import roc_curve
 
@@ -294,7 +295,8 @@ class _Drawing:
     QUERY, LEAK = NORMAL, sns.color_palette("colorblind")[3]
 
     def __init__(self) -> None:
-        fig = plt.figure(figsize=(10, 5.3), layout="none", facecolor="white")
+        # a placeholder, since saving would put the user's default engine in the place of none
+        fig = plt.figure(figsize=(10, 5.3), layout=PlaceHolderLayoutEngine(True, True), facecolor="white")
         self.ax = fig.add_axes((0, 0, 1, 1))
         self.ax.set(xlim=(0, 100), ylim=(0, 53))
         self.ax.axis("off")

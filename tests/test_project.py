@@ -62,7 +62,7 @@ def test_every_package_is_declared():
     import sys
 
     project = pyproject()["project"]
-    names = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "scikit-image": "skimage"}
+    names = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "scikit-image": "skimage", "ipython": "IPython"}
     declared = {"dumenet", "conftest", *sys.stdlib_module_names}
     for group in [project["dependencies"], *project["optional-dependencies"].values()]:
         for package in group:
