@@ -31,7 +31,7 @@ test: install
 	@export OMP_NUM_THREADS=1 TQDM_DISABLE=1; two="$(BIN)/python -m pytest -n 2 --dist loadfile"; \
 	$$two tests && \
 	$$two --nbval-lax --nbval-cell-timeout=600 notebooks && \
-	$$two tests/lessons --dist load && \
+	$$two tests/browser tests/lessons --dist loadgroup && \
 	echo "All tests passed."
 
 classroom: install

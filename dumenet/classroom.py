@@ -147,7 +147,17 @@ def lesson_table(lessons: list[Lesson]) -> str:
         figures = " ".join(f"`{figure}`" for figure in lesson.figures) or "none"
         counts = [str(lesson.cells), str(lesson.exercises)]
         rows.append([f"[{lesson.title}]({lesson.name})", lesson.goal, lesson.needs, f"{reading:.0f} min", run, *counts, figures])
+    reading = sum(minutes for lesson in lessons for minutes, _ in lesson.sections.values())
+    counts = [str(sum(getattr(lesson, part) for lesson in lessons)) for part in ("cells", "exercises")]
+    figures = str(sum(len(lesson.figures) for lesson in lessons))
+    rows.append(["**all**", "", "", f"{reading / 60:.1f} h", _together(lessons), *counts, figures])
     return _table(rows)
+
+
+def _together(lessons: list[Lesson]) -> str:
+    """Run time of several lessons."""
+    seconds = [lesson.seconds for lesson in lessons]
+    return "not measured" if None in seconds else readable(sum(seconds))
 
 
 def schedule(lessons: list[Lesson]) -> str:
@@ -182,23 +192,24 @@ def _session(lessons: list[Lesson]) -> list[str]:
     solving = max(min(EXERCISE[1] * exercises, LENGTH - QUIZ - predict - round(lecture)), 0)
     minutes = [round(lecture), predict, solving, LENGTH - round(lecture) - predict - solving]
     left = {n: ", ".join(title for m, title in alone if m == n) for n in dict(alone)}
-    times = [lesson.seconds for lesson in lessons]
     return [
         ", ".join(lesson.title[:2] for lesson in lessons),
         "; ".join(f"{n}: {titles}" for n, titles in left.items()) or "nothing",
         *(f"{m} min" for m in minutes),
-        "not measured" if None in times else readable(sum(times)),
+        _together(lessons),
     ]
 
 
 def refresh(home: Path = Path(".")) -> list[str]:
     """Bring the measured times into the lessons' opening cells, and table and schedule into `notebooks/README.md`.
 
-    Times come from `data/results/lessons-quick.json`; a lesson that is not in it keeps what it says. Returns the
-    names of the files that changed.
+    Times come from `data/results/lessons-quick.json`, after what `dumenet reproduce` measured here has been copied to it;
+    a lesson that is not in it keeps what it says. Returns the names of the files that changed.
     """
     home, changed = Path(home), []
-    measured = home / "data" / "results" / "lessons-quick.json"
+    measured, fresh = home / "data" / "results" / "lessons-quick.json", home / "build" / "lessons-quick.json"
+    if fresh.exists():  # what `dumenet reproduce` measured here
+        write_atomic(measured, fresh.read_bytes())
     try:
         lessons = json.loads(_text(measured))["lessons"] if measured.exists() else {}
         seconds = {stem: float(value) for stem, value in lessons.items()}

@@ -47,6 +47,7 @@ def reproduce(
     for name in wanted:
         if name not in known:
             raise unknown("notebook parameter", name, sorted(known))
+    scratch = not only and not (home / "build" / "runs").exists()  # nothing trained yet: times mean something
     started, failures = time.time(), []
     for path in tqdm(chosen, "lessons", unit="lesson"):
         mine = {k: v for k, v in wanted.items() if k in names[path]}
@@ -63,7 +64,8 @@ def reproduce(
             continue
         made = sorted(k for k, v in _outputs(home).items() if before.get(k) != v)
         write_atomic(stamp, json.dumps({"digest": digest, "seconds": round(seconds, 1), "made": made}).encode())
-    _note_times(home, chosen, profile)
+    if scratch:
+        _note_times(home, chosen, profile)
     _closing_list(home, chosen, started)
     for failure in failures:
         print(failure)
@@ -141,7 +143,7 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
 
 
 def _note_times(home: Path, chosen: list[Path], profile: str) -> None:
-    """Seconds of each finished lesson, for the table in `notebooks/README.md`."""
+    """Seconds of each finished lesson, run from scratch, for the table in `notebooks/README.md`."""
     stamps = {path.stem: home / "build" / "notebooks" / f".{path.stem}.json" for path in chosen}
     seconds = {name: json.loads(stamp.read_text())["seconds"] for name, stamp in stamps.items() if stamp.exists()}
     record = {"name": f"lessons-{profile}", "profile": profile, "lessons": seconds, "machine": machine()}

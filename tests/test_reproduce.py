@@ -47,6 +47,9 @@ def test_runs_keeps_and_runs_again_what_changed(home, capfd):
     for word in ("00_one (", "01_two (", "    figures/two.txt", "    build/notebooks/01_two.ipynb"):
         assert word in out
 
+    measured = json.loads((home / "build" / "lessons-quick.json").read_text())
+    assert set(measured["lessons"]) == {"00_one", "01_two"} and measured["machine"]
+
     times = {p.name: p.stat().st_mtime_ns for p in (home / "build" / "notebooks").glob("*.ipynb")}
     changed = lambda: sorted(  # noqa: E731
         p.name for p in (home / "build" / "notebooks").glob("*.ipynb") if p.stat().st_mtime_ns != times[p.name]

@@ -18,7 +18,10 @@ FIRST, STEP = 600, 60  # seconds: until the app has trained and stands there; fo
 
 pytest.importorskip("voila", reason="an extra: pip install -e '.[notebooks]'")
 webdriver = pytest.importorskip("selenium.webdriver", reason="an extra: pip install -e '.[test]'")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no browser: apt-get install chromium chromium-driver")
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
+    pytest.mark.xdist_group("browser"),  # one server for all
+]
 
 
 def until(what, seconds, condition):
