@@ -1,0 +1,58 @@
+"""What every method of the tables does, and the few things that several of them need."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from dumenet.config import FeatureConfig
+from dumenet.data import Sample, load_image
+from dumenet.evaluate import Scores
+from dumenet.features import Backbone, Features, extract
+from dumenet.train import pick_device
+
+__all__ = ["Common", "Method", "Scores", "features_of", "images_of", "smooth"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Settings that every method has; a method's own dataclass adds its own."""
+
+    features: FeatureConfig = field(default_factory=FeatureConfig)  # backbone and image size; a method picks stages and grid
+    seed: int = 0
+    device: str = "cpu"
+    cache: Path = Path("build/cache")  # of frozen features
+    progress: bool = False
+
+
+class Method(Protocol):
+    """A method is made from its settings, sees normal images once, and scores any images."""
+
+    def fit(self, train: Sequence[Sample]) -> None:
+        """Learn from normal images; every other image in `train` counts as normal too."""
+
+    def score(self, test: Sequence[Sample]) -> Scores:
+        """Image scores (n,) and anomaly maps (n, S, S) at the images' size; larger is more anomalous."""
+
+
+def features_of(samples: Sequence[Sample], settings: Common) -> tuple[Features, tuple[int, ...]]:
+    """Cached, aligned features of `settings.features`, and the channels of its stages."""
+    backbone = Backbone(settings.features).to(pick_device(settings.device))
+    return extract(samples, backbone, settings.cache, settings.progress), backbone.stage_channels
+
+
+def images_of(samples: Sequence[Sample], size: int, batch: int = 16) -> Iterator[Tensor]:
+    """Images in order as (B, 3, size, size) float in 0..1, a batch at a time: memory does not grow with the data set."""
+    for start in range(0, len(samples), batch):
+        stack = np.stack([load_image(s, size) for s in samples[start : start + batch]])
+        yield torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
+
+
+def smooth(maps: np.ndarray, sigma: float) -> np.ndarray:
+    """Anomaly maps (n, S, S) after a Gaussian filter of `sigma` pixels, each map for itself."""
+    return np.stack([ndimage.gaussian_filter(m, sigma) for m in maps]).astype(np.float32) if sigma else maps

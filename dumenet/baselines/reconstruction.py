@@ -1,0 +1,54 @@
+"""This package's own networks in the protocol: DuMeNet, UniAD, the two shortcut networks and the Gaussian.
+
+Nothing is computed here that `dumenet.experiment.run` would not compute: features from the cache, `train` on those that
+are not held out, `score`. The same settings give the same scores, and tables can hold these models beside the others.
+
+| setting | original | ours | why |
+|---|---|---|---|
+| model, train, evaluation | see `dumenet.config` | the same dataclasses | one place for each setting |
+| seed, device | in `train` | `seed` and `device` of the method | every method is asked for a seed in the same way |
+| held-out images | for the verdict's threshold | kept out likewise, unused | the same training set as in `run` |
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from dumenet.baselines.protocol import Common, Sample, Scores, features_of
+from dumenet.config import Config, EvalConfig, ModelConfig, TrainConfig
+from dumenet.errors import DumenetError
+from dumenet.evaluate import score
+from dumenet.train import split_holdout, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionSettings(Common):
+    """See the table above."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+
+
+class Reconstruction:
+    """See the module. `trained` is what `dumenet.train` returns; memory: the model, and a batch of features."""
+
+    def __init__(self, settings: ReconstructionSettings = ReconstructionSettings()):
+        for name in ("seed", "device"):
+            inner, outer = getattr(settings.train, name), getattr(settings, name)
+            if inner not in (outer, getattr(TrainConfig(), name)):
+                raise DumenetError(
+                    f"train.{name} is {inner!r} and {name} is {outer!r}: set {name} alone, it is used for both."
+                )
+        self.settings = replace(settings, train=replace(settings.train, seed=settings.seed, device=settings.device))
+        self.config = Config(**{part: getattr(self.settings, part) for part in ("features", "model", "train", "evaluation")})
+
+    def fit(self, samples: Sequence[Sample]) -> None:
+        """Train for the fixed number of epochs."""
+        features, stage_channels = features_of(samples, self.settings)
+        keep, _ = split_holdout(features, self.config.train.holdout, self.config.train.seed)
+        self.trained = train(self.config, keep, stage_channels, progress=self.settings.progress)
+
+    def score(self, test: Sequence[Sample]) -> Scores:
+        """L2 norm of the reconstruction's error, upsampled; image scores by `evaluation.pooling`."""
+        features, _ = features_of(test, self.settings)
+        return score(self.trained, features)

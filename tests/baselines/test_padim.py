@@ -1,0 +1,37 @@
+"""PaDiM: its formula by hand, and that it finds defects."""
+
+import numpy as np
+import torch
+from scipy.spatial.distance import mahalanobis as oracle
+
+from dumenet.baselines.padim import PaDiM, PaDiMSettings, gaussians, mahalanobis
+from dumenet.config import FeatureConfig
+
+
+def test_mahalanobis_is_scipys():
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(2, 12, 3)), rng.normal(size=(2, 4, 3))  # (N, images, K)
+    t = torch.from_numpy(x)
+    mean, inverse = gaussians(12, t.sum(1), t.transpose(1, 2) @ t, ridge=0.01)
+    got = mahalanobis(torch.from_numpy(new).float(), mean, inverse)
+    for n in range(2):
+        covariance = np.cov(x[n], rowvar=False) + 0.01 * np.eye(3)
+        for b in range(4):
+            true = oracle(new[n, b], x[n].mean(0), np.linalg.inv(covariance))
+            assert np.isclose(got[n, b], true, rtol=1e-3)
+
+
+def test_finds_defects(parts, judged):
+    settings = PaDiMSettings(features=FeatureConfig(image_size=128), grid=16, channels=60, cache=parts[1])
+    area, inside = judged(PaDiM(settings), 128)
+    assert area > 0.65 and inside > 0.5
+
+
+def test_the_seed_chooses_the_channels(parts):
+    kept = []
+    for seed in (0, 0, 1):
+        settings = PaDiMSettings(features=FeatureConfig(image_size=128), grid=16, channels=20, cache=parts[1], seed=seed)
+        method = PaDiM(settings)
+        method.fit(parts[0].train[:4])
+        kept.append(method.kept.tolist())
+    assert kept[0] == kept[1] != kept[2] and len(set(kept[0])) == 20

@@ -1,0 +1,48 @@
+"""The adapter: nothing but what `experiment.run` does."""
+
+import numpy as np
+import pytest
+
+from dumenet.baselines.reconstruction import Reconstruction, ReconstructionSettings
+from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
+from dumenet.data import open_dataset
+from dumenet.errors import DumenetError
+from dumenet.experiment import Folders, run
+
+
+@pytest.mark.parametrize("name", ["dumenet", "uniad", "gaussian"])
+def test_scores_are_those_of_a_run(name, tiny, tree, tmp_path):
+    config = tiny(data__source=str(tree), model__name=name, train__seed=3)
+    outcome = run(config, Folders(tmp_path / "run"), progress=False)
+    method = Reconstruction(ReconstructionSettings(
+        features=config.features, model=config.model, train=config.train, evaluation=config.evaluation, seed=3,
+        cache=tmp_path / "other",
+    ))  # fmt: skip
+    dataset = open_dataset(str(tree))
+    method.fit(dataset.train)
+    scores = method.score(dataset.test)
+    assert np.array_equal(scores.image, outcome.scores.image) and np.array_equal(scores.maps, outcome.scores.maps)
+
+
+def test_the_methods_seed_is_the_one(tiny, tree, tmp_path):
+    config, dataset, found = tiny(), open_dataset(str(tree)), []
+    for seed in (1, 1, 2):
+        method = Reconstruction(ReconstructionSettings(
+            features=config.features, model=config.model, train=config.train, seed=seed, cache=tmp_path
+        ))  # fmt: skip
+        method.fit(dataset.train)
+        found.append(method.score(dataset.test).image.tolist())
+    assert found[0] == found[1] != found[2]
+
+
+def test_two_seeds_or_devices_at_odds_are_an_error():
+    for train in (TrainConfig(seed=5), TrainConfig(device="cuda")):
+        with pytest.raises(DumenetError, match="it is used for both"):
+            Reconstruction(ReconstructionSettings(train=train, seed=4))
+
+
+def test_finds_defects(parts, judged):
+    features = FeatureConfig(image_size=128, grid=16)
+    settings = ReconstructionSettings(features=features, model=ModelConfig(name="gaussian"), cache=parts[1])
+    area, inside = judged(Reconstruction(settings), 128)
+    assert area > 0.65 and inside > 0.5
