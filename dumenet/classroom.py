@@ -57,13 +57,17 @@ def classroom(home: Path = Path(".")) -> Path:
 
 
 def student(notebook: dict, name: str) -> dict:
-    """The student's copy of a `notebook`; `name` is for errors."""
+    """The student's copy of a `notebook`; `name` is for errors. Cells after the first stub may fail (`raises-exception`)."""
     notebook = _copied(notebook, lambda text: ANSWER.sub(r"\n\n\1*Your answer:*\n\n", text).rstrip())
+    begun = False  # the exercises
     for number, cell in enumerate(notebook["cells"], 1):
         tags = cell["metadata"].get("tags", [])
         if "solution" in tags:
             cell["source"] = _lines(stub("".join(cell["source"]), f"{name}, cell {number}"))
             cell["metadata"]["tags"] = ["exercise" if tag == "solution" else tag for tag in tags]
+            begun = True
+        elif begun and cell["cell_type"] == "code":  # so that "Run All" goes on after a stub
+            cell["metadata"]["tags"] = [*tags, "raises-exception"]
     return notebook
 
 
