@@ -199,6 +199,24 @@ def metric_table(
     return ax
 
 
+def printed_table(ax: Axes, methods: Sequence[str], categories: Sequence[str], values: np.ndarray) -> Axes:
+    """A printed table with the printed and the recomputed mean as last rows, as `results.paper_table` gives it.
+
+    A frame marks a printed mean more than 0.1 from the recomputed one, a dotted one more than 0.05.
+    """
+    metric_table(ax, [*categories, "printed mean", "recomputed mean"], methods, values, digits=1)
+    for text in ax.texts:
+        row, column = int(text.get_position()[1]), int(text.get_position()[0])
+        text.set_fontweight("bold" if row >= len(categories) else "normal")
+        if row > len(categories) and np.isfinite(values[row, column]):
+            text.set_text(f"{values[row, column]:.2f}")
+    off = np.abs(values[-2] - values[-1])  # a dash is NaN, and not greater
+    for column in np.flatnonzero(off > 0.05 + 1e-9):
+        style = {"edgecolor": "red", "linewidth": 2, "linestyle": "-" if off[column] > 0.1 + 1e-9 else ":"}
+        ax.add_patch(Rectangle((column, len(categories)), 1, 1, fill=False, clip_on=False, zorder=5, **style))
+    return ax
+
+
 def dots(
     ax: Axes,
     names: Sequence[str],

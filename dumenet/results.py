@@ -188,6 +188,16 @@ def paper_results(path: Path) -> list[PaperValue]:
         return [PaperValue(**{**row, "value": float(row["value"]) if row["value"] else None}) for row in DictReader(file)]
 
 
+def paper_table(paper: list[PaperValue], table: str, metric: str) -> tuple[list[str], list[str], np.ndarray]:
+    """Methods, categories, and values (categories + 2, methods): the last rows are the printed and the recomputed mean."""
+    rows = [r for r in paper if r.table == table and r.metric == metric]
+    methods, names = (list(dict.fromkeys(getattr(r, k) for r in rows)) for k in ("method", "category"))
+    names = [n for n in names if n != "mean"]
+    value = {(r.category, r.method): np.nan if r.value is None else r.value for r in rows}
+    body, last = (np.array([[value.get((n, m), np.nan) for m in methods] for n in part]) for part in (names, ["mean"]))
+    return methods, names, np.vstack([body, last, body.mean(0)])
+
+
 def machine(device: str | None = None) -> dict:
     """What a number depends on besides the code: versions, processor, device, threads, commit. No host name.
 

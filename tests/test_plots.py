@@ -210,3 +210,17 @@ def test_the_committed_drawing_is_the_one_that_the_code_makes(tmp_path):
     comments = lambda svg: [line.strip() for line in svg.splitlines() if line.strip().startswith("<!--")]  # noqa: E731
     assert comments(drawn) == comments(kept)  # the words; their outlines vary with matplotlib's version
     assert all((docs / f"architecture.{suffix}").stat().st_size < 300_000 for suffix in ("png", "svg"))
+
+
+def test_printed_table_frames_the_means_that_rounding_cannot_explain():
+    from dumenet.results import PaperValue, paper_table
+
+    printed = {"right": 50.0, "near": 50.07, "wrong": 51.0}
+    paper = [PaperValue("t", m, c, "image_auroc", v) for m in printed for c, v in (("a", 40.0), ("b", 60.0), ("mean", printed[m]))]
+    methods, categories, values = paper_table(paper, "t", "image_auroc")
+    assert methods == list(printed) and categories == ["a", "b"] and values[-1].tolist() == [50, 50, 50]
+    fig, ax = plt.subplots()
+    plots.printed_table(ax, methods, categories, values)
+    frames = [(p.get_x(), p.get_y(), p.get_linestyle()) for p in ax.patches]
+    assert [f[:2] for f in frames] == [(1, 2), (2, 2)] and frames[0][2] != frames[1][2]
+    plt.close(fig)
