@@ -92,12 +92,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto")
     predict.set_defaults(run=_predict)
 
-    reproduce = _add(commands, "reproduce", "run the lessons headless through papermill")
+    reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
     reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
-    reproduce.add_argument("--data", help='"factory" (default) or a folder in MVTec layout')
+    reproduce.add_argument("--data", help='"factory" (default), "digits", or a folder (MVTec layout, CIFAR-10)')
     reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of lessons")
     reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
+    reproduce.add_argument("--table", metavar="NAME", help="instead: mvtec, cifar, ablations or contamination; all below are its")
+    reproduce.add_argument("--method", nargs="+", default=[], help="columns of the table (default: all)")
+    reproduce.add_argument("--category", nargs="+", default=[], help="categories, or splits such as 01234 (default: all)")
+    reproduce.add_argument("--seed", type=int, nargs="+", default=[0], help="one or several seeds")
+    reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
+    reproduce.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300")
+    reproduce.add_argument("--out", type=Path, default=Path("figures"), help="folder for CSV, Markdown and figure")
     reproduce.set_defaults(run=_reproduce)
 
     explore = _add(commands, "explore", "open the heatmap explorer (lesson 12) in the browser, for this machine alone")
@@ -256,10 +263,24 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    if args.table:
+        return _reproduce_table(args)
     from dumenet.reproduce import reproduce
 
     parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
     return reproduce(args.profile, args.only, parameters, force=args.force)
+
+
+def _reproduce_table(args: argparse.Namespace) -> int:
+    from dumenet import tables
+
+    jobs = tables.plan(
+        args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set), words=args.set
+    )
+    failures = tables.run_jobs(jobs)
+    for failure in failures:
+        print(f"dumenet: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _classroom(args: argparse.Namespace) -> None:

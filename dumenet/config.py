@@ -147,11 +147,13 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if value not in args:
             raise unknown(f"value for {where}", value, args)
         return value
-    if origin is types.UnionType:  # only `int | None` occurs
-        return None if value is None else _convert(value, args[0], where)
+    if origin is types.UnionType:  # `int | None`, or a union whose first member is the one that text can give
+        return None if value is None and type(None) in args else _convert(value, args[0], where)
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_convert(item, args[0], where) for item in items)
+    if hint is Path and isinstance(value, str):
+        value = Path(value)
     if hint is str and isinstance(value, int) and not isinstance(value, bool):  # YAML reads 56789 as a number
         value = str(value)
     if hint is float and isinstance(value, str):  # YAML reads 1e-3 as a string

@@ -10,7 +10,9 @@ receptive field (algorithm 1). Where outliers come from is `outliers`:
 
 - "confetti", the default: soft coloured squares added to normal images, the paper's unsupervised setting on MVTec-AD. It
   needs no other data, and without any outlier a learned centre has a trivial optimum, phi = 0 everywhere;
-- samples of anything else: outlier exposure (FCDD+OE; CIFAR-100 for CIFAR-10);
+- outlier exposure (FCDD+OE; CIFAR-100 for CIFAR-10): samples of anything else, a folder of images, or one that holds
+  CIFAR-100's archive (cifar-100-python). "photographs" are random squares of the two photographs that scikit-learn
+  brings along, a temple and a flower: outliers without a download, and far poorer ones;
 - None: normal images alone, as Deep SVDD: phi without biases is pulled to a centre fixed before training.
 
 | setting | original (MVTec-AD) | ours | why |
@@ -27,6 +29,7 @@ receptive field (algorithm 1). Where outliers come from is `outliers`:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 from dumenet.baselines.protocol import Common, Sample, Scores, images_of
+from dumenet.data import IMAGE_SUFFIXES
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
 from dumenet.train import pick_device
@@ -58,8 +62,9 @@ class FCDD:
     """See the module. Memory: one batch."""
 
     def __init__(self, settings: FCDDSettings = FCDDSettings()):
-        if isinstance(settings.outliers, str) and settings.outliers != "confetti":
-            raise DumenetError(f'outliers must be "confetti", samples or None, not {settings.outliers!r}.')
+        outliers = settings.outliers
+        if isinstance(outliers, str) and outliers != "confetti":
+            settings = replace(settings, outliers=photographs() if outliers == "photographs" else exposed(Path(outliers)))
         self.settings = replace(settings, features=replace(settings.features, stages=(settings.stage,)))
 
     def fit(self, train: Sequence[Sample]) -> None:
@@ -135,6 +140,36 @@ class Phi(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.finetune or images.requires_grad)):
             x = self.backbone.net((images - self.backbone.mean) / self.backbone.std)[0]  # (B, C, u, v)
         return self.head(x)[:, 0]
+
+
+def photographs(count: int = 500, seed: int = 0) -> list[Sample]:
+    """Random squares, 32 to 200 pixels wide, of scikit-learn's two photographs."""
+    from sklearn.datasets import load_sample_images
+
+    rng, photos, squares = np.random.default_rng(seed), load_sample_images().images, []
+    for i in range(count):
+        photo, side = photos[rng.integers(len(photos))], int(rng.integers(32, 201))
+        y, x = (int(rng.integers(n - side + 1)) for n in photo.shape[:2])
+        squares.append(Sample(f"photograph/{i:03d}", "outlier", "outlier", photo[y : y + side, x : x + side].copy()))
+    return squares
+
+
+def exposed(folder: Path) -> list[Sample]:
+    """CIFAR-100's 50,000 training images where `folder` holds its archive, else all images below it."""
+    if (folder / "cifar-100-python").is_dir():
+        from torchvision.datasets import CIFAR100
+
+        try:
+            images = CIFAR100(str(folder), train=True).data
+        except Exception as error:  # a damaged archive: several kinds
+            raise DumenetError(f"CIFAR-100 in {folder} is damaged ({type(error).__name__}): unpack it again.") from None
+        return [Sample(f"cifar100/{i:05d}", "outlier", "outlier", image) for i, image in enumerate(images)]
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise DumenetError(
+            f'outliers must be "confetti", "photographs", None, or a folder with images or CIFAR-100; {folder} has none.'
+        )
+    return [Sample(f.name, "outlier", "outlier", f) for f in files]
 
 
 def pseudo_huber(z: Tensor) -> Tensor:

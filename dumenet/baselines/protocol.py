@@ -28,6 +28,7 @@ class Common:
     device: str = "cpu"
     cache: Path = Path("build/cache")  # of frozen features
     progress: bool = False
+    state: Path | None = None  # where a long `fit` keeps what an interrupted one goes on from
 
 
 class Method(Protocol):

@@ -10,6 +10,7 @@ are not held out, `score`. The same settings give the same scores, and tables ca
 | held-out images | for the verdict's threshold | kept out likewise, unused | the same training set as in `run` |
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -46,7 +47,10 @@ class Reconstruction:
         """Train for the fixed number of epochs."""
         features, stage_channels = features_of(samples, self.settings)
         keep, _ = split_holdout(features, self.config.train.holdout, self.config.train.seed)
-        self.trained = train(self.config, keep, stage_channels, progress=self.settings.progress)
+        origin = {"data": hashlib.sha256("".join(s.name for s in samples).encode()).hexdigest()}
+        self.trained = train(
+            self.config, keep, stage_channels, self.settings.state, progress=self.settings.progress, origin=origin
+        )
 
     def score(self, test: Sequence[Sample]) -> Scores:
         """L2 norm of the reconstruction's error, upsampled; image scores by `evaluation.pooling`."""

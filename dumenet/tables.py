@@ -1,0 +1,311 @@
+"""The paper's tables, run: one job for each method, part of the data and seed; then tables from results files alone.
+
+A job is one `fit` and one `score` of a method on one training set. It leaves one results file, whose name changes with
+every setting and every image, and a job whose file is there is not run again. Any number of processes may be started
+on the same table: a job is taken by one of them.
+"""
+
+import hashlib
+import json
+import time
+import traceback
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from dumenet.baselines import METHODS, Scores
+from dumenet.config import Config, DataConfig, config_from_dict, to_dict
+from dumenet.data import SPLITS, Dataset, fingerprint, load_mask
+from dumenet.errors import DumenetError, unknown
+from dumenet.experiment import Folders, load_data
+from dumenet.metrics import evaluate_scores
+from dumenet.results import machine, write_result
+
+NOT_IN_NAME = ("device", "cache", "progress", "state")  # settings that do not change what a method computes
+CHUNK = 200  # images scored at a time where their maps are not kept
+MASK = {"neighbour_mask": ["encoder", "decoder_first", "decoder_second"]}  # UniAD's, on in its own configuration
+
+
+class Column(NamedTuple):
+    """A column of a table: a method of `dumenet.baselines.METHODS`, and what differs from its defaults."""
+
+    method: str
+    settings: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+
+
+def reconstruction(data: dict[str, Any] = {}, **model: Any) -> Column:  # noqa: B006
+    """A column of this package's own models."""
+    return Column("reconstruction", {"model": model} if model else {}, data)
+
+
+MVTEC = {  # the paper's columns in its order; below them what it does not have
+    "US": Column("us"), "PatchSVDD": Column("patchsvdd"), "PaDiM": Column("padim"), "CutPaste": Column("cutpaste"),
+    "MKD": Column("mkd"), "DRAEM": Column("draem"), "UniAD": reconstruction(name="uniad", **MASK),
+    "DuMeNet": reconstruction(),
+    "FCDD": Column("fcdd"), "PANDA": Column("panda"), "PatchCore": Column("patchcore"), "Dinomaly": Column("dinomaly"),
+    "Gaussian": reconstruction(name="gaussian"),
+}  # fmt: skip
+CIFAR = {
+    "US": Column("us"), "FCDD": Column("fcdd", {"outliers": None}), "FCDD+OE": Column("fcdd", {"outliers": "photographs"}),
+    "PANDA": Column("panda"), "MKD": Column("mkd"), "UniAD": reconstruction(name="uniad", **MASK),
+    "DuMeNet": reconstruction(),
+    "DN2": Column("panda", {"steps": 0}), "Gaussian": reconstruction(name="gaussian"),
+}  # fmt: skip
+
+
+class Table(NamedTuple):
+    """One table: which of the paper's it is (None: neither), its data by default, its columns."""
+
+    paper: str | None
+    source: str
+    columns: dict[str, Column]
+
+
+TABLES = {"mvtec": Table("mvtec_ad", "factory", MVTEC), "cifar": Table("cifar10", "digits", CIFAR)}
+
+
+# --- jobs
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One fit of one column on one training set. `dataset` is shared by the jobs that use it."""
+
+    table: str
+    column: str
+    setting: str  # "unified" or "separate"
+    settings: Any  # the method's own dataclass, seed included
+    data: DataConfig
+    dataset: Dataset
+    overrides: tuple[str, ...] = ()  # as given on the command line
+    results: Path = Path("data/results")
+
+    @property
+    def method(self) -> str:
+        """Key of METHODS."""
+        return TABLES[self.table].columns[self.column].method
+
+    def identity(self) -> dict[str, Any]:
+        """What the numbers depend on; two jobs with equal identities are one."""
+        settings = {k: v for k, v in to_dict(self.settings).items() if k not in NOT_IN_NAME}
+        data = {k: v for k, v in to_dict(self.data).items() if k not in ("source", "categories", "normals")}  # see the images
+        return json.loads(json.dumps({"settings": settings, "data": data, "fingerprint": _fingerprint(self.dataset)}))
+
+    @property
+    def name(self) -> str:
+        """Readable, and different for every different identity."""
+        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        categories = self.dataset.categories
+        what = categories[0].strip("{}") if len(categories) == 1 else f"{len(categories)}categories"
+        column = "".join(c if c.isalnum() or c in "+-.=" else "_" for c in self.column)
+        return f"{self.table}-{self.dataset.name}-{what}-{self.setting}-{column}-seed{self.settings.seed}-{digest}"
+
+    @property
+    def path(self) -> Path:
+        """Where its results file lies."""
+        return self.results / f"table-{self.name}.json"
+
+    def command(self) -> str:
+        """Runs this job again, from a clone of the project."""
+        ten_classes = self.dataset.categories[0].startswith("{")
+        parts = (self.data.normals,) if ten_classes else self.data.categories
+        chosen = [] if parts == ("all",) else ["--category", *parts]
+        separate = ["--setting", "separate"] if self.setting == "separate" else []
+        words = ["--data", self.data.source, *chosen, "--method", self.column, "--seed", str(self.settings.seed), *separate]
+        return " ".join(["dumenet reproduce --table", self.table, *words, *(["--set", *self.overrides] if self.overrides else [])])
+
+    def finished(self) -> dict[str, Any] | None:
+        """Its record, if it has one."""
+        try:
+            record = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if record.get("identity") == self.identity() else None
+
+
+_FINGERPRINTS: dict[int, tuple[Dataset, str]] = {}
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Of a data set that several jobs share: read once."""
+    if id(dataset) not in _FINGERPRINTS:
+        _FINGERPRINTS[id(dataset)] = dataset, fingerprint(dataset)
+    return _FINGERPRINTS[id(dataset)][1]
+
+
+def plan(
+    name: str,
+    source: str | None = None,
+    parts: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    setting: str = "unified",
+    overrides: dict[str, Any] | None = None,
+    folders: Folders = Folders(),
+    words: Sequence[str] = (),
+) -> list[Job]:
+    """The jobs of a table, seed by seed, so that an interrupted batch has whole tables first.
+
+    Args:
+        source: as `data.source`; None takes the table's own, which is embedded.
+        parts: categories, or splits such as "01234"; none takes all.
+        methods: columns of the table; none takes all.
+        setting: "unified", one model for all categories, or "separate", one for each.
+        overrides: dotted, "US.steps" for a column, "us.steps" for a method, "all.features.image_size", "data.per_class_train".
+        words: the overrides as they were typed, for the records.
+
+    Raises:
+        DumenetError: an unknown table, column, setting, part or option, or whatever is wrong with the data.
+    """
+    if name not in TABLES:
+        raise unknown("table", name, TABLES)
+    if setting not in ("unified", "separate"):
+        raise unknown("setting", setting, ("unified", "separate"))
+    table = TABLES[name]
+    for column in methods:
+        if column not in table.columns:
+            raise unknown(f"method of table {name}", column, table.columns)
+    overrides = overrides or {}
+    owners = {"data", "all", *table.columns, *(c.method for c in table.columns.values())}
+    for key in overrides:
+        if key.split(".")[0] not in owners or "." not in key:
+            raise unknown("owner of a setting", key, sorted(owners))
+    columns = {c: table.columns[c] for c in methods or table.columns}
+    made: dict[DataConfig, Dataset] = {}
+    jobs = []
+    for seed in seeds:
+        for name_, column in columns.items():
+            values = nested([*_under(overrides, "data"), *column.data.items(), ("source", source or table.source)])
+            config = config_from_dict(values, DataConfig, "data")
+            for one in _parts(config, parts, setting, folders, made):
+                settings = settings_of(name_, column, overrides, seed, folders)
+                jobs.append(Job(name, name_, setting, settings, one, made[one], tuple(words), folders.results))
+    return jobs
+
+
+def _parts(
+    config: DataConfig, parts: Sequence[str], setting: str, folders: Folders, made: dict[DataConfig, Dataset]
+) -> Iterator[DataConfig]:
+    """One data configuration for each training set; each is opened once, into `made`."""
+
+    def opened(one: DataConfig) -> Dataset:
+        if one not in made:
+            made[one] = load_data(Config(data=one), folders)
+        return made[one]
+
+    first = opened(replace(config, normals=parts[0]) if parts and parts[0].strip("{}").isdigit() else config)
+    if first.categories[0].startswith("{"):  # ten classes: a split is a data set of its own
+        for split in parts or SPLITS:
+            one = replace(config, normals=split.strip("{}"))
+            opened(one)
+            yield one
+        return
+    chosen = replace(config, categories=tuple(parts)) if parts else config
+    everything = opened(chosen)
+    if setting == "unified":
+        yield chosen
+    else:
+        for category in everything.categories:
+            one = replace(chosen, categories=(category,))
+            opened(one)
+            yield one
+
+
+def settings_of(column: str, what: Column, overrides: dict[str, Any], seed: int, folders: Folders) -> Any:
+    """The settings dataclass of a column: its defaults, the column's own, then overrides, the nearest last."""
+    method = METHODS[what.method]
+    cls = typing.get_type_hints(method.__init__)["settings"]
+    pairs = [*_under(overrides, "all"), *_flat(what.settings), *_under(overrides, what.method), *_under(overrides, column)]
+    settings = config_from_dict(nested(pairs), cls, column)
+    return replace(settings, seed=seed, cache=folders.cache)
+
+
+def _under(overrides: dict[str, Any], owner: str) -> list[tuple[str, Any]]:
+    return [(k.partition(".")[2], v) for k, v in overrides.items() if k.partition(".")[0] == owner]
+
+
+def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        yield from _flat(value, f"{before}{key}.") if isinstance(value, dict) else [(before + key, value)]
+
+
+def nested(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Dotted names as nested mappings, a later pair over an earlier one."""
+    values: dict[str, Any] = {}
+    for dotted, value in pairs:
+        *sections, key = dotted.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return values
+
+
+def run_jobs(jobs: Sequence[Job], folders: Folders = Folders(), progress: bool = True) -> list[str]:
+    """Run what has no results file yet; returns a sentence for each job that failed, and the others still run.
+
+    A job that another process has taken is left to it.
+    """
+    failures = []
+    bar = tqdm(jobs, "jobs", disable=not progress, unit="job")
+    for job in bar:
+        bar.set_postfix_str(f"{job.column} {job.settings.seed}")
+        lock = FileLock(folders.home / "build" / "locks" / f"{job.name}.lock", timeout=0)
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock:
+                if job.finished() is None:
+                    write_result(job.path, run_job(job, folders))
+        except Timeout:
+            continue
+        except DumenetError as error:
+            failures.append(f"{job.name}: {error}")
+        except Exception as error:  # a fault of one method must not end a night's batch
+            log = folders.home / "build" / "locks" / f"{job.name}.log"
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+            failures.append(f"{job.name}: {type(error).__name__}: {error}; see {log}")
+    return failures
+
+
+def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
+    """Fit, score, measure: the record of one job."""
+    dataset, state = job.dataset, folders.runs / f"table-{job.name}" / "state.pt"
+    if not dataset.train or not dataset.test:
+        raise DumenetError(f"{dataset.name} has no {'training' if not dataset.train else 'test'} images.")
+    method = METHODS[job.method](replace(job.settings, state=state))
+    start = time.perf_counter()
+    method.fit(dataset.train)
+    fitted = time.perf_counter()
+    scores = scores_of(method, dataset)
+    scored = time.perf_counter()
+    size = job.settings.features.image_size
+    masks = np.stack([load_mask(s, size) for s in dataset.test]) if dataset.has_masks else None
+    metrics = evaluate_scores(
+        np.array([s.label for s in dataset.test]), scores.image, np.array([s.category for s in dataset.test]), masks,
+        scores.maps, seed=job.settings.seed,
+    )  # fmt: skip
+    state.unlink(missing_ok=True)
+    return {
+        "name": job.name, "tag": "table", "table": job.table, "column": job.column, "method": job.method,
+        "setting": job.setting, "seed": job.settings.seed, "identity": job.identity(), "command": job.command(),
+        "data": {"name": dataset.name, "fingerprint": _fingerprint(dataset), "train": len(dataset.train),
+                 "test": len(dataset.test), "config": to_dict(job.data)},
+        "metrics": metrics,
+        "seconds": {"fit": round(fitted - start, 1), "score": round(scored - fitted, 1)}, "machine": machine("cpu"),
+        "files": {"results": job.path.as_posix()},
+    }  # fmt: skip
+
+
+def scores_of(method: Any, dataset: Dataset) -> Scores:
+    """Scores of the test images; without masks the maps are let go of chunk by chunk."""
+    if dataset.has_masks:
+        return method.score(dataset.test)
+    chunks = [dataset.test[i : i + CHUNK] for i in range(0, len(dataset.test), CHUNK)]
+    return Scores(np.concatenate([method.score(chunk).image for chunk in chunks]), None)
