@@ -27,6 +27,8 @@ class DataConfig:
     seed: int = 0  # of that choice, and of the digits' split; apart from the seed of training
     contamination: float = 0.0  # share of defective images in the training set: moved there from the test set
     contamination_reserve: float = 0.0  # take at least so many out of the test set; for levels on one test set
+    validation_class: str | None = None  # ten-class protocols: a normal class, or "last", that plays the anomaly in a
+    # test set of training images, for choosing settings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dumenet.config import Config, config_from_dict, merge, to_dict
-from dumenet.data import Dataset, contaminate, fingerprint, load_mask, open_dataset
+from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
 from dumenet.errors import DumenetError
 from dumenet.evaluate import Scores, score, set_thresholds
 from dumenet.features import Backbone, Features, extract
@@ -59,13 +59,15 @@ def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
         d.source, d.categories, d.normals, home=folders.home / "data",
         per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=d.seed,
     )  # fmt: skip
+    if d.validation_class is not None:
+        dataset = hold_out_class(dataset, d.validation_class, seed=d.seed)
     return contaminate(dataset, d.contamination, d.contamination_reserve, d.seed)
 
 
 def run_name(config: Config, dataset: Dataset) -> str:
     """Readable, and different for every different configuration."""
     values = to_dict(config)
-    younger = {"data": ("contamination", "contamination_reserve"), "train": ("precision", "compile")}
+    younger = {"data": ("contamination", "contamination_reserve", "validation_class"), "train": ("precision", "compile")}
     for section, keys in younger.items():  # settings younger than the first results: at their default they do not
         for key in keys:  # change a name
             if values[section][key] == to_dict(Config())[section][key]:

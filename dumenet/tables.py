@@ -19,12 +19,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from dumenet.baselines import METHODS, Scores
+from dumenet.baselines import METHODS, Method, Scores
 from dumenet.config import Config, DataConfig, config_from_dict, to_dict
 from dumenet.data import SPLITS, Dataset, fingerprint, load_mask
 from dumenet.errors import DumenetError, unknown
 from dumenet.experiment import Folders, load_data
-from dumenet.metrics import evaluate_scores
+from dumenet.metrics import POOLINGS, evaluate_scores, image_score
 from dumenet.results import machine, write_result
 
 NOT_IN_NAME = ("device", "cache", "progress", "state")  # settings that do not change what a method computes
@@ -60,6 +60,24 @@ CIFAR = {
 }  # fmt: skip
 
 
+def recipe(stages: Sequence[int], grid: int, **settings: Any) -> Column:
+    """A candidate for CIFAR-10: DuMeNet at half its depth."""
+    features = {"stages": list(stages), "grid": grid}
+    model = {"encoder_layers": 2, "decoder_layers": 2} | settings.pop("model", {})
+    values = {"features": features, "model": model, "train": settings, "evaluation": {"pooling": "mean"}}
+    return Column("reconstruction", values, {"validation_class": "last"})
+
+
+RECIPES = {  # judged on `data.validation_class`, never on test images
+    "stages 0-3 at 14": recipe(range(4), 14), "stages 0-3 at 7": recipe(range(4), 7),
+    "stages 0-4 at 7": recipe(range(5), 7), "stages 2-4 at 7": recipe(range(2, 5), 7),
+    "stages 3-4 at 7": recipe(range(3, 5), 7), "stage 4 at 7": recipe([4], 7),
+    "stages 0-4 at 7, raw target": recipe(range(5), 7, model={"target": "raw"}),
+    "stages 0-4 at 7, 32 epochs": recipe(range(5), 7, epochs=32),
+    "stages 0-4 at 7, hidden 256": recipe(range(5), 7, model={"hidden_dim": 256}),
+}  # fmt: skip
+
+
 class Table(NamedTuple):
     """One table: which of the paper's it is (None: neither), its data by default, its columns."""
 
@@ -68,7 +86,10 @@ class Table(NamedTuple):
     columns: dict[str, Column]
 
 
-TABLES = {"mvtec": Table("mvtec_ad", "factory", MVTEC), "cifar": Table("cifar10", "digits", CIFAR)}
+TABLES = {
+    "mvtec": Table("mvtec_ad", "factory", MVTEC), "cifar": Table("cifar10", "digits", CIFAR),
+    "recipe": Table(None, "digits", RECIPES),
+}  # fmt: skip
 
 
 # --- jobs
@@ -283,29 +304,33 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     start = time.perf_counter()
     method.fit(dataset.train)
     fitted = time.perf_counter()
-    scores = scores_of(method, dataset)
+    scores, pooled = scores_of(method, dataset)
     scored = time.perf_counter()
     size = job.settings.features.image_size
     masks = np.stack([load_mask(s, size) for s in dataset.test]) if dataset.has_masks else None
-    metrics = evaluate_scores(
-        np.array([s.label for s in dataset.test]), scores.image, np.array([s.category for s in dataset.test]), masks,
-        scores.maps, seed=job.settings.seed,
-    )  # fmt: skip
+    labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
+    metrics = evaluate_scores(labels, scores.image, categories, masks, scores.maps, seed=job.settings.seed)
+    by_rule = {k: evaluate_scores(labels, v, categories, n_bootstrap=0)["mean"]["image_auroc"] for k, v in pooled.items()}
     state.unlink(missing_ok=True)
     return {
         "name": job.name, "tag": "table", "table": job.table, "column": job.column, "method": job.method,
         "setting": job.setting, "seed": job.settings.seed, "identity": job.identity(), "command": job.command(),
         "data": {"name": dataset.name, "fingerprint": _fingerprint(dataset), "train": len(dataset.train),
                  "test": len(dataset.test), "config": to_dict(job.data)},
-        "metrics": metrics,
+        "metrics": metrics, "image_auroc_by_pooling": by_rule,
         "seconds": {"fit": round(fitted - start, 1), "score": round(scored - fitted, 1)}, "machine": machine("cpu"),
         "files": {"results": job.path.as_posix()},
     }  # fmt: skip
 
 
-def scores_of(method: Any, dataset: Dataset) -> Scores:
-    """Scores of the test images; without masks the maps are let go of chunk by chunk."""
-    if dataset.has_masks:
-        return method.score(dataset.test)
-    chunks = [dataset.test[i : i + CHUNK] for i in range(0, len(dataset.test), CHUNK)]
-    return Scores(np.concatenate([method.score(chunk).image for chunk in chunks]), None)
+def scores_of(method: Method, dataset: Dataset) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Scores of the test images, and what each pooling rule would make of their maps; without masks no map is kept."""
+    chunk = len(dataset.test) if dataset.has_masks else CHUNK
+    made, pooled = [], {rule: [] for rule in POOLINGS}
+    for start in range(0, len(dataset.test), chunk):
+        scores = method.score(dataset.test[start : start + chunk])
+        for rule, values in pooled.items():
+            values.append(image_score(scores.maps, rule))
+        made.append(scores if dataset.has_masks else replace(scores, maps=None))
+    image = np.concatenate([scores.image for scores in made])
+    return Scores(image, made[0].maps), {rule: np.concatenate(values) for rule, values in pooled.items()}

@@ -8,11 +8,11 @@ from dumenet.data.cifar import SPLITS, is_cifar10, read_cifar10, read_digits
 from dumenet.data.factory import make_factory
 from dumenet.data.folders import check_folder, read_folder, read_index, write_index
 from dumenet.data.images import IMAGE_SUFFIXES, content_key, load_image, load_mask
-from dumenet.data.samples import Dataset, Sample, contaminate
+from dumenet.data.samples import Dataset, Sample, contaminate, hold_out_class
 
 __all__ = [
     "IMAGE_SUFFIXES", "SPLITS", "Dataset", "Sample", "check_folder", "contaminate", "content_key", "fingerprint",
-    "load_image", "load_mask", "make_factory", "open_dataset", "read_cifar10", "read_digits", "read_folder", "read_index",
+    "hold_out_class", "load_image", "load_mask", "make_factory", "open_dataset", "read_cifar10", "read_digits", "read_folder", "read_index",
     "write_index",
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dumenet.errors import DumenetError
+from dumenet.errors import DumenetError, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,3 +74,27 @@ def contaminate(dataset: Dataset, share: float, reserve: float = 0.0, seed: int 
         gone.update(s.name for s in order[:remove])
     test = [s for s in dataset.test if s.name not in gone]
     return replace(dataset, train=dataset.train + moved, test=test)
+
+
+def hold_out_class(dataset: Dataset, name: str, share: float = 0.2, seed: int = 0) -> Dataset:
+    """A data set to choose settings on, made of training images alone: the class `name` plays the anomaly.
+
+    Its images leave the training set and become the anomalies of a new test set; of each other class a random `share`
+    follows as normal test images. The data set's own test images are in neither part. For ten-class protocols, whose
+    sample names are train/<class>/<image>; "last" is the last of them.
+
+    Raises:
+        DumenetError: no such class among the training images, or no other one.
+    """
+    classes = np.array([s.name.split("/")[1] for s in dataset.train])
+    name = max(classes) if name == "last" else name
+    if name not in classes or (classes == name).all():
+        raise unknown("training class", name, sorted(set(classes)))
+    rng, tested = np.random.default_rng(seed), set()
+    for other in sorted(set(classes) - {name}):
+        rows = np.flatnonzero(classes == other)
+        tested.update(rng.choice(rows, max(1, round(share * len(rows))), replace=False).tolist())
+    train = [s for i, s in enumerate(dataset.train) if classes[i] != name and i not in tested]
+    normal = [dataset.train[i] for i in sorted(tested)]
+    anomalous = [replace(s, defect=name) for i, s in enumerate(dataset.train) if classes[i] == name]
+    return replace(dataset, train=train, test=normal + anomalous)
