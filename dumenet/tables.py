@@ -7,6 +7,7 @@ on the same table: a job is taken by one of them.
 
 import hashlib
 import json
+import shlex
 import time
 import traceback
 import typing
@@ -114,15 +115,16 @@ class Job:
         return TABLES[self.table].columns[self.column].method
 
     def identity(self) -> dict[str, Any]:
-        """What the numbers depend on; two jobs with equal identities are one."""
-        settings = {k: v for k, v in to_dict(self.settings).items() if k not in NOT_IN_NAME}
-        data = {k: v for k, v in to_dict(self.data).items() if k not in ("source", "categories", "normals")}  # see the images
-        return json.loads(json.dumps({"settings": settings, "data": data, "fingerprint": _fingerprint(self.dataset)}))
+        """What the numbers depend on."""
+        settings = {k: v for k, v in _plain(self.settings).items() if k not in NOT_IN_NAME}
+        data = {k: v for k, v in _plain(self.data).items() if k not in ("source", "categories", "normals")}  # see the images
+        return {"settings": settings, "data": data, "fingerprint": _fingerprint(self.dataset)}
 
     @property
     def name(self) -> str:
-        """Readable, and different for every different identity."""
-        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        """Readable, and different for every change from the defaults; a setting that is added later changes no name."""
+        identity, defaults = self.identity(), {"settings": _plain(type(self.settings)()), "data": _plain(DataConfig())}
+        digest = hashlib.sha256(json.dumps(_changed(identity, defaults), sort_keys=True).encode()).hexdigest()[:8]
         categories = self.dataset.categories
         what = categories[0].strip("{}") if len(categories) == 1 else f"{len(categories)}categories"
         column = "".join(c if c.isalnum() or c in "+-.=" else "_" for c in self.column)
@@ -139,8 +141,9 @@ class Job:
         parts = (self.data.normals,) if ten_classes else self.data.categories
         chosen = [] if parts == ("all",) else ["--category", *parts]
         separate = ["--setting", "separate"] if self.setting == "separate" else []
-        words = ["--data", self.data.source, *chosen, "--method", self.column, "--seed", str(self.settings.seed), *separate]
-        return " ".join(["dumenet reproduce --table", self.table, *words, *(["--set", *self.overrides] if self.overrides else [])])
+        words = ["--table", self.table, "--data", self.data.source, *chosen, "--method", self.column, *separate]
+        words += ["--seed", str(self.settings.seed), *(["--set", *self.overrides] if self.overrides else [])]
+        return "dumenet reproduce " + shlex.join(words)
 
     def finished(self) -> dict[str, Any] | None:
         """Its record, if it has one."""
@@ -148,7 +151,28 @@ class Job:
             record = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return record if record.get("identity") == self.identity() else None
+        told, identity = record.get("identity", {}), self.identity()
+        same = _changed(told, identity) == {} and told.keys() == identity.keys()  # settings younger than it have their default
+        return record if same else None
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """Settings as JSON gives them back; settings that are not plain, such as samples, have no place in a table."""
+    return json.loads(json.dumps(to_dict(settings), default=str))
+
+
+def _changed(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """The part of `values` that `others` has not, or has otherwise."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(others.get(key), dict):
+            value = _changed(value, others[key]) or None
+            if value is None:
+                continue
+        elif key in others and others[key] == value:
+            continue
+        found[key] = value
+    return found
 
 
 _FINGERPRINTS: dict[int, tuple[Dataset, str]] = {}
