@@ -278,6 +278,10 @@ def _reproduce_table(args: argparse.Namespace) -> int:
         args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set), words=args.set
     )
     failures = tables.run_jobs(jobs)
+    missing = sum(job.finished() is None for job in jobs)
+    print(f"{len(jobs) - missing} of {len(jobs)} jobs have their results file.")
+    for path in tables.write(jobs, Path("."), args.out):
+        print(f"  {path}")
     for failure in failures:
         print(f"dumenet: {failure}", file=sys.stderr)
     return 1 if failures else 0

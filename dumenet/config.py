@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import DumenetError, shown, unknown
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def config_from_dict(values: dict[str, Any], cls: type = Config, where: str = "c
         DumenetError: unknown key (names the nearest), wrong type, or a value outside its choices.
     """
     if not isinstance(values, dict):
-        raise DumenetError(f"{where} must be a mapping of settings, not {values!r}.")
+        raise DumenetError(f"{where} must be a mapping of settings, not {shown(values)}.")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -163,10 +163,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             value = float(value)
         except ValueError:
             pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
         value = float(value)
     if not isinstance(value, hint) or isinstance(value, bool) and hint is not bool:
-        raise DumenetError(f"{where} must be of type {hint.__name__}, not {value!r}.")
+        raise DumenetError(f"{where} must be of type {hint.__name__}, not {shown(value)}.")
     return value
 
 
@@ -175,10 +175,11 @@ _AT_LEAST_ONE = (
     "ffn_dim", "neighbour_size", "epochs", "step_epoch", "per_class_train", "per_class_test", "encoder_layers",
     "decoder_layers",
 )  # fmt: skip
+_AT_MOST = 1_000_000  # of those: more can only be a slip, and would be refused by the memory alone
 _RANGES = {
     "dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0, 1), "lr": (1e-9, 10), "clip": (1e-9, 1e9),
     "weight_decay": (0, 10), "jitter": (0, 1e6), "seed": (0, 2**32 - 1), "grid": (2, 256),
-    "contamination": (0, 0.5), "contamination_reserve": (0, 0.5),
+    "contamination": (0, 0.5), "contamination_reserve": (0, 0.5), "bootstrap": (0, 100_000),
 }  # fmt: skip
 
 
@@ -186,19 +187,35 @@ def _validate(config: Any, where: str) -> Any:
     """`config` itself if its numbers make sense."""
     for name, value in vars(config).items():
         if name in _AT_LEAST_ONE and value is not None and value < 1:
-            raise DumenetError(f"{where}.{name} must be at least 1, not {value}.")
+            raise DumenetError(f"{where}.{name} must be at least 1, not {shown(value)}.")
+        if name in _AT_LEAST_ONE and value is not None and value > _AT_MOST:
+            raise DumenetError(f"{where}.{name} must be at most {_AT_MOST:,}, not {shown(value)}.")
         low, high = _RANGES.get(name, (None, None))
         if low is not None and not low <= value <= high:
-            raise DumenetError(f"{where}.{name} must lie between {low} and {high}, not {value}.")
+            raise DumenetError(f"{where}.{name} must lie between {low} and {high}, not {shown(value)}.")
     if isinstance(config, ModelConfig) and config.hidden_dim % (2 * config.heads):
         raise DumenetError(
             f"{where}.hidden_dim must be a multiple of 2 x heads ({2 * config.heads}), not {config.hidden_dim}."
         )
     if isinstance(config, FeatureConfig):
         stages = list(config.stages)
-        if not stages or min(stages) < 0 or stages != sorted(set(stages)):
-            raise DumenetError(f"{where}.stages must be rising numbers from 0, for example [0, 1, 2, 3], not {stages}.")
+        if not stages or min(stages) < 0 or max(stages) > 99 or stages != sorted(set(stages)):
+            raise DumenetError(
+                f"{where}.stages must be rising numbers from 0, for example [0, 1, 2, 3], not {shown(stages)}."
+            )
     return config
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values only; a key given twice is an error, where YAML's reader would keep the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:i]):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
@@ -208,18 +225,20 @@ def load_config(path: str | Path) -> dict[str, Any]:
         DumenetError: no such file, not YAML, or tags that construct objects.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506
     except FileNotFoundError:
         raise DumenetError(
             f"No configuration file at {path}: give a YAML file, or the name of one in dumenet/configs."
         ) from None
     except OSError as error:
         raise DumenetError(f"Cannot read the configuration {path}: {error.strerror}.") from None
+    except RecursionError:
+        raise DumenetError(f"{path} is not a plain YAML file: it nests lists or mappings too deep.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
-        detail = " ".join(str(error).split())
+        detail = " ".join(str(error).split())[:300].rstrip(".")
         raise DumenetError(f"{path} is not a plain YAML file: {detail}.") from None
     if not isinstance(values or {}, dict):
-        raise DumenetError(f"{path} must hold sections such as train: and model:, not {values!r}.")
+        raise DumenetError(f"{path} must hold sections such as train: and model:, not {shown(values)}.")
     return values or {}
 
 
@@ -233,7 +252,7 @@ def merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         if merged.get(section) is None:  # an empty section of a YAML file is None
             merged[section] = {}
         if not isinstance(merged[section], dict):
-            raise DumenetError(f"config.{section} must be a mapping of settings, not {merged[section]!r}.")
+            raise DumenetError(f"config.{section} must be a mapping of settings, not {shown(merged[section])}.")
         merged[section][key] = value
     return merged
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 from dumenet.errors import DumenetError, unknown
@@ -198,6 +198,13 @@ def auroc_interval(
     beaten = (below[:, left] + below[:, right]) / 2  # (B, n1), ties half
     areas = (drawn1 * beaten).sum(axis=1) / (len(normal) * len(anomalous))
     return [float(v) for v in np.percentile(areas, [2.5, 97.5])]
+
+
+def seed_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean over seeds, and the half-width of its 95 % interval (Student's t); None where it is not defined."""
+    n = len(values)
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
+    return (float(np.mean(values)), half) if n else (None, None)
 
 
 def evaluate_scores(

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_curve
 
 from dumenet.config import ModelConfig
 from dumenet.errors import DumenetError
-from dumenet.metrics import auroc
+from dumenet.metrics import METRICS, auroc
 from dumenet.results import write_atomic
 
 NORMAL, ANOMALOUS = (sns.color_palette("colorblind")[i] for i in (0, 1))  # blue, orange
@@ -246,6 +246,30 @@ def dots(
     ax.grid(axis="y", color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)
     return ax
+
+
+def table_figure(rows: Sequence[Any]) -> Figure:
+    """A table's rows (`dumenet.tables.Row`): a panel for each metric and part, a dot with its interval for each method,
+    a cross where the paper prints a value. With more than four parts only their mean is shown.
+    """
+    metrics = list(dict.fromkeys(r.metric for r in rows))
+    parts = [p for p in dict.fromkeys(r.part for r in rows) if p != "mean"]
+    has_mean = any(r.part == "mean" for r in rows)
+    parts = (parts if len(parts) <= 4 or not has_mean else []) + ["mean"] * has_mean
+    columns = list(dict.fromkeys(r.column for r in rows))
+    size = (2.6 * len(parts) + 1.5, (0.26 * len(columns) + 0.8) * len(metrics))
+    fig, axes = plt.subplots(len(metrics), len(parts), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for line, metric in zip(axes, metrics):
+        for ax, part in zip(line, parts):
+            cells = {r.column: r for r in rows if (r.metric, r.part) == (metric, part)}
+            shown = [cells.get(c) for c in columns]
+            dots(ax, columns, [r and r.ours for r in shown], [r and r.half for r in shown])
+            crosses = [(r.paper, k) for k, r in enumerate(shown) if r and r.paper is not None]
+            ax.plot(*zip(*crosses) if crosses else ((), ()), "x", ms=5, color=ANOMALOUS, label="paper")
+            ax.set_title(f"{part}\n{METRICS[metric]}, %", fontsize=9)
+    if any(r.paper is not None for r in rows):
+        axes[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
+    return fig
 
 
 def save(fig: Figure, name: str, folder: Path = Path("figures")) -> list[Path]:

@@ -6,12 +6,16 @@ on the same table: a job is taken by one of them.
 """
 
 import hashlib
+import io
 import json
+import math
 import shlex
+import statistics
 import time
 import traceback
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from csv import writer
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +29,9 @@ from dumenet.config import Config, DataConfig, config_from_dict, to_dict
 from dumenet.data import SPLITS, Dataset, fingerprint, load_mask
 from dumenet.errors import DumenetError, unknown
 from dumenet.experiment import Folders, load_data
-from dumenet.metrics import POOLINGS, evaluate_scores, image_score
-from dumenet.results import machine, write_result
+from dumenet.metrics import METRICS, POOLINGS, evaluate_scores, image_score, seed_interval
+from dumenet.plots import save, table_figure
+from dumenet.results import PaperValue, machine, paper_results, write_atomic, write_result
 
 NOT_IN_NAME = ("device", "cache", "progress", "state")  # settings that do not change what a method computes
 CHUNK = 200  # images scored at a time where their maps are not kept
@@ -41,9 +46,9 @@ class Column(NamedTuple):
     data: dict[str, Any] = {}
 
 
-def reconstruction(data: dict[str, Any] = {}, **model: Any) -> Column:  # noqa: B006
+def reconstruction(**model: Any) -> Column:
     """A column of this package's own models."""
-    return Column("reconstruction", {"model": model} if model else {}, data)
+    return Column("reconstruction", {"model": model} if model else {})
 
 
 MVTEC = {  # the paper's columns in its order; below them what it does not have
@@ -79,6 +84,26 @@ RECIPES = {  # judged on `data.validation_class`, never on test images
 }  # fmt: skip
 
 
+ABLATIONS = {  # one change each; memory mode and what the decoder reads are crossed, since the argument is about both
+    "default": reconstruction(),
+    **{f"memory {m}, decoder reads {r}": reconstruction(memory_mode=m, decoder_reads=r)
+       for m in ("none", "channel", "spatial", "both") for r in ("memory", "encoder") if (m, r) != ("both", "memory")},
+    **{f"fusion {f}": reconstruction(fusion_mode=f)
+       for f in ("add", "multiply", "gate", "attention", "add_linear", "weighted_sum")},
+    **{f"{m} slots": reconstruction(channel_memory_size=m, spatial_memory_size=m) for m in (16, 64, 1024)},
+    "spatial layout released": reconstruction(spatial_layout="released"),
+    "target raw": reconstruction(target="raw"), "target sigmoid": reconstruction(target="sigmoid"),
+    "neck cbam": reconstruction(neck="cbam"), "neighbour mask": reconstruction(**MASK), "no jitter": reconstruction(jitter=0.0),
+}  # fmt: skip
+CONTAMINATION = {  # one test set for all levels: see `dumenet.data.contaminate`
+    f"{name}, {level:.0%}": column._replace(data={"contamination": level, "contamination_reserve": 0.2})
+    for name, column in {
+        "DuMeNet": reconstruction(), "DuMeNet without memory": reconstruction(memory_mode="none"),
+        "UniAD": reconstruction(name="uniad", **MASK), "PaDiM": Column("padim"), "PatchCore": Column("patchcore"),
+    }.items() for level in (0.0, 0.05, 0.1, 0.2)
+}  # fmt: skip
+
+
 class Table(NamedTuple):
     """One table: which of the paper's it is (None: neither), its data by default, its columns."""
 
@@ -89,7 +114,8 @@ class Table(NamedTuple):
 
 TABLES = {
     "mvtec": Table("mvtec_ad", "factory", MVTEC), "cifar": Table("cifar10", "digits", CIFAR),
-    "recipe": Table(None, "digits", RECIPES),
+    "recipe": Table(None, "digits", RECIPES), "ablations": Table(None, "factory", ABLATIONS),
+    "contamination": Table(None, "factory", CONTAMINATION),
 }  # fmt: skip
 
 
@@ -358,3 +384,127 @@ def scores_of(method: Method, dataset: Dataset) -> tuple[Scores, dict[str, np.nd
         made.append(scores if dataset.has_masks else replace(scores, maps=None))
     image = np.concatenate([scores.image for scores in made])
     return Scores(image, made[0].maps), {rule: np.concatenate(values) for rule, values in pooled.items()}
+
+
+# --- tables from results files
+
+
+class Row(NamedTuple):
+    """One cell of a table, in percent."""
+
+    column: str
+    part: str  # a category, a split, or "mean"
+    metric: str
+    ours: float  # mean over seeds
+    half: float | None  # half-width of its 95 % interval, see `rows`
+    seeds: int
+    paper: float | None  # "mean": of the parts that stand here, recomputed
+    difference: float | None
+
+
+def rows(records: Sequence[dict[str, Any]], paper: Sequence[PaperValue] = ()) -> list[Row]:
+    """The cells of one table and setting, in the table's order; a mean only from seeds that have every part.
+
+    The interval tells what other seeds (Student's t; two seeds or more) and another draw of test images (bootstrap;
+    image AUROC alone) would change, the two half-widths added as independent errors are.
+
+    Raises:
+        DumenetError: two records for one column, part and seed: settings are mixed that the table does not show.
+    """
+    found: dict[tuple[str, str], dict[int, dict]] = {}
+    for record in records:
+        for part, metrics in record["metrics"]["per_category"].items():
+            by_seed = found.setdefault((record["column"], part), {})
+            if record["seed"] in by_seed:
+                raise DumenetError(f"Two records for {record['column']}, {part}, seed {record['seed']}: keep one of them.")
+            by_seed[record["seed"]] = metrics
+    if not records:
+        return []
+    table, other = TABLES[records[0]["table"]], records[0]["data"]["name"] == "digits"  # digits' splits are not CIFAR-10's
+    printed = {(v.method, v.category, v.metric): v.value for v in paper if v.table == table.paper and not other}
+    columns = [c for c in table.columns if any(c == key[0] for key in found)]
+    parts = _in_paper_order({part for _, part in found}, table.paper, paper)
+    made = []
+    for metric in ("image_auroc", "pixel_auroc", "pro"):
+        for column in columns:
+            cells = {p: found[column, p] for p in parts if (column, p) in found}
+            for part, by_seed in cells.items():
+                said = printed.get((column, part.strip("{}"), metric))
+                made += _row(column, part, metric, [{part: m} for m in by_seed.values()], said)
+            whole = [s for s in next(iter(cells.values())) if all(s in by_seed for by_seed in cells.values())]
+            if len(parts) > 1 and len(cells) == len(parts) and whole:
+                said = [printed.get((column, p.strip("{}"), metric)) for p in parts]
+                mean = statistics.fmean(said) if None not in said else None
+                made += _row(column, "mean", metric, [{p: cells[p][s] for p in parts} for s in whole], mean)
+    return made
+
+
+def _in_paper_order(parts: set[str], table: str | None, paper: Sequence[PaperValue]) -> list[str]:
+    order = list(dict.fromkeys(v.category for v in paper if v.table == table))
+    return sorted(parts, key=lambda p: (order.index(p) if p in order else len(order), p))
+
+
+def _row(column: str, part: str, metric: str, runs: list[dict[str, dict]], paper: float | None) -> list[Row]:
+    """The row of one cell, from the metrics of its parts for each seed; none where a value is not defined."""
+    values = [[m[metric] for m in run.values()] for run in runs]
+    if any(v is None for run in values for v in run):
+        return []
+    means = [100 * statistics.fmean(run) for run in values]
+    halves = [seed_interval(means)[1]]
+    if metric == "image_auroc" and all(m["image_auroc_ci"] for run in runs for m in run.values()):
+        widths = [[50 * (m["image_auroc_ci"][1] - m["image_auroc_ci"][0]) for m in run.values()] for run in runs]
+        halves.append(statistics.fmean(math.hypot(*run) / len(run) for run in widths))
+    known = [h for h in halves if h is not None]
+    ours = statistics.fmean(means)
+    difference = None if paper is None else ours - paper
+    return [Row(column, part, metric, ours, math.hypot(*known) if known else None, len(means), paper, difference)]
+
+
+def csv(table: Sequence[Row]) -> str:
+    """The rows as CSV text, percent with two digits; empty where there is nothing."""
+    text = io.StringIO()
+    out = writer(text, lineterminator="\n")
+    out.writerow(Row._fields)
+    out.writerows([f"{v:.2f}" if isinstance(v, float) else v for v in row] for row in table)
+    return text.getvalue()
+
+
+def markdown(table: Sequence[Row]) -> str:
+    """One Markdown table for each metric: methods down, parts across; ours ± half, and ours minus the paper's."""
+    lines = []
+    for metric in dict.fromkeys(row.metric for row in table):
+        cells = {(r.column, r.part): r for r in table if r.metric == metric}
+        columns, parts = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+        parts = [p for p in parts if p != "mean"] + ["mean"] * ("mean" in parts)
+        lines += ["", f"| {METRICS[metric]} | " + " | ".join(parts) + " | seeds |", "|---" * (len(parts) + 2) + "|"]
+        for column in columns:
+            row = [cells.get((column, part)) for part in parts]
+            seeds = sorted({r.seeds for r in row if r})
+            lines.append(f"| {column} | " + " | ".join(map(_cell, row)) + f" | {'-'.join(map(str, seeds))} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    text = f"{row.ours:.1f}" + ("" if row.half is None else f" ± {row.half:.1f}")
+    return text + ("" if row.difference is None else f" ({row.difference:+.1f})")
+
+
+def write(jobs: Sequence[Job], home: Path, out: Path) -> list[Path]:
+    """CSV, Markdown and figure of the jobs that are finished, into `out`; returns the files."""
+    records = [r for r in (job.finished() for job in jobs) if r]
+    if not records:
+        return []
+    made = rows(records, printed(home))
+    name = f"table-{jobs[0].table}-{jobs[0].dataset.name}-{jobs[0].setting}"
+    files = {out / f"{name}.csv": csv(made), out / f"{name}.md": markdown(made)}
+    for path, text in files.items():
+        write_atomic(path, text.encode())
+    return [*files, *save(table_figure(made), name, out)]
+
+
+def printed(home: Path) -> list[PaperValue]:
+    """The paper's values, where the project's data folder is at hand."""
+    path = Path(home) / "data" / "paper_results.csv"
+    return paper_results(path) if path.exists() else []

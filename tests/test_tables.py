@@ -1,0 +1,195 @@
+"""Tables: which jobs there are, that none runs twice, and what is made of their results files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dumenet import tables
+from dumenet.cli import main
+from dumenet.errors import DumenetError
+from dumenet.experiment import Folders
+from dumenet.results import PaperValue
+
+FAST = {"all.features.image_size": 64, "all.device": "cpu"}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Folders(tmp_path)
+
+
+def jobs(home, tree, **more):
+    given = {"methods": ("Gaussian", "PaDiM"), "overrides": FAST, "folders": home} | more
+    return tables.plan("mvtec", str(tree), **given)
+
+
+def test_a_finished_job_is_not_run_again_and_a_changed_one_is(home, tree):
+    first = jobs(home, tree)
+    assert [j.finished() for j in first] == [None, None]
+    assert tables.run_jobs(first, home, progress=False) == []
+    times = {j.path: j.path.stat().st_mtime_ns for j in first}
+    tables.run_jobs(jobs(home, tree), home, progress=False)
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    changed = jobs(home, tree, overrides=FAST | {"PaDiM.sigma": 1.0})
+    assert [j.finished() is None for j in changed] == [False, True]
+
+
+def test_a_job_is_known_by_its_images_not_by_their_path(home, tree, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(tree, tmp_path / "copy" / tree.name)
+    assert [j.name for j in jobs(home, copy)] == [j.name for j in jobs(home, tree)]
+    image = next(Path(copy).rglob("train/good/*.png"))
+    image.write_bytes(next(p for p in sorted(Path(copy).rglob("test/*/*.png"))).read_bytes())
+    assert all(a.name != b.name for a, b in zip(jobs(home, copy), jobs(home, tree)))
+
+
+def test_a_record_with_a_younger_setting_missing_still_counts(home, tree):
+    (job,) = jobs(home, tree, methods=("PaDiM",))
+    tables.run_jobs([job], home, progress=False)
+    record = json.loads(job.path.read_text())
+    del record["identity"]["settings"]["sigma"]  # as if `sigma` had been added to the settings later
+    job.path.write_text(json.dumps(record))
+    assert job.finished()
+    record["identity"]["settings"]["ridge"] = 7.0  # but one with another value is another job's
+    job.path.write_text(json.dumps(record))
+    assert job.finished() is None
+
+
+def test_two_processes_do_not_take_one_job(home, tree):
+    from filelock import FileLock
+
+    (job,) = jobs(home, tree, methods=("Gaussian",))
+    lock = home.home / "build" / "locks" / f"{job.name}.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        assert tables.run_jobs([job], home, progress=False) == []
+        assert job.finished() is None
+    tables.run_jobs([job], home, progress=False)
+    assert job.finished()
+
+
+def test_a_failing_job_leaves_the_others_alone(home, tree, monkeypatch):
+    from dumenet.baselines import PaDiM
+
+    monkeypatch.setattr(PaDiM, "fit", lambda self, train: 1 / 0)
+    made = jobs(home, tree)
+    (sentence,) = tables.run_jobs(made, home, progress=False)
+    assert "PaDiM" in sentence and "ZeroDivisionError" in sentence and Path(sentence.split("see ")[1]).is_file()
+    assert [bool(j.finished()) for j in made] == [j.column == "Gaussian" for j in made]
+
+
+def test_the_record_leads_back_to_its_command(home, tree):
+    (job,) = jobs(home, tree, methods=("PaDiM",), seeds=(3,), words=("all.features.image_size=64", "all.device=cpu"))
+    tables.run_jobs([job], home, progress=False)
+    before = job.path.read_bytes()
+    job.path.unlink()
+    assert main(json.loads(before)["command"].split()[1:]) == 0
+    again = json.loads(job.path.read_text())
+    assert again["metrics"] == json.loads(before)["metrics"] and again["identity"] == json.loads(before)["identity"]
+    assert set(again["image_auroc_by_pooling"]) == {"max", "mean", "std", "top1"}
+
+
+def test_unified_and_separate(home, tree):
+    together, apart = (jobs(home, tree, methods=("PaDiM",), setting=s) for s in ("unified", "separate"))
+    assert [j.dataset.categories for j in together] == [["bolt", "felt"]]
+    assert [j.dataset.categories for j in apart] == [["bolt"], ["felt"]]
+    tables.run_jobs(apart, home, progress=False)
+    made = tables.rows([j.finished() for j in apart])
+    values = {(r.part, r.metric): r.ours for r in made}
+    assert values["mean", "image_auroc"] == pytest.approx(np.mean([values[c, "image_auroc"] for c in ("bolt", "felt")]))
+
+
+def test_splits_of_the_digits(home):
+    made = tables.plan("cifar", None, methods=("Gaussian",), overrides=FAST, folders=home)
+    assert [j.dataset.categories for j in made] == [["{01234}"], ["{56789}"], ["{02468}"], ["{13579}"]]
+    (one,) = tables.plan("cifar", None, ["13579"], methods=("Gaussian",), overrides=FAST, folders=home)
+    assert one.name == made[3].name
+    assert tables.run_jobs([one], home, progress=False) == []
+    said = [PaperValue("cifar10", "Gaussian", "13579", "image_auroc", 50.0)]
+    (row,) = [r for r in tables.rows([one.finished()], said) if r.metric == "image_auroc"]
+    assert row.paper is None  # digits are not CIFAR-10
+
+
+def test_settings_for_cifar_are_chosen_without_its_test_images(home):
+    (job,) = tables.plan("recipe", None, ["01234"], methods=("stage 4 at 7",), overrides=FAST, folders=home)
+    assert {s.name.split("/")[0] for s in job.dataset.train + job.dataset.test} == {"train"}
+    assert not {s.name for s in job.dataset.train} & {s.name for s in job.dataset.test}
+    assert {s.name.split("/")[1] for s in job.dataset.test if s.label} == {"4"}
+    assert {s.name.split("/")[1] for s in job.dataset.train} == set("0123")
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({"methods": ("PaDim",)}, "PaDiM"), ({"setting": "both"}, "unified"), ({"overrides": {"PaDim.sigma": 1}}, "PaDiM"),
+    ({"overrides": {"PaDiM.sigmas": 1}}, "sigma"), ({"overrides": {"PaDiM.sigma": "wide"}}, "sigma"),
+    ({"overrides": {"sigma": 1}}, "sigma"), ({"parts": ("bolts",)}, "bolt"), ({"overrides": {"data.sed": 1}}, "seed"),
+])  # fmt: skip
+def test_wrong_wishes_get_a_sentence(home, tree, more, said):
+    with pytest.raises(DumenetError, match=said):
+        jobs(home, tree, **more)
+
+
+# --- rows
+
+
+def record(column, seed, values, ci=None, table="mvtec", data="mvtec"):
+    metrics = {part: {"image_auroc": v, "pixel_auroc": None, "pro": None, "image_auroc_ci": ci} for part, v in values.items()}
+    return {"table": table, "column": column, "seed": seed, "data": {"name": data}, "metrics": {"per_category": metrics}}
+
+
+def test_rows_by_hand():
+    records = [record("US", s, {"bottle": v, "cable": 0.5}, [0.4, 0.6]) for s, v in enumerate((0.80, 0.84, 0.88))]
+    said = [PaperValue("mvtec_ad", "US", "bottle", "image_auroc", 84.0), PaperValue("mvtec_ad", "US", "cable", "image_auroc", 60.0)]
+    bottle, cable, mean = tables.rows(records, said)
+    assert (bottle.part, cable.part, mean.part) == ("bottle", "cable", "mean")
+    seeds = stats.t.ppf(0.975, 2) * 4 / 3**0.5  # of 80, 84, 88
+    assert bottle.half == pytest.approx(np.hypot(seeds, 10)) and cable.half == pytest.approx(10)
+    assert mean.half == pytest.approx(np.hypot(seeds / 2, np.hypot(10, 10) / 2))
+    assert (bottle.ours, bottle.difference) == (pytest.approx(84), pytest.approx(0))
+    assert (mean.ours, mean.paper, mean.difference) == (pytest.approx(67), pytest.approx(72), pytest.approx(-5))
+    assert [r.seeds for r in (bottle, cable, mean)] == [3, 3, 3]
+
+
+def test_a_mean_needs_every_part():
+    records = [record("US", 0, {"bottle": 0.8, "cable": 0.6}), record("PaDiM", 0, {"bottle": 0.9})]
+    assert {(r.column, r.part) for r in tables.rows(records)} == {
+        ("US", "bottle"), ("US", "cable"), ("US", "mean"), ("PaDiM", "bottle")
+    }  # fmt: skip
+    both = [record("US", 0, {"bottle": 0.8}), record("US", 0, {"cable": 0.6}), record("US", 1, {"bottle": 0.7})]
+    (mean,) = [r for r in tables.rows(both) if r.part == "mean"]
+    assert (mean.ours, mean.seeds) == (pytest.approx(70), 1)  # seed 1 has no cable
+    with pytest.raises(DumenetError, match="Two records"):
+        tables.rows([*records, record("US", 0, {"bottle": 0.5})])
+
+
+def test_what_is_written(home, tree):
+    made = jobs(home, tree, seeds=(0, 1))
+    assert tables.write(made, home.home, home.home / "out") == []
+    tables.run_jobs(made, home, progress=False)
+    paths = tables.write(made, home.home, home.home / "out")
+    assert [p.suffix for p in paths] == [".csv", ".md", ".png", ".svg"] and all(p.stat().st_size for p in paths)
+    lines = paths[0].read_text().splitlines()
+    assert lines[0].split(",") == list(tables.Row._fields) and len(lines) == 1 + 2 * 3 * 3  # methods, parts, metrics
+    text = paths[1].read_text()
+    assert text.count("| PaDiM |") == 3 and "± " in text
+
+
+def test_every_column_of_the_paper_is_there():
+    from dumenet.results import paper_results
+
+    paper = paper_results(Path(__file__).parents[1] / "data" / "paper_results.csv")
+    for table in tables.TABLES.values():
+        printed = {v.method for v in paper if v.table == table.paper}
+        assert printed <= set(table.columns)
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_every_column_can_be_planned(home, tree, name):
+    source = None if tables.TABLES[name].source == "digits" else str(tree)
+    made = tables.plan(name, source, folders=home, overrides={"all.features.image_size": 64})
+    assert {j.column for j in made} == set(tables.TABLES[name].columns)
+    assert len({j.name for j in made}) == len(made)
