@@ -1,6 +1,7 @@
 """The one exception a user may see: a sentence that says what, where and how to mend it."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -13,7 +14,20 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
 
     Returned, not raised, so that the caller's line reads ``raise unknown(...)``.
     """
-    names = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    names, word = [str(k) for k in known], name if isinstance(name, str) else shown(name)
+    word = word if len(word) <= 80 else f"{word[:77]}..."
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return DumenetError(f"Unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names) or 'none'}.")
+    return DumenetError(f"Unknown {kind} {word!r}: {hint}Known: {', '.join(names) or 'none'}.")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
+def shown(value: object) -> str:
+    """A value as a sentence shows it: a few lines of YAML can stand for gigabytes of nested lists."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not print so long a number
+        return "a number of thousands of digits"
