@@ -1,6 +1,8 @@
-"""The command line: `dumenet data|train|evaluate|table|predict|reproduce|classroom`."""
+"""The command line: `dumenet data|train|evaluate|table|predict|reproduce|explore|classroom|doctor`."""
 
 import argparse
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,21 +26,42 @@ EXAMPLES = """examples:
   dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
   dumenet classroom                                  the lessons as student's and instructor's copies
+  dumenet doctor                                     what this machine has, will use and lacks
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 a lesson failed, 2 bad input (one sentence on stderr)."""
     args = _parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show must not end the run
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
     except DumenetError as error:
         code, sentence = 2, str(error)
     except KeyboardInterrupt:
         code, sentence = 130, "interrupted; the same command goes on where it stopped."
+    except BrokenPipeError:  # the reader of our output, for example head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:  # what the operating system refuses before a room has a better sentence
+        code, sentence = 2, f"Cannot use {_cut(error.filename)} ({error.strerror or error}): name another file or folder."
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory", str(error))):
+            raise
+        code, sentence = 2, "There is not enough memory: use smaller images, a smaller batch or a smaller model."
     # Printed here, where the failed call's progress bars are gone, so that the sentence has a line of its own.
+    sentence = re.sub(r"[\x00-\x1f\x7f]", lambda c: repr(c[0])[1:-1], sentence)  # a name may hold a line break
     print(f"dumenet: {sentence}", file=sys.stderr)
     return code
+
+
+def _cut(path: object) -> str:
+    """A path that a sentence can hold."""
+    text = str(path)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of lessons")
     reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
-    reproduce.add_argument("--table", metavar="NAME", help="instead: mvtec, cifar, ablations or contamination; all below are its")
+    reproduce.add_argument("--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations or contamination")
     reproduce.add_argument("--method", nargs="+", default=[], help="columns of the table (default: all)")
     reproduce.add_argument("--category", nargs="+", default=[], help="categories, or splits such as 01234 (default: all)")
     reproduce.add_argument("--seed", type=int, nargs="+", default=[0], help="one or several seeds")
@@ -117,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
         "--readme", action="store_true", help="instead: bring measured times and tables into the lessons and their README"
     )
     classroom.set_defaults(run=_classroom)
+
+    doctor = _add(commands, "doctor", "what this machine has, what will be used, and what is missing with its mend")
+    doctor.add_argument("--freeze", action="store_true", help="instead: the installed versions, as in docs/constraints.txt")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -143,7 +170,7 @@ def _pairs(items: list[str]) -> dict[str, Any]:
         try:
             octal = value.isdigit() and value != "0" and value.startswith("0")  # 01234 is a split, not 668
             pairs[key] = value if octal else yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-01
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-13-01
             raise DumenetError(f"The value of {key} is not plain YAML: {value!r}.") from None
     return pairs
 
@@ -227,7 +254,7 @@ def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
     from dumenet.results import csv, markdown, read_results, table
 
-    records = [r for r in read_results(args.results) if "metrics" in r and r["tag"] == args.tag]
+    records = [r for r in read_results(args.results) if "metrics" in r and r.get("tag") == args.tag]
     long = [
         {"row": _run_label(r), "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
         for r in records if r["metrics"] for key, title in METRICS.items()
@@ -297,10 +324,20 @@ def _classroom(args: argparse.Namespace) -> None:
         print(f"{out}/student and {out}/instructor, each with INDEX.md; written anew each time, so work in a copy.")
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from dumenet.doctor import examine, lock, report
+
+    if args.freeze:
+        print("\n".join(lock()))
+        return 0
+    findings = examine()
+    print(report(findings))
+    return 1 if any(f.state == "MISSING" for f in findings) else 0
+
+
 def _explore(args: argparse.Namespace) -> None:
     """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and as a notebook (JupyterLab)."""
     import importlib.util
-    import os
     import secrets
     import socket
 

@@ -51,6 +51,7 @@ class ModelConfig:
     preset: Literal["described", "released"] = "described"  # the defaults of the four options below it
     decoder_reads: Literal["memory", "encoder"] = "memory"  # what every decoder layer attends to
     spatial_layout: Literal["map", "released"] = "map"  # true 14 x 14 maps, or the release's unpermuted view
+    spatial_similarity: Literal["ssim", "dot"] = "ssim"  # of a map and a slot; the paper's, or the channel memory's
     target: Literal["standardised", "raw", "sigmoid"] = "standardised"  # what is reconstructed
     neck: Literal["plain", "cbam"] = "plain"  # cbam: a trainable attention before the target
     memory_mode: Literal["both", "channel", "spatial", "none"] = "both"
@@ -136,11 +137,11 @@ def config_from_dict(values: dict[str, Any], cls: type = Config, where: str = "c
     for (owner, key), presets in PRESETS.items():
         if owner is cls:
             values = presets.get(str(values.get(key)), {}) | values
-    made = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
+    made = {key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
     return _validate(cls(**made), where)
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as the annotated type `hint`, or one sentence saying why not."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -150,10 +151,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise unknown(f"value for {where}", value, args)
         return value
     if origin is types.UnionType:  # `int | None`, or a union whose first member is the one that text can give
-        return None if value is None and type(None) in args else _convert(value, args[0], where)
+        return None if value is None and type(None) in args else convert(value, args[0], where)
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_convert(item, args[0], where) for item in items)
+        return tuple(convert(item, args[0], where) for item in items)
     if hint is Path and isinstance(value, str):
         value = Path(value)
     if hint is str and isinstance(value, int) and not isinstance(value, bool):  # YAML reads 56789 as a number

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,12 @@ import numpy as np
 
 from dumenet.config import Config, config_from_dict, merge, to_dict
 from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
-from dumenet.errors import DumenetError
+from dumenet.errors import DumenetError, shown
 from dumenet.evaluate import Scores, score, set_thresholds
 from dumenet.features import Backbone, Features, extract
 from dumenet.metrics import evaluate_scores
 from dumenet.results import machine, peak_memory_mb, write_result
-from dumenet.train import Trained, load_checkpoint, pick_device, save_checkpoint, split_holdout, train
+from dumenet.train import Trained, load_backbone, load_checkpoint, pick_device, save_checkpoint, split_holdout, train
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,10 @@ def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
 def run_name(config: Config, dataset: Dataset) -> str:
     """Readable, and different for every different configuration."""
     values = to_dict(config)
-    younger = {"data": ("contamination", "contamination_reserve", "validation_class"), "train": ("precision", "compile")}
+    younger = {
+        "data": ("contamination", "contamination_reserve", "validation_class"), "model": ("spatial_similarity",),
+        "train": ("precision", "compile"),
+    }  # fmt: skip
     for section, keys in younger.items():  # settings younger than the first results: at their default they do not
         for key in keys:  # change a name
             if values[section][key] == to_dict(Config())[section][key]:
@@ -75,7 +79,12 @@ def run_name(config: Config, dataset: Dataset) -> str:
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     categories = dataset.categories
     what = categories[0].strip("{}") if len(categories) == 1 else f"{len(categories)}categories"
-    return f"{dataset.name}-{what}-{config.model.name}-seed{config.train.seed}-{digest}"
+    return f"{_short(dataset.name)}-{_short(what)}-{config.model.name}-seed{config.train.seed}-{digest}"
+
+
+def _short(name: str) -> str:
+    """A folder's name may be as long as a file's; two of them and more must fit into one."""
+    return name.encode()[:60].decode(errors="ignore")
 
 
 def run(config: Config, folders: Folders = Folders(), tag: str | None = None, progress: bool = True) -> Outcome:
@@ -87,9 +96,16 @@ def run(config: Config, folders: Folders = Folders(), tag: str | None = None, pr
     Raises:
         DumenetError: whatever is wrong with the data, the weights or the disk, in one sentence.
     """
+    if tag and not re.fullmatch(r"[\w. -]{1,60}", tag):
+        raise DumenetError(f"The tag {shown(tag)} cannot begin a file name: use up to 60 letters, digits and -_. only.")
     dataset = load_data(config, folders)
     if not dataset.train:
         raise DumenetError(f"{dataset.name} has no normal training images: put some into <category>/train/good.")
+    untrained = sorted({s.category for s in dataset.test} - {s.category for s in dataset.train})
+    if untrained:
+        raise DumenetError(
+            f"Category {untrained[0]} has test images and none in train/good: put some there, or leave it out by --category."
+        )
     checkpoint = folders.runs / run_name(config, dataset) / "checkpoint.pt"
     start = time.perf_counter()
     backbone = Backbone(config.features).to(pick_device(config.train.device))
@@ -125,7 +141,7 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     dataset = load_data(config, folders)
     if not dataset.test:
         raise DumenetError(f"{dataset.name} has no test images: put some into <category>/test/good and test/<defect>.")
-    backbone = Backbone(config.features).to(pick_device("auto"))
+    backbone = load_backbone(trained)
     return _evaluated(trained, config, dataset, backbone, folders, "evaluate", Path(path), {}, True)
 
 

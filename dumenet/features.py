@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -72,12 +74,18 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise DumenetError(f"timm has no backbone named {name!r}{hint}; the embedded one is {EMBEDDED}.")
+    usual, size = timm.get_pretrained_cfg(name), {}
+    if usual and usual.fixed_input_size and usual.input_size[-1] != config.image_size:
+        size = {"img_size": config.image_size}  # of a transformer, which embeds positions; a convolution takes any
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # "random" weights are the same ones every time
-            net = timm.create_model(name, pretrained=False, features_only=True, out_indices=config.stages)
+            net = timm.create_model(name, pretrained=False, features_only=True, out_indices=config.stages, **size)
     except (IndexError, AssertionError, RuntimeError, ValueError, TypeError) as error:
         raise DumenetError(f"Backbone {name} cannot give the stages {list(config.stages)}: {error}.") from None
+    inner = getattr(net, "model", net)  # timm wraps what is no plain sequence of stages
+    if isinstance(inner, VisionTransformer) and config.image_size % (patch := inner.patch_embed.patch_size[0]):
+        raise DumenetError(f"{name} cuts images into patches of {patch} pixels: make features.image_size a multiple of that.")
     cfg = net.pretrained_cfg if hasattr(net, "pretrained_cfg") else net.default_cfg
     mean, std = cfg["mean"], cfg["std"]
     if name.split(".")[0] == EMBEDDED:
@@ -86,7 +94,9 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
         return net, mean, std
     state = _pretrained_state(config)
     try:
-        missing = net.load_state_dict(state, strict=False).missing_keys
+        if isinstance(inner, VisionTransformer):
+            state = checkpoint_filter_fn(state, inner)  # resizes its position embeddings
+        missing = inner.load_state_dict(state, strict=False).missing_keys
     except Exception:  # not a state dict at all, or tensors of other shapes
         raise DumenetError(f"The weights in {config.weights} do not fit {name}: wrong file, or wrong backbone?") from None
     if missing:
@@ -113,7 +123,8 @@ def _pretrained_state(config: FeatureConfig) -> dict[str, Tensor]:
         # The package's names differ, its order does not; the strict shapes below would show any slip.
         return dict(zip(names, tensors.values(), strict=True))
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):  # timm 1.0.0 would load a pickle from the hub
+            return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # hub, network and file errors of several libraries
         raise DumenetError(
             f"The pretrained weights of {name} are neither on this machine nor to be downloaded "
@@ -248,7 +259,9 @@ def _read_index(folder: Path, shape: tuple[int, int, int], wanted: set[str]) -> 
             try:
                 entry = json.loads(line)
                 key, row, crc = entry["key"], entry["row"], entry["crc"]
-            except (ValueError, KeyError, TypeError):
+                if not (isinstance(key, str) and isinstance(row, int) and isinstance(crc, int)):
+                    break
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
             if row != held.count or row >= on_disk or not line.endswith(b"\n"):
                 break

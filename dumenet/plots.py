@@ -508,7 +508,8 @@ def _draw_memories(d: _Drawing, config: ModelConfig, grid: int) -> tuple[int, fl
         for k, values in enumerate((np.sin(2 * x) + y, np.cos(x) * np.cos(2 * y), np.hypot(x - 1.6, y - 1.6))):
             d.picture(42.6 + 0.9 * k, spatial - 0.9 - 0.9 * k, 4.6, 4.6, values, "viridis")
         d.text(49.8, spatial + 1, f"M = {config.spatial_memory_size}\nslots of\n{grid} × {grid}", ha="left")
-        words = f"read by rows of {grid * grid}\nnumbers across images" if released else "read by each hidden\nmap, through SSIM"
+        similarity = "SSIM" if config.spatial_similarity == "ssim" else "a dot product"
+        words = f"read by rows of {grid * grid}\nnumbers across images" if released else f"read by each hidden\nmap, through {similarity}"
         d.text(49.5, spatial - 5.6, words, color=d.LEAK if released else d.INK)
         d.arrow((38.8, spatial), (41.6, spatial))
     if len(lanes) == 1:

@@ -29,7 +29,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Goes to a temporary file in the same folder first; folders are made. DumenetError when it cannot be.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # without its name, which may be as long as a name can be
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -94,7 +94,7 @@ def _read(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         version = record["schema"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DumenetError(f"{path} is not a readable dumenet result: delete it, or run it again.") from error
     if version != SCHEMA:
         raise DumenetError(f"{path} has result schema {version}, this version reads {SCHEMA}: run it again.")

@@ -11,6 +11,7 @@ import json
 import math
 import shlex
 import statistics
+import sys
 import time
 import traceback
 import typing
@@ -31,7 +32,7 @@ from dumenet.errors import DumenetError, unknown
 from dumenet.experiment import Folders, load_data
 from dumenet.metrics import METRICS, POOLINGS, evaluate_scores, image_score, seed_interval
 from dumenet.plots import save, table_figure
-from dumenet.results import PaperValue, machine, paper_results, write_atomic, write_result
+from dumenet.results import PaperValue, machine, paper_results, read_results, write_atomic, write_result
 
 NOT_IN_NAME = ("device", "cache", "progress", "state")  # settings that do not change what a method computes
 CHUNK = 200  # images scored at a time where their maps are not kept
@@ -44,6 +45,7 @@ class Column(NamedTuple):
     method: str
     settings: dict[str, Any] = {}
     data: dict[str, Any] = {}
+    watched: bool = False  # score the test images after every epoch too: what choosing the best epoch would buy
 
 
 def reconstruction(**model: Any) -> Column:
@@ -91,7 +93,7 @@ ABLATIONS = {  # one change each; memory mode and what the decoder reads are cro
     **{f"fusion {f}": reconstruction(fusion_mode=f)
        for f in ("add", "multiply", "gate", "attention", "add_linear", "weighted_sum")},
     **{f"{m} slots": reconstruction(channel_memory_size=m, spatial_memory_size=m) for m in (16, 64, 1024)},
-    "spatial layout released": reconstruction(spatial_layout="released"),
+    "spatial layout released": reconstruction(spatial_layout="released"), "dot product for SSIM": reconstruction(spatial_similarity="dot"),
     "target raw": reconstruction(target="raw"), "target sigmoid": reconstruction(target="sigmoid"),
     "neck cbam": reconstruction(neck="cbam"), "neighbour mask": reconstruction(**MASK), "no jitter": reconstruction(jitter=0.0),
 }  # fmt: skip
@@ -102,6 +104,9 @@ CONTAMINATION = {  # one test set for all levels: see `dumenet.data.contaminate`
         "UniAD": reconstruction(name="uniad", **MASK), "PaDiM": Column("padim"), "PatchCore": Column("patchcore"),
     }.items() for level in (0.0, 0.05, 0.1, 0.2)
 }  # fmt: skip
+
+
+EPOCHS = {name: column._replace(watched=True) for name, column in MVTEC.items() if name in ("DuMeNet", "UniAD")}
 
 
 class Table(NamedTuple):
@@ -115,7 +120,7 @@ class Table(NamedTuple):
 TABLES = {
     "mvtec": Table("mvtec_ad", "factory", MVTEC), "cifar": Table("cifar10", "digits", CIFAR),
     "recipe": Table(None, "digits", RECIPES), "ablations": Table(None, "factory", ABLATIONS),
-    "contamination": Table(None, "factory", CONTAMINATION),
+    "contamination": Table(None, "factory", CONTAMINATION), "epochs": Table(None, "factory", EPOCHS),
 }  # fmt: skip
 
 
@@ -351,6 +356,9 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     if not dataset.train or not dataset.test:
         raise DumenetError(f"{dataset.name} has no {'training' if not dataset.train else 'test'} images.")
     method = METHODS[job.method](replace(job.settings, state=state))
+    by_epoch: list[float | None] = []
+    if TABLES[job.table].columns[job.column].watched:
+        method.on_epoch = lambda epoch: by_epoch.append(_image_auroc(dataset, scores_of(method, dataset)[0].image))
     start = time.perf_counter()
     method.fit(dataset.train)
     fitted = time.perf_counter()
@@ -360,17 +368,23 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     masks = np.stack([load_mask(s, size) for s in dataset.test]) if dataset.has_masks else None
     labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
     metrics = evaluate_scores(labels, scores.image, categories, masks, scores.maps, seed=job.settings.seed)
-    by_rule = {k: evaluate_scores(labels, v, categories, n_bootstrap=0)["mean"]["image_auroc"] for k, v in pooled.items()}
     state.unlink(missing_ok=True)
     return {
         "name": job.name, "tag": "table", "table": job.table, "column": job.column, "method": job.method,
         "setting": job.setting, "seed": job.settings.seed, "identity": job.identity(), "command": job.command(),
         "data": {"name": dataset.name, "fingerprint": _fingerprint(dataset), "train": len(dataset.train),
                  "test": len(dataset.test), "config": to_dict(job.data)},
-        "metrics": metrics, "image_auroc_by_pooling": by_rule,
+        "metrics": metrics, "image_auroc_by_epoch": by_epoch,
+        "image_auroc_by_pooling": {rule: _image_auroc(dataset, values) for rule, values in pooled.items()},
         "seconds": {"fit": round(fitted - start, 1), "score": round(scored - fitted, 1)}, "machine": machine("cpu"),
         "files": {"results": job.path.as_posix()},
     }  # fmt: skip
+
+
+def _image_auroc(dataset: Dataset, scores: np.ndarray) -> float | None:
+    """Mean over categories."""
+    labels, categories = ([getattr(s, k) for s in dataset.test] for k in ("label", "category"))
+    return evaluate_scores(np.array(labels), scores, categories, n_bootstrap=0)["mean"]["image_auroc"]
 
 
 def scores_of(method: Method, dataset: Dataset) -> tuple[Scores, dict[str, np.ndarray]]:
@@ -504,7 +518,127 @@ def write(jobs: Sequence[Job], home: Path, out: Path) -> list[Path]:
     return [*files, *save(table_figure(made), name, out)]
 
 
+class Difference(NamedTuple):
+    """A column minus the reference, in points of a metric's mean over parts, paired by seed."""
+
+    column: str
+    metric: str
+    mean: float
+    half: float | None  # half-width of the 95 % interval over seeds; None for one seed
+    seeds: int
+
+
+def against(records: Sequence[dict[str, Any]], reference: str) -> list[Difference]:
+    """Every other column of one table minus the column `reference`, over the seeds that both have."""
+    runs: dict[str, dict[int, dict]] = {}
+    for record in records:
+        runs.setdefault(record["column"], {})[record["seed"]] = record["metrics"]["mean"]
+    if reference not in runs:
+        raise unknown("column with results", reference, runs)
+    made = []
+    for metric in ("image_auroc", "pixel_auroc", "pro"):
+        for column, by_seed in runs.items():
+            seeds = sorted(set(by_seed) & set(runs[reference])) if column != reference else []
+            pairs = [(by_seed[s][metric], runs[reference][s][metric]) for s in seeds]
+            if pairs and None not in [v for pair in pairs for v in pair]:
+                mean, half = seed_interval([100 * (a - b) for a, b in pairs])
+                made.append(Difference(column, metric, mean, half, len(pairs)))
+    return made
+
+
 def printed(home: Path) -> list[PaperValue]:
     """The paper's values, where the project's data folder is at hand."""
     path = Path(home) / "data" / "paper_results.csv"
     return paper_results(path) if path.exists() else []
+
+
+# --- docs/TABLES.md
+
+TITLES = {
+    "mvtec": "The methods of the MVTec-AD table", "cifar": "The methods of the CIFAR-10 table",
+    "epochs": "What choosing the best epoch on the test images would buy",
+    "ablations": "One change at a time", "contamination": "Defects among the training images",
+    "recipe": "Choosing the settings for CIFAR-10",
+}  # fmt: skip
+HEAD = """# Tables: every method of the paper's tables, run side by side
+
+Made by `python -m dumenet.tables` from `data/results/table-*.json`; run more jobs, or change those, not this file.
+Numbers are percent; ± is the half-width of a 95 % interval: other seeds (two or more) and, for image AUROC, another draw of
+test images. In brackets: ours minus what the paper prints for the same method and row. Each record holds every setting and,
+under `command`, the line that makes it again; a table's figure is drawn from the same rows.
+"""
+
+
+def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Records of tables by (table, data set, setting), in the order of TITLES."""
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for record in records:
+        if record.get("tag") == "table":
+            found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
+    return dict(sorted(found.items(), key=lambda item: (list(TITLES).index(item[0][0]), item[0])))
+
+
+def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> tuple[str, dict[str, list[Row]]]:
+    """docs/TABLES.md, and the rows of each figure that it shows."""
+    lines, figures = [HEAD], {}
+    for (table, data, setting), group in groups(records).items():
+        made, name = rows(group, paper), f"table-{table}-{data}-{setting}"
+        figures[name] = made
+        hours = sum(sum(r["seconds"].values()) for r in group) / 3600
+        sizes = sorted({(r["data"]["train"], r["data"]["test"]) for r in group})
+        machines = sorted({f"{r['machine']['cpu']}, {r['machine']['threads']} thread(s)" for r in group})
+        lines += [
+            f"## {TITLES[table]}: {data}, {setting}", "",
+            f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
+            f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. One of the commands:", "",
+            f"```sh\n{group[-1]['command']}\n```", "", markdown(made),
+        ]  # fmt: skip
+        if table == "ablations" and any(r["column"] == "default" for r in group):
+            lines += [versus(against(group, "default"), "default")]
+        lines += [f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)", ""]
+    used = dict.fromkeys(r["method"] for r in records if r.get("tag") == "table")
+    return "\n".join([*lines, *budgets(used)]) + "\n", figures
+
+
+def versus(differences: Sequence[Difference], reference: str) -> str:
+    """Differences to a reference as a Markdown table."""
+    metrics, columns = (list(dict.fromkeys(d[i] for d in differences)) for i in (1, 0))
+    cells = {(d.column, d.metric): f"{d.mean:+.1f}" + ("" if d.half is None else f" ± {d.half:.1f}") for d in differences}
+    lines = [f"| minus {reference} | " + " | ".join(METRICS[m] for m in metrics) + " | seeds |", "|---" * (len(metrics) + 2) + "|"]
+    for column in columns:
+        seeds = next(d.seeds for d in differences if d.column == column)
+        lines.append(f"| {column} | " + " | ".join(cells.get((column, m), "–") for m in metrics) + f" | {seeds} |")
+    return "\n".join([*lines, ""])
+
+
+def budgets(methods: Iterable[str]) -> list[str]:
+    """How long each method trains here and in its own paper: from the settings table that opens its file."""
+    lines = ["## Budgets", "", "Every method is cut far short of its own budget; the file of each has all settings.", ""]
+    lines += ["| method | original | ours |", "|---|---|---|"]
+    for method in methods:
+        table = [[c.strip() for c in line.split("|")[1:-1]] for line in sys.modules[METHODS[method].__module__].__doc__.splitlines()]
+        said = [row for row in table if len(row) == 4 and row[0] in BUDGET_ROWS]
+        name = f"[{method}](../{METHODS[method].__module__.replace('.', '/')}.py)"
+        lines += [f"| {name}: {setting} | {original} | {ours} |" for setting, original, ours, _ in said]
+    return lines
+
+
+BUDGET_ROWS = ("students", "steps", "training", "optimiser", "stopping", "backbone", "network", "encoder", "frozen network")
+
+
+def main(home: Path = Path(".")) -> int:
+    """`python -m dumenet.tables`: docs/TABLES.md and its figures from the committed results."""
+    try:
+        text, figures = document(read_results(home / "data" / "results"), printed(home))
+        for name, made in figures.items():
+            save(table_figure(made), name, home / "docs")
+        write_atomic(home / "docs" / "TABLES.md", text.encode())
+    except DumenetError as error:
+        print(f"Cannot write the tables: {error}", file=sys.stderr)
+        return 2
+    print("docs/TABLES.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """Training: one visible loop, a fixed budget, the last epoch kept. Nothing here sees a test image."""
 
+import copy
 import io
 import os
 import shutil
@@ -15,7 +16,7 @@ from torch import nn
 
 from dumenet.config import Config, TrainConfig, config_from_dict, to_dict
 from dumenet.errors import DumenetError
-from dumenet.features import Features, progress_bar
+from dumenet.features import Backbone, Features, progress_bar
 from dumenet.models import PositionGaussian, build_model
 from dumenet.results import write_atomic
 
@@ -43,7 +44,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         raise DumenetError(f'This machine has no device {name!r}: use train.device "cpu" or "auto".') from None
     return device
 
@@ -163,17 +164,21 @@ def _resume(state_file: str | Path | None, config: Config, trained: Trained, opt
     """Epochs already done by an interrupted run of the same configuration, loaded into the arguments."""
     if not state_file or not Path(state_file).exists():
         return 0
+    parts = {"model": trained.model, "optimizer": optimizer, "schedule": schedule}
+    fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         state = torch.load(state_file, map_location="cpu", weights_only=True)
         if state["config"] != to_dict(config) or state["origin"] != trained.origin:
             return 0
-        trained.model.load_state_dict(state["model"])
+        done, history = int(state["epoch"]), {name: [float(x) for x in state["history"][name]] for name in trained.history}
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
     except Exception:  # a damaged state costs the epochs it held, not the run
+        for name, part in parts.items():  # and leaves nothing behind
+            part.load_state_dict(fresh[name])
         return 0
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    trained.history.update(state["history"])
-    return state["epoch"]
+    trained.history.update(history)
+    return done
 
 
 def _pack(trained: Trained) -> dict[str, Any]:
@@ -202,6 +207,8 @@ def save_checkpoint(trained: Trained, path: str | Path) -> Path:
 def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
     """Read a checkpoint with `weights_only=True`; the model is in eval mode on `device`.
 
+    A pickle that would run something is not loaded: `weights_only` knows tensors and plain values alone.
+
     Raises:
         DumenetError: no such file, or not a checkpoint of this package.
     """
@@ -210,7 +217,10 @@ def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
         config = config_from_dict(content["config"])
         model = build_model(config.model, tuple(content["stage_channels"]), config.features.grid)
         model.load_state_dict(content["model"])
-        rest = content["history"], content["thresholds"], content["origin"]
+        thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
+        if not np.isfinite(list(thresholds.values())).all():
+            raise ValueError("a threshold is not a number")
+        rest = dict(content["history"]), thresholds, dict(content["origin"])
     except FileNotFoundError:
         raise DumenetError(f"No checkpoint at {path}: train one with `dumenet train`.") from None
     except DumenetError:
@@ -219,3 +229,18 @@ def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
         raise DumenetError(f"{path} is not a whole dumenet checkpoint ({type(error).__name__}): train again.") from None
     model.to(pick_device(device)).eval()
     return Trained(config, model, tuple(content["stage_channels"]), *rest)
+
+
+def load_backbone(trained: Trained) -> Backbone:
+    """The backbone that the model was trained on.
+
+    Raises:
+        DumenetError: other weights than those go by the same name here; the scores would mean nothing.
+    """
+    backbone = Backbone(trained.config.features)
+    if trained.origin.get("backbone", backbone.key) != backbone.key:
+        raise DumenetError(
+            f"The checkpoint was trained on features {trained.origin['backbone']}, and here they are {backbone.key}: "
+            "set features.weights to the same file, install the same version of the weights, or train again."
+        )
+    return backbone.to(next(trained.model.buffers()).device)

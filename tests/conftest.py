@@ -107,3 +107,22 @@ def judged(parts):
         return auroc(labels, scores.image), np.mean(inside)
 
     return judge
+
+
+@pytest.fixture
+def seed_decides(parts):
+    """``seed_decides(make)``: methods `make(0)` and `make(0)` score alike to the bit, `make(1)` does not; gives the last."""
+    dataset, _ = parts
+
+    def check(make, train=4):
+        found = []
+        for seed in (0, 0, 1):
+            method = make(seed)
+            method.fit(dataset.train[:train])
+            found.append(method.score(dataset.test[:2]))
+        for part in ("image", "maps"):
+            first, same, other = (getattr(scores, part) for scores in found)
+            assert np.array_equal(first, same) and not np.array_equal(first, other), part
+        return method
+
+    return check

@@ -165,6 +165,12 @@ def test_released_layout_is_the_released_view():
     assert (straight(x)[0] - ours).abs().max() > 1e-3
 
 
+def test_spatial_memory_with_a_dot_product():
+    memory, x = SpatialMemory(7, GRID, similarity="dot"), torch.randn(B, N, D)
+    similarity = memory.query(x[1, :, 3]) @ memory.key(memory.slots).T / N**0.5  # channel 3 of image 1
+    assert torch.allclose(memory(x)[1][1, 3], similarity.softmax(-1), atol=1e-6)
+
+
 def test_slots_start_small():
     for memory in (ChannelMemory(256, 64), SpatialMemory(256, 8)):
         assert memory.slots.std().item() == pytest.approx(0.1, rel=0.05)

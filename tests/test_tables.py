@@ -94,6 +94,16 @@ def test_the_record_leads_back_to_its_command(home, tree):
     assert set(again["image_auroc_by_pooling"]) == {"max", "mean", "std", "top1"}
 
 
+def test_the_best_epoch_is_recorded_and_not_chosen(home, tree):
+    (job,) = tables.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | {
+        f"UniAD.model.{k}": v for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()
+    } | {"UniAD.train.epochs": 3})  # fmt: skip
+    tables.run_jobs([job], home, progress=False)
+    record = job.finished()
+    assert len(record["image_auroc_by_epoch"]) == 3
+    assert record["image_auroc_by_epoch"][-1] == pytest.approx(record["metrics"]["mean"]["image_auroc"])
+
+
 def test_unified_and_separate(home, tree):
     together, apart = (jobs(home, tree, methods=("PaDiM",), setting=s) for s in ("unified", "separate"))
     assert [j.dataset.categories for j in together] == [["bolt", "felt"]]

@@ -16,25 +16,26 @@ averaged over groups.
 | encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | its weights come with the installation; a ViT by option |
 | stages of several widths | do not occur | each channel divided by its root mean square, not centred; concatenated; linear layers to and from `width` | a mean of them does not exist; where a centred feature is near zero its cosine is noise |
 | groups | 2 of 4 layers | 2 of 2 stages | |
-| input, grid | 392 px, 28 x 28 | 224 px, 14 x 14 | the course's grid |
+| input, grid | 392 px cut from 448, 28 x 28 | 224 px, 14 x 14 | the course's grid |
 | bottleneck | MLP, hidden 4 x width, dropout 0.2 at its input, inside and output (0.4 on Real-IAD) | the same, 0.2 | |
+| class and register tokens | pass the bottleneck and the decoder, not the loss (released code) | none | |
 | decoder | 8 layers, width 768, 12 heads | 4 layers, width 192, 6 heads | minutes on two cores |
 | optimiser | StableAdamW with amsgrad, lr 0.002 to 0.0002, clip 0.1 | AdamW with amsgrad, likewise | torch has no StableAdamW |
-| steps | 10,000 of 16; 100 to warm up, 1,000 until 90 % of the positions count a tenth | 300 of 16; the same shares | minutes on two cores |
-| smoothing | 5 x 5 window at 256 px | sigma 1.5 | a Gaussian about as wide |
+| steps | 10,000 of 16 (50,000 on Real-IAD); 100 to warm up, 1,000 until 90 % of the positions count a tenth | 300 of 16; the same shares | minutes on two cores |
+| smoothing | 5 x 5 window of a Gaussian of sigma 4, at 256 px | sigma 1.5 | a Gaussian about as wide |
 | image score | mean of the highest 1 % of pixels | the same | |
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth
+from dumenet.baselines.protocol import Common, Sample, Scores, begin, features_of, smooth, with_features
 from dumenet.errors import DumenetError
 from dumenet.evaluate import upsample
 from dumenet.features import progress_bar
@@ -67,13 +68,13 @@ class Dinomaly:
     """See the module. Memory: the decoder, and a batch of features."""
 
     def __init__(self, settings: DinomalySettings = DinomalySettings()):
-        self.settings = replace(settings, features=replace(settings.features, stages=settings.stages, grid=settings.grid))
+        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train bottleneck and decoder on the frozen features. `losses` keeps the loss of each step."""
-        s, device = self.settings, pick_device(self.settings.device)
+        s = self.settings
         features, stage_channels = features_of(train, s)
-        torch.manual_seed(s.seed)
+        device = begin(train, s)
         self.network = LooseReconstruction(s, stage_channels)
         if self.network.widths_differ:
             mean, std = features.channel_statistics()

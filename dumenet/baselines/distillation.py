@@ -6,21 +6,22 @@ activations at several levels, their values and their direction (section 3.1). W
     L_val = sum over i of mean (a_i - b_i)^2,   L_dir = sum over i of 1 - cosine(vec a_i, vec b_i),   L = L_dir + lambda L_val,
 
 a level flattened into one vector for the cosine, and lambda set on the untrained student such that both terms weigh the same.
-The loss of a new image is its score. Where the image is anomalous is read from the loss's gradient (3.2),
+The loss of a new image is its score. Where the image is anomalous is read from the loss's gradient (3.1 too),
 
     map = opening of G_sigma * |dL / d image|:   the pixels on which the disagreement depends.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| teacher | VGG-16, its last four poolings (strides 4 to 32) | EfficientNet-Lite0, its last four stages, the same strides | its weights come with the installation |
+| teacher | VGG-16, its last four max-poolings (strides 4 to 32) | EfficientNet-Lite0, its last four stages, the same strides | its weights come with the installation |
 | activations | after ReLU, as they are | each channel standardised by the training images; levels end linearly | Lite's stages have both signs and unequal scales, which a cosine would follow |
-| student | VGG's plan, 16 channels inside a level, batch norm | three convolutions a level, 16 channels inside, batch norm | as small, in any teacher's shapes |
-| lambda | as above, on the direction's term; the release has 0.5 on the values' | as above, on the values' | only the loss's overall scale differs |
+| student | VGG's plan, 16 channels inside a level, batch norm, no biases | three convolutions a level, 16 channels inside, batch norm, a bias at a level's end | as small, in any teacher's shapes |
+| lambda | as above, on the direction's term; the release has 0.5 (MVTec-AD) on the values' | as above, on the values' | only the loss's overall scale differs |
 | levels in the score | the last three (release) | all that were learned | one loss, as written |
-| map | gradient, SmoothGrad or guided back-propagation | gradient; cosine at each position by option | see below |
-| smoothing, opening | sigma 4; opening of the thresholded map | sigma 4; grey opening, which is the same at every threshold | |
-| image | 128 px | the size asked for | |
-| training | 600 epochs, batches of 64, Adam 1e-3 | 1,000 batches of 8, Adam 3e-3 | a 2-core CPU |
+| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosine at each position by option | see below |
+| scale of a map | each cut at its 99th percentile and brought to 0..1 (release) | as it is | a faint map stays faint |
+| smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, which is the same at every threshold, 5 x 5 square | |
+| image | 128 px, not normalised (MVTec-AD) | the size asked for, normalised as the teacher's weights want it | |
+| training | 600 epochs (release, MVTec-AD), batches of 64, Adam 1e-3 | 1,000 batches of 8, Adam 3e-3 | a 2-core CPU |
 
 `localise = "positions"` takes 1 - cosine(a_i, b_i) over the channels of each position, enlarges it and sums over levels. It
 marks what a student on a small budget has not learned yet, such as edges of normal parts: on the factory's connectors after
@@ -28,7 +29,7 @@ marks what a student on a small budget has not learned yet, such as edges of nor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -37,11 +38,10 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, images_of, smooth
-from dumenet.errors import DumenetError, unknown
+from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
+from dumenet.errors import unknown
 from dumenet.evaluate import upsample
 from dumenet.features import Backbone, progress_bar
-from dumenet.train import pick_device
 
 LOCALISE = ("gradient", "positions")
 
@@ -89,17 +89,13 @@ class KnowledgeDistillation:
     """See the module. Memory: teacher, student, and one batch's activations."""
 
     def __init__(self, settings: DistillationSettings = DistillationSettings()):
-        self.settings = replace(settings, features=replace(settings.features, stages=settings.stages))
+        self.settings = with_features(settings, stages=settings.stages)
         if settings.localise not in LOCALISE:
             raise unknown("localise", settings.localise, LOCALISE)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """The student, and lambda before it."""
-        if not train:
-            raise DumenetError("No images to learn from: the data set, or its part asked for, is empty.")
-        s = self.settings
-        torch.manual_seed(s.seed)
-        self.device = pick_device(s.device)
+        s, self.device = self.settings, begin(train, self.settings)
         self.teacher = Backbone(s.features).to(self.device)
         size = s.features.image_size
         self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False, momentum=None) for c in self.teacher.stage_channels)

@@ -8,9 +8,9 @@ A normal image I gets an anomaly: a texture A inside a mask M, which is Perlin n
 The reconstructive network restores I from I_a, with mean squared error and SSIM; the discriminative one, a U-Net, finds M
 from I_a and the restored image, with the focal loss -(1 - p)^2 log p, p the probability of a pixel's true class:
 
-    loss = |I - I_r|^2 + (1 - SSIM(I, I_r)) + focal(M, M_o)   (section 3.1, 3.2; all weights 1)
+    loss = |I - I_r|^2 + (1 - SSIM(I, I_r)) + focal(M, M_o)   (section 3.1, 3.2; all weights 1 in the released code)
 
-The map is the probability of "anomalous"; the image score is the maximum of its 21 x 21 average.
+The map is the probability of "anomalous"; the image score is the maximum of its 21 x 21 average (3.4).
 
 | setting | original | ours | why |
 |---|---|---|---|
@@ -21,8 +21,10 @@ The map is the probability of "anomalous"; the image score is the maximum of its
 | anomalies | half of the images | the same | |
 | turned normal images | +-45 degrees in the paper; in the code +-90 degrees, 3 in 10 | +-45 degrees, 3 in 10 | |
 | widths | 128 (reconstructive), 64 (discriminative) | 8 and 8, an option each | 64 to 256 times fewer operations |
-| blocks | 5 down and 4 up; 6 down and 5 up with skips | the same, but each upward step of the first network halves its channels at once | one class for both |
-| training | Adam, lr 1e-4 cut by 5 at 80 and 90 %, batch 8, 700 epochs | Adam, one-cycle lr 5e-3, batch 4, 800 steps | minutes on a CPU |
+| blocks | 5 down and 4 up; 6 down and 5 up with skips | the same | |
+| channels on the way up | times the width 4, 2, 1, 1; 8, 4, 2, 1, 1 | those of the way down, 8, 4, 2, 1; 8, 8, 4, 2, 1 | one class for both |
+| training | Adam, batch 8, 700 epochs, lr 1e-4, a tenth after 400 and 600 of them (paper) or a fifth at 80 and 90 % (code) | Adam, one-cycle lr 5e-3, batch 4, 800 steps | minutes on a CPU |
+| weights at the start | normal, deviation 0.02 (code) | PyTorch's | |
 | image size | 256 | that of `features`, 224; `window` stays 21 pixels | as the other methods |
 """
 
@@ -36,11 +38,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, images_of
+from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of
 from dumenet.data import IMAGE_SUFFIXES, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.train import pick_device
 
 Rng = np.random.Generator
 
@@ -70,11 +71,8 @@ class DRAEM:
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train both networks together for a fixed number of steps, every anomaly painted anew."""
-        s, device, rng = self.settings, pick_device(self.settings.device), np.random.default_rng(self.settings.seed)
-        if not len(train):
-            raise DumenetError("No images to train DRAEM on: the data set, or its part asked for, is empty.")
+        s, device, rng = self.settings, begin(train, self.settings), np.random.default_rng(self.settings.seed)
         draw = texture_source(train, s.textures, s.features.image_size)
-        torch.manual_seed(s.seed)
         self.restore = Net(3, 3, [s.width_reconstructive * k for k in (1, 2, 4, 8, 8)], skips=False)
         self.segment = Net(6, 2, [s.width_discriminative * k for k in (1, 2, 4, 8, 8, 8)], skips=True)
         for net in (self.restore, self.segment):  # this memory format is a third faster on a CPU
@@ -163,8 +161,7 @@ def perlin(size: int, cells: Sequence[int], turn: float, rng: Rng) -> np.ndarray
 
     Each point blends the four dot products of its cell's corner gradients with the way to it, t^3 (6 t^2 - 15 t + 10).
     """
-    line = (np.arange(size) + 0.5) / size - 0.5
-    y, x = np.cos(turn) * line[:, None] - np.sin(turn) * line, np.sin(turn) * line[:, None] + np.cos(turn) * line
+    y, x = turned_grid((np.arange(size) + 0.5) / size - 0.5, turn)
     (i, fy), (j, fx) = ((np.floor(c).astype(int), c % 1) for c in ((y + 0.71) * cells[0], (x + 0.71) * cells[1]))
     angle = rng.uniform(0, 2 * np.pi, (int(1.42 * cells[0]) + 3, int(1.42 * cells[1]) + 3))
 
@@ -177,13 +174,17 @@ def perlin(size: int, cells: Sequence[int], turn: float, rng: Rng) -> np.ndarray
     return 2**0.5 * ((1 - ty) * top + ty * bottom)
 
 
+def turned_grid(line: np.ndarray, turn: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns (n, n) of the square grid with coordinates `line` (n,), turned about the origin."""
+    return np.cos(turn) * line[:, None] - np.sin(turn) * line, np.sin(turn) * line[:, None] + np.cos(turn) * line
+
+
 def drawn(size: int, rng: Rng) -> Image.Image:
     """A texture: a turned pattern of clouds, stripes or checks blends two colours, with grain."""
     clouds = perlin(size, 2 ** rng.integers(2, 6, size=2), rng.uniform(-np.pi / 2, np.pi / 2), rng)
-    line, turn = np.arange(size) / size, rng.uniform(0, np.pi)
-    waves = [np.cos(turn) * line + np.sin(turn) * line[:, None], np.cos(turn) * line[:, None] - np.sin(turn) * line]
-    waves = [np.sin(2 * np.pi * rng.uniform(4, 40) * w + rng.uniform(0, 3) * clouds) for w in waves]
-    pattern = (clouds, waves[0], waves[0] * waves[1])[rng.integers(3)]
+    y, x = turned_grid(np.arange(size) / size, rng.uniform(0, np.pi))
+    one, other = (np.sin(2 * np.pi * rng.uniform(4, 40) * w + rng.uniform(0, 3) * clouds) for w in (x, y))
+    pattern = (clouds, one, one * other)[rng.integers(3)]
     blend = 1 / (1 + np.exp(-rng.choice([2, 6, 20]) * pattern[..., None]))
     one, other = rng.uniform(0, 255, (2, 3))
     grain = rng.uniform(0, 25) * rng.standard_normal((size, size, 1))
@@ -196,12 +197,10 @@ def texture_source(train: Sequence[Sample], folder: Path | None, size: int) -> C
     Raises:
         DumenetError: a folder without images.
     """
-    samples, share_drawn = train, 0.5
-    if folder is not None:
-        files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise DumenetError(f"There are no images of textures in {folder}: give DTD's folder, or none at all.")
-        samples, share_drawn = [Sample(f.name, "texture", "good", f) for f in files], 0.0
+    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES) if folder else []
+    if folder and not files:
+        raise DumenetError(f"There are no images of textures in {folder}: give DTD's folder, or none at all.")
+    samples, share_drawn = [Sample(f.name, "texture", "good", f) for f in files] or train, 0.0 if files else 0.5
 
     def draw(rng: Rng) -> Image.Image:
         if rng.random() < share_drawn:

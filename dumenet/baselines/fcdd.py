@@ -1,12 +1,12 @@
 """FCDD: a one-class network whose output is the anomaly map (Liznerski et al. 2021).
 
 A fully convolutional network phi takes an image to a small map (1, u, v); its last bias is the centre of the hypersphere,
-so an anomaly is far from 0. With the pseudo-Huber distance of each entry and its mean over the map (section 3),
+so an anomaly is far from 0. With the pseudo-Huber distance of each entry and its mean over the map,
 
     A(x) = sqrt(phi(x)^2 + 1) - 1,   loss = mean A(x) for normal x,   -log(1 - exp(-mean A(x))) for an outlier x.
 
 The image score is mean A(x). The map is brought to the image's size by a Gaussian at the middle of each entry's
-receptive field (algorithm 1). Where outliers come from is `outliers`:
+receptive field. Where outliers come from is `outliers`:
 
 - "confetti", the default: soft coloured squares added to normal images, the paper's unsupervised setting on MVTec-AD. It
   needs no other data, and without any outlier a learned centre has a trivial optimum, phi = 0 everywhere;
@@ -20,9 +20,10 @@ receptive field (algorithm 1). Where outliers come from is `outliers`:
 | frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | its weights come with the installation |
 | trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune` trains all | 2 CPU cores |
 | outliers | each image with probability 1/2 | the same | |
-| confetti | squares of 8 to 54 px, 0.9 coloured and 0.6 white on average, at least one each; blurred, sigma 5 | the same, scaled from 224 px to the image; the blur in closed form | |
-| augmentation | crop of 224 from 240, colour jitter, noise | the same crop (always), brightness jitter and noise | simpler |
-| optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, batch 128, 200 epochs of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
+| confetti (released code) | on 240 px, squares of 8 to 54 px, 1.04 coloured and 0.69 of full strength on average, at least one each; turned +-45 degrees; blurred, sigma 5 | sizes and numbers (0.9, 0.6) for 224 px, scaled to the image; the blur in closed form | |
+| confetti's sign (released code) | taken away; added where the image is too dark to show it | added; taken away where it is too bright | |
+| augmentation | crop of 224 from 240 or the whole, colour jitter, noise; local contrast normalisation | the crop always, brightness jitter and noise | simpler |
+| optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, weight decay 1e-4, batch 128 (8 of 16), 200 epochs of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
 | upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; the field is measured by a gradient | any backbone |
 | image score | mean of A; on MVTec-AD only pixels are judged | the same | a small defect hardly moves a mean |
 """
@@ -33,15 +34,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import erf
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, images_of
+from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, with_features
 from dumenet.data import IMAGE_SUFFIXES
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.train import pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +64,11 @@ class FCDD:
         outliers = settings.outliers
         if isinstance(outliers, str) and outliers != "confetti":
             settings = replace(settings, outliers=photographs() if outliers == "photographs" else exposed(Path(outliers)))
-        self.settings = replace(settings, features=replace(settings.features, stages=(settings.stage,)))
+        self.settings = with_features(settings, stages=(settings.stage,))
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train phi for a fixed number of steps; every batch is drawn, augmented and mixed with outliers anew."""
-        s, device, rng = self.settings, pick_device(self.settings.device), np.random.default_rng(self.settings.seed)
-        if not len(train):
-            raise DumenetError("No images to train FCDD on: the data set, or its part asked for, is empty.")
-        torch.manual_seed(s.seed)
+        s, device, rng = self.settings, begin(train, self.settings), np.random.default_rng(self.settings.seed)
         supervised = s.outliers is not None and len(s.outliers) > 0
         self.net = Phi(Backbone(s.features), s.hidden, supervised, s.finetune).to(device).train()
         self.centre = torch.zeros((), device=device)
@@ -224,7 +220,7 @@ def receptive_field(net: nn.Module, size: int) -> tuple[int, float, float]:
 def placed_gaussians(net: nn.Module, size: int, sigma: float) -> Tensor:
     """G (S, u): a Gaussian of `sigma`, as wide as the receptive field, at the centre of each entry's; a map is G A G^T.
 
-    The same as algorithm 1's transposed convolution with an r x r Gaussian, which is separable.
+    The same as the paper's transposed convolution with an r x r Gaussian, which is separable.
     """
     width, jump, start = receptive_field(net, size)
     device = next(net.parameters()).device

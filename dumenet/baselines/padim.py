@@ -3,7 +3,7 @@
 Features of three stages are aligned and concatenated, a random subset of channels is kept. At each position their
 mean and covariance over the training images make a Gaussian; the anomaly score is the Mahalanobis distance
 
-    M(x) = sqrt((x - mean)^T covariance^-1 (x - mean)),   covariance + 0.01 I    (eq. 1 and 2)
+    M(x) = sqrt((x - mean)^T covariance^-1 (x - mean)),   covariance + 0.01 I    (section III, eq. 2)
 
 | setting | original | ours | why |
 |---|---|---|---|
@@ -16,13 +16,13 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth
+from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth, with_features
 from dumenet.evaluate import upsample
 
 
@@ -41,7 +41,7 @@ class PaDiM:
     """See the module. Memory: one channels x channels matrix for each position."""
 
     def __init__(self, settings: PaDiMSettings = PaDiMSettings()):
-        self.settings = replace(settings, features=replace(settings.features, stages=settings.stages, grid=settings.grid))
+        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Mean and inverse covariance at each position, summed batch by batch."""

@@ -16,8 +16,8 @@ trained: that is DN2 (Bergman et al. 2020).
 | pooled feature | last layer, 2,048 | last stage, 320 | as above |
 | optimiser | SGD, momentum 0.9, lr 0.01, gradient norm clipped to 0.001 | lr 0.05, clipped to 0.01 | 50 of these steps go as far as 2,500 of those |
 | stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | minutes on two cores |
-| sample-wise stopping | PANDA-SES: largest normalised score over checkpoints | none | one scoring pass for each checkpoint |
-| EWC | off in the released code unless asked; Fisher of ImageNet classification, lambda 10,000 | off; a proxy, `fisher` | ImageNet's images are not here |
+| sample-wise stopping | PANDA-SES: largest normalised score over checkpoints (as reported in the paper, not checked) | none | one scoring pass for each checkpoint |
+| EWC | off in the released code unless asked, then for 50 epochs; Fisher of ImageNet classification, lambda 10,000 | off; a proxy, `fisher` | ImageNet's images are not here |
 | neighbours | 2; sum of squared distances (released code) | 2; their mean | the same order |
 | anomaly map | none of adapted features; its segmentation is SPADE on frozen ones | in the manner of SPADE, see `dense_distance` | the protocol needs one |
 | images for the map | SPADE: the 50 nearest of all | the 20 nearest of 200 drawn at random | a bound on memory |
@@ -25,18 +25,17 @@ trained: that is DN2 (Bergman et al. 2020).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, images_of, smooth
+from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.errors import DumenetError
 from dumenet.evaluate import upsample
 from dumenet.features import Backbone, progress_bar
-from dumenet.train import pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +60,13 @@ class PANDA:
     """See the module. Memory: a feature for each training image, and the dense features of `gallery` images."""
 
     def __init__(self, settings: PANDASettings = PANDASettings()):
-        self.settings = replace(settings, features=replace(settings.features, stages=settings.stages, grid=settings.grid))
+        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Adapt the network, then remember what it makes of the training images. `losses` keeps the loss of each step."""
         s = self.settings
-        if not train:
-            raise DumenetError("PANDA has no training images: the data set, or its part asked for, is empty.")
-        torch.manual_seed(s.seed)
+        self.device = begin(train, s)
         generator = torch.Generator().manual_seed(s.seed)
-        self.device = pick_device(s.device)
         self.backbone = Backbone(s.features).to(self.device)
         self.losses: list[float] = []
         if s.steps:

@@ -8,21 +8,23 @@ remembered one; an image scores its most distant patch, weighted by how lonely t
 |---|---|---|---|
 | backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | its weights come with the installation |
 | grid | 28 x 28 | 14 x 14 | a quarter of the patches; the course's grid |
+| numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | fewer already |
+| patch at the border | zeros beyond it count (released code) | fewer neighbours | |
 | coreset | 1 to 25 % | 10 %, 4,000 at most | a bound on time and memory |
-| coreset search | in 128 random dimensions | the same | |
-| neighbours for the image score | 3 (released code), 9 in the appendix | 3 | |
+| coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the same dimensions, the first at random | |
+| neighbours in eq. 7 | no number found; the released code has no eq. 7: it scores the mean distance to 1 neighbour; anomalib has 9 | 3 | |
 | smoothing | sigma 4 | sigma 4 | |
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth
+from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth, with_features
 from dumenet.evaluate import upsample
 
 
@@ -43,7 +45,7 @@ class PatchCore:
     """See the module. Memory: the coreset, `most` x C numbers at most."""
 
     def __init__(self, settings: PatchCoreSettings = PatchCoreSettings()):
-        self.settings = replace(settings, features=replace(settings.features, stages=settings.stages, grid=settings.grid))
+        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Patches of all training images, then the coreset of them."""

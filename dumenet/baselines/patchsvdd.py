@@ -1,14 +1,14 @@
 """PatchSVDD: the distance to the nearest normal patch, in a representation learned by two puzzles (Yi and Yoon 2020).
 
-An encoder f gives a patch p a vector. Patches a pixel or two apart should have near vectors (section 3.1, after SVDD but
-without its one centre); and from the vectors of two neighbours a classifier C should tell on which of eight sides of the
-first the second lies (section 3.2), without which all vectors would fall together:
+An encoder f gives a patch p a vector. Patches a pixel or two apart should have near vectors (after SVDD but without its one
+centre); and from the vectors of two neighbours a classifier C should tell on which of eight sides of the first the second
+lies, without which all vectors would fall together (eq. 6):
 
     L = sum over both scales of  cross-entropy(C(f(p), f(p'')), side) + pull * mean ||f(p) - f(p')||
 
-Two scales: f_big(64 px) = g(f_small of its four 32 px quarters) (section 3.3). A patch scores its distance to the nearest
+Two scales: f_big(64 px) = g(f_small of its four 32 px quarters). A patch scores its distance to the nearest
 patch of the training images, a pixel the mean of the patches that cover it; the two scales' maps are multiplied, and an
-image scores its map's maximum (section 3.4).
+image scores its map's maximum.
 
 No convolution here is padded: a vector knows its patch and nothing else, and one pass over an image gives those of all its
 patches, on a lattice of 4 px.
@@ -24,7 +24,7 @@ generated cloth; on generated connectors, whose place varies, it stayed at chanc
 | g, C | 2 x 2 and 1 x 1 convolution; MLP on f(p) - f(p'') | the same, C without weight normalisation | |
 | vector | 64 numbers, tanh | the same | |
 | steps | 300 epochs, in each 100 patches an image; 64 pairs a step, Adam 1e-4 | 600 steps of 64 pairs, Adam 1e-3 | minutes, not a day |
-| pull (lambda) | chosen for each category; 1 in the code | 0.1 | one for all categories; small for a short training |
+| pull (lambda) | 1 in the code, 0.001 in its read-me's example | 0.1 | one for all categories; small for a short training |
 | side's offset | 3/4 to 1 patch, clipped at the border | 3/4 to 1 patch, both patches inside | a clipped one has a wrong side |
 | noise on colours and pixels | 0.02 and 0.02 | the same | hides colour aberration, a shortcut |
 | lattice of scores | 16 px (64), 4 px (32) | the same | |
@@ -39,10 +39,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, images_of
+from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.train import pick_device
 
 BIG, SMALL = 64, 32  # pixels of a patch; the encoder's layers fit these
 LATTICE = {BIG: 16, SMALL: 4}  # pixels between patches that are scored
@@ -109,8 +108,7 @@ class PatchSVDD:
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Learn the representation, then remember normal patches."""
-        s, device = self.settings, pick_device(self.settings.device)
-        torch.manual_seed(s.seed)
+        s, device = self.settings, begin(train, self.settings)
         generator = torch.Generator().manual_seed(s.seed)
         self.encoder = Encoder(s.dims).to(device)
         side_of = nn.ModuleList(

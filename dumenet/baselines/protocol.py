@@ -1,9 +1,9 @@
 """What every method of the tables does, and the few things that several of them need."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from dumenet.config import FeatureConfig
 from dumenet.data import Sample, load_image
+from dumenet.errors import DumenetError
 from dumenet.evaluate import Scores
 from dumenet.features import Backbone, Features, extract
 from dumenet.train import pick_device
 
-__all__ = ["Common", "Method", "Scores", "features_of", "images_of", "smooth"]
+__all__ = ["Common", "Method", "Scores", "begin", "features_of", "images_of", "smooth", "with_features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class Common:
     state: Path | None = None  # where a long `fit` keeps what an interrupted one goes on from
 
 
+Settings = TypeVar("Settings", bound=Common)
+
+
 class Method(Protocol):
     """A method is made from its settings, sees normal images once, and scores any images."""
 
@@ -39,6 +43,23 @@ class Method(Protocol):
 
     def score(self, test: Sequence[Sample]) -> Scores:
         """Image scores (n,) and anomaly maps (n, S, S) at the images' size; larger is more anomalous."""
+
+
+def with_features(settings: Settings, **changes: Any) -> Settings:
+    """The settings with other `features`: the stages, and perhaps the grid, that the method itself asks for."""
+    return replace(settings, features=replace(settings.features, **changes))
+
+
+def begin(train: Sequence[Sample], settings: Common) -> torch.device:
+    """What every training begins with: torch seeded, and the device it runs on.
+
+    Raises:
+        DumenetError: no images.
+    """
+    if not len(train):
+        raise DumenetError("No images to learn from: the data set, or its part asked for, is empty.")
+    torch.manual_seed(settings.seed)
+    return pick_device(settings.device)
 
 
 def features_of(samples: Sequence[Sample], settings: Common) -> tuple[Features, tuple[int, ...]]:

@@ -1,46 +1,46 @@
 """Uninformed Students: students that learned a teacher's patch descriptors on normal images alone (Bergmann et al. 2020).
 
 A teacher T describes each patch of p x p pixels. It is distilled from a pretrained network P: a linear decoder D has to
-recover P's features of the enlarged patch, and the descriptors' dimensions shall not repeat one another (section 3.1),
+recover P's features of the patch, and the descriptors' dimensions shall not repeat one another (section 3.1, eq. 1 and 5),
 
     L_T = |D(T(patch)) - P(patch)|^2 + sum over i != j of |c_ij|,    c: correlations of the dimensions in the batch.
 
 Students S_1 to S_M of the same shape regress the teacher's descriptors, standardised to y, on normal images (3.2). Of an
-anomalous patch they guess wrongly, and each differently (3.3): with s their mean,
+anomalous patch they guess wrongly, and each differently (eq. 8 to 11): with s their mean,
 
     error e = |s - y|^2,   variance v = mean over m of |S_m|^2 - |s|^2,   score = (e - mean e) / std e + (v - mean v) / std v,
 
-mean and std over normal images that were kept out. One patch net is applied to whole images: its maxima over 2 x 2 with
-stride 1, and all that follows them dilated, give each pixel the descriptor of the patch around it (`dense`).
+mean and std over normal images that were kept out; scores of several patch sizes are averaged (3.3). One patch net is
+applied to whole images: its maxima over 2 x 2 with stride 1, and all that follows them dilated, give each pixel the
+descriptor of the patch around it (`dense`).
 
 | setting | original | ours | why |
 |---|---|---|---|
-| P | ResNet-18, pooled 512 features, of patches at 224 px | EfficientNet-Lite0, stage 3 pooled, at 96 px | installed; five times cheaper |
+| P | ResNet-18, 512 features | EfficientNet-Lite0, stage 3 pooled, of patches at 96 px | installed; five times cheaper than at 224 px |
 | what the teacher sees | ImageNet, 50,000 batches of 64 | 2,000 patches of the training images, 400 batches of 64 | no download, a 2-core CPU. A teacher that saw no other objects describes the unforeseen less well |
-| distillation, compactness | sums | means, of targets standardised by channel | both terms near 1, whatever P is; weights 1 and 1 stay |
+| distillation, compactness | sums; of c_ij, without the bars | means, of targets standardised by channel | both terms near 1, whatever P is; weights 1 and 1 stay |
 | metric learning (triplets) | off on MVTec-AD | left out | |
 | patch | 17, 33 and 65, scores averaged | 33; 17 or 65 by option | one scale costs a third |
-| kernels | 5 x 5 first | 6 x 6 first (and third at 65) | the field is exactly p, no row falls off at a pooling |
+| kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | the field is exactly p, no row falls off at a pooling |
 | channels, descriptor | 128 to 256, 128 | 32 to 64, 64 | a sixteenth of the work |
 | descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | a sixteenth of the work |
 | border | | image reflected by half a patch | a map of the image's size |
 | students | 3, 100 epochs of single images, Adam 1e-4 | 3, 300 single images, Adam 1e-3 | budget |
 | held out | a validation set | a tenth of the training images | |
-| image score | maximum of the map | maximum of the map | |
+| image score | none on MVTec-AD: pixels are judged | maximum of the map | the protocol needs one |
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, images_of, smooth
+from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.train import pick_device
 
 LAYERS = {  # by receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it
     17: ((6, 1, False), (5, 2, False), (5, 2, False), (4, 0, False)),
@@ -98,7 +98,7 @@ class UninformedStudents:
     """See the module. Memory: the views, M + 1 small nets, and one image's activations."""
 
     def __init__(self, settings: StudentsSettings = StudentsSettings()):
-        self.settings = replace(settings, features=replace(settings.features, stages=settings.stages))
+        self.settings = with_features(settings, stages=settings.stages)
         if settings.patch not in LAYERS:
             raise DumenetError(f"A patch of {settings.patch} pixels is not planned for: use 17, 33 or 65.")
         if settings.features.image_size < settings.patch:
@@ -109,14 +109,10 @@ class UninformedStudents:
 
     def fit(self, train: Sequence[Sample]) -> None:
         """The teacher, the scale of its descriptors, the students, and the scale of their error and variance."""
-        if not train:
-            raise DumenetError("No images to learn from: the data set, or its part asked for, is empty.")
-        s = self.settings
-        torch.manual_seed(s.seed)
+        s, self.device = self.settings, begin(train, self.settings)
         every = max(round(1 / s.holdout), 2) if s.holdout else len(train) + 1
         held = list(train[every - 1 :: every]) or list(train)  # none kept out: all of them
         seen = [x for k, x in enumerate(train) if k % every != every - 1]
-        self.device = pick_device(s.device)
         self.teacher = distil(seen, s, self.device)
         size = s.features.image_size
         described = (self._run(self.teacher, x).transpose(0, 1).flatten(1) for x in images_of(seen, size, 4))

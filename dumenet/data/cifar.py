@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from dumenet.errors import DumenetError, unknown
 SPLITS = ("01234", "56789", "02468", "13579")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = "cifar-10-batches-py"  # the folder inside the official archive
+# What an archive may unpack to, in memory: CIFAR-10 is 60,000 images of 1 KB to 3 KB. The rest is a mistake, or a bomb.
+MEMBERS, MEMBER_BYTES, ALL_BYTES, SIDE = 200_000, 1 << 20, 1 << 30, 256
 
 
 def read_cifar10(
@@ -29,7 +32,8 @@ def read_cifar10(
         download: fetch the official archive into `source` first.
 
     Raises:
-        DumenetError: an unknown split, nothing to read, a broken file, or a download that fails.
+        DumenetError: an unknown split, nothing to read, a broken file, one that unpacks to more than CIFAR-10 can be,
+            or a download that fails.
     """
     digits = parse_normals(normals)
     images = _read_batches(source, download) if download or _has_batches(source) else _read_files(source)
@@ -92,7 +96,10 @@ def _sample(name: str, digits: str, digit: str, class_name: str, image: np.ndarr
 def _decode(image: np.ndarray | bytes | Path, name: str) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
-    return np.asarray(to_rgb(open_image(image if isinstance(image, Path) else io.BytesIO(image), name)))
+    opened = open_image(image if isinstance(image, Path) else io.BytesIO(image), name)
+    if max(opened.size) > SIDE:
+        raise DumenetError(f"{name} is {opened.width} x {opened.height} pixels: CIFAR-10's are 32 x 32, and {SIDE} the most.")
+    return np.asarray(to_rgb(opened))
 
 
 def _has_batches(source: str | Path | list[Path]) -> bool:
@@ -123,22 +130,52 @@ def _tars(source: Path) -> list[Path]:
     return sorted(f for f in files if f.name.endswith((".tar", ".tar.gz", ".tgz")))
 
 
+class _Member(tarfile.TarInfo):
+    """A member no larger than an image, its headers too: this is made before anything is unpacked for it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Member":
+        """The member of a header."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.size > MEMBER_BYTES:
+            raise _TooLargeError
+        return member
+
+
+class _TooLargeError(Exception):
+    """An archive unpacks to more than CIFAR-10 can be."""
+
+
+def _tar_images(tar: Path) -> Iterator[tuple[Path, bytes]]:
+    """Name and content of each image three levels deep. Nothing is written, so no name can lead out of a folder."""
+    try:
+        with tarfile.open(tar, tarinfo=_Member) as archive:
+            size = 0
+            for count, member in enumerate(archive, 1):
+                path = Path(member.name)
+                size += member.size
+                if member.size > MEMBER_BYTES or size > ALL_BYTES or count > MEMBERS:  # a sparse one is larger than its header
+                    raise _TooLargeError
+                if member.isreg() and path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) >= 3:
+                    yield path, archive.extractfile(member).read()
+    except _TooLargeError:
+        raise DumenetError(
+            f"{tar} unpacks to more than CIFAR-10 can be (at most {MEMBERS:,} files, each up to {MEMBER_BYTES >> 20} MiB, "
+            f"together {ALL_BYTES >> 30} GiB): is it the right archive?"
+        ) from None
+    except Exception as error:  # tarfile's, zlib's, lzma's, EOFError, OSError, RecursionError, ...
+        raise DumenetError(
+            f"{tar} is not a whole tar archive ({type(error).__name__}): copy or download it again."
+        ) from None
+
+
 def _read_files(source: str | Path | list[Path]) -> dict[tuple[str, str], dict[str, bytes | Path]]:
     """(split, class) -> file name -> encoded image, from class folders or tar files of them."""
     images = {}
     sources = [Path(s) for s in source] if isinstance(source, list) else [Path(source)]
     for tar in [t for s in sources for t in _tars(s)]:
-        try:
-            with tarfile.open(tar) as archive:
-                for member in archive:
-                    path = Path(member.name)
-                    if member.isfile() and path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) >= 3:
-                        part, class_name = path.parts[-3:-1]
-                        images.setdefault((part, class_name), {})[path.name] = archive.extractfile(member).read()
-        except (OSError, EOFError, tarfile.TarError) as error:
-            raise DumenetError(
-                f"{tar} is not a whole tar archive ({type(error).__name__}): copy or download it again."
-            ) from None
+        for path, content in _tar_images(tar):
+            images.setdefault(path.parts[-3:-1], {})[path.name] = content
     for path in [p for s in sources for p in s.glob("t*/*/*") if p.suffix.lower() in IMAGE_SUFFIXES]:
         images.setdefault((path.parts[-3], path.parts[-2]), {})[path.name] = path
     if not images:

@@ -1,16 +1,22 @@
 """Folders in MVTec-AD's layout, their JSON-lines index, and a check of everything at once."""
 
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from dumenet.data.images import IMAGE_SUFFIXES, mask_array, open_image
+import numpy as np
+from PIL import Image
+
+from dumenet.data.images import FORMATS, IMAGE_SUFFIXES, content_key, mask_array, open_image
 from dumenet.data.samples import Dataset, Sample
 from dumenet.errors import DumenetError, unknown
 
 IMAGES = "mvtec_anomaly_detection"  # the archive's own top folder; an index lies beside it
 LAYOUT = "<category>/train/good, <category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>"
 SPLITS = ("ground_truth", "test", "train", "validation")
+FOREIGN = frozenset({".avif", ".dng", ".heic", ".heif", ".jp2"})  # photographs that Pillow cannot tell by themselves
 
 
 def read_folder(root: str | Path, categories: str | Iterable[str] = "all", use_index: bool = True) -> Dataset:
@@ -65,7 +71,8 @@ def read_index(train_json: str | Path, test_json: str | Path, image_dir: str | P
     relative to `image_dir`. Where label_name says only "defective", the folder's name is the defect kind.
 
     Raises:
-        DumenetError: a line that cannot be read, a file that is not there, or a defect among the training images.
+        DumenetError: a line that cannot be read, a file that is not there or listed twice, or a defect among the
+            training images.
     """
     image_dir = Path(image_dir)
     train = [_from_line(line, image_dir, where) for where, line in _lines(Path(train_json))]
@@ -73,6 +80,9 @@ def read_index(train_json: str | Path, test_json: str | Path, image_dir: str | P
     wrong = next((s for s in train if s.label), None)
     if wrong:
         raise DumenetError(f"{train_json} lists the defect {wrong.name}: training images must have label 0.")
+    twice = next((name for name, n in Counter(s.name for s in train + test).items() if n > 1), None)
+    if twice:
+        raise DumenetError(f"{train_json} and {Path(test_json).name} list {twice} twice: delete one of the lines.")
     if not train and not test:
         raise DumenetError(f"{train_json} lists no images: delete it to have the folder itself read.")
     return Dataset(_name(image_dir), train, test, _has_masks(test))
@@ -98,46 +108,120 @@ def write_index(dataset: Dataset, root: str | Path, out_dir: str | Path) -> None
 def check_folder(root: str | Path) -> list[str]:
     """Every problem of a folder, one line each; an empty list where it is clean. Decodes every file.
 
+    Beside what cannot be read at all it tells what can be, and is likely wrong: a picture of one colour or of several
+    frames, a mask that looks inverted, a test image that is trained on or bears two labels.
+
     Raises:
         DumenetError: there is no such folder.
     """
     images, beside = _locate(Path(root))
-    problems = []
-    for where, line in _lines(beside / "train.json") + _lines(beside / "test.json"):
-        try:
-            _from_line(line, images, where)
-        except DumenetError as error:
-            problems.append(str(error))
+    nameless = [p for top in images.iterdir() for p in (top, *top.rglob("*")) if _is_no_text(p)]
+    if nameless:  # nothing else can be read before
+        return [f"{ascii(str(p))}: name with a control character or not in UTF-8; rename it" for p in sorted(nameless)]
+    problems = _index_problems(images, beside)
     categories = _categories(images)
     if not categories:
         problems.append(f"{root}: no category; expected {LAYOUT}")
     for folder in categories.values():
+        links = [p for p in sorted(folder.rglob("*")) if p.is_symlink() and not p.exists()]
+        problems += [f"{p}: link to nothing" for p in links if p.suffix.lower() not in IMAGE_SUFFIXES]
         strays = [p for p in _subfolders(folder) if p.name not in SPLITS]
         problems += [f"{p}: stray folder; expected train, test or ground_truth" for p in strays]
         strays = [p for p in _subfolders(folder / "train") if p.name != "good"]
         problems += [f"{p}: stray folder; train holds good only" for p in strays]
         problems += [f"{p}: stray image; belongs in train/good" for p in _files(folder / "train")]
-        if not _files(folder / "train" / "good"):
-            problems.append(f"{folder}: empty category; no images in train/good")
-        masks = _masks(folder)
-        used = set()
-        for kind in _subfolders(folder / "train") + _subfolders(folder / "validation") + _subfolders(folder / "test"):
-            defect = kind.parent.name == "test" and kind.name != "good"
-            for file in _files(kind):
-                size = _decoded(file, problems)
-                mask = masks.get((kind.name, file.stem)) if defect else None
-                if defect and masks and mask is None:
-                    problems.append(f"{file}: image without mask")
-                if mask is None:
-                    continue
-                used.add(mask)
-                mask_size = _decoded(mask, problems)
-                if size and mask_size and size != mask_size:
-                    problems.append(f"{mask}: mask is {mask_size[0]} x {mask_size[1]}, its image {size[0]} x {size[1]}")
-                if mask_size and not mask_array(open_image(mask)).any():
-                    problems.append(f"{mask}: empty mask")
-        problems += [f"{m}: mask without image" for m in sorted(set(masks.values()) - used)]
+        good = _files(folder / "train" / "good")
+        if len(good) < 2:
+            few = "empty category; no images" if not good else "one image; no other is left for the verdict's threshold"
+            problems.append(f"{folder}: {few} in train/good")
+        problems += _image_problems(folder)
     return problems
+
+
+def _index_problems(images: Path, beside: Path) -> list[str]:
+    """Lines of an index that cannot be used, and images that it forgets."""
+    problems, listed = [], Counter()
+    for where, line in _lines(beside / "train.json") + _lines(beside / "test.json"):
+        try:
+            listed[_from_line(line, images, where).source] += 1
+        except DumenetError as error:
+            problems.append(str(error))
+    problems += [f"{file}: listed {n} times in train.json and test.json" for file, n in listed.items() if n > 1]
+    if (beside / "train.json").is_file() and not problems:  # a line that cannot be read may name what seems forgotten
+        for folder in _categories(images).values():
+            kinds = _subfolders(folder / "train") + _subfolders(folder / "test")
+            forgotten = [f for kind in kinds for f in _files(kind) if f not in listed]
+            problems += [f"{f}: neither in train.json nor in test.json, so never read" for f in forgotten]
+    return problems
+
+
+def _image_problems(folder: Path) -> list[str]:
+    """What is wrong with the images and masks of one category."""
+    problems, masks, used = [], _masks(folder), set()
+    first: dict[str, Path] = {}  # of each content the first file
+    for kind in _subfolders(folder / "train") + _subfolders(folder / "validation") + _subfolders(folder / "test"):
+        problems += [f"{p}: stray folder; images lie directly in {kind.name}" for p in _subfolders(kind)]
+        problems += [f"{p}: not read; save it as PNG, JPEG, BMP or TIFF, named so" for p in _overlooked(kind)]
+        defect = kind.parent.name == "test" and kind.name != "good"
+        for file in _files(kind):
+            image = _decoded(file, problems)
+            if image is not None:
+                twin = first.setdefault(content_key(_sample(folder, file, folder.name, kind.name)), file)
+                problems += _doubts(file, image) + _doubts_about_twins(file, twin)
+            mask = masks.get((kind.name, file.stem)) if defect else None
+            if defect and masks and mask is None:
+                problems.append(f"{file}: image without mask")
+            if mask is None:
+                continue
+            used.add(mask)
+            drawn = _decoded(mask, problems)
+            if drawn is None:
+                continue
+            marked = mask_array(drawn)  # (H, W)
+            if image is not None and image.size != drawn.size:
+                size = f"{drawn.width} x {drawn.height}, its image {image.width} x {image.height}"
+                problems.append(f"{mask}: mask is {size}")
+            elif not marked.any():
+                problems.append(f"{mask}: empty mask")
+            elif marked.mean() > 0.5 and marked[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+                problems.append(f"{mask}: mask marks {marked.mean():.0%}, all corners too; black and white exchanged?")
+    return problems + [f"{m}: mask without image" for m in sorted(set(masks.values()) - used)]
+
+
+def _doubts(file: Path, image: Image.Image) -> list[str]:
+    """What may be wrong with an image that can be read."""
+    with Image.open(file, formats=FORMATS) as opened:
+        frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1  # a phone's: one photo, twice
+    doubts = [f"{file}: holds {frames} frames or pages; only the first is read"] if frames > 1 else []
+    pixels = np.asarray(image)
+    if (pixels == pixels[0, 0]).all():
+        doubts.append(f"{file}: every pixel has the same colour")
+    return doubts
+
+
+def _doubts_about_twins(file: Path, twin: Path) -> list[str]:
+    """What is wrong with two files of the same bytes, if anything is."""
+    (split, kind), (other_split, other_kind) = file.parts[-3:-1], twin.parts[-3:-1]
+    if split == "test" and other_split == "train":
+        return [f"{file}: the same image as {twin}, which is trained on"]
+    if split == other_split == "test" and (kind == "good") != (other_kind == "good"):
+        return [f"{file}: the same image as {twin}, which has another label"]
+    return []
+
+
+def _overlooked(kind: Path) -> list[Path]:
+    """Files that hold a picture, but do not bear the name of one that is read."""
+    return [p for p in sorted(kind.iterdir()) if p.is_file() and not p.name.startswith(".") and _is_overlooked(p)]
+
+
+def _is_overlooked(file: Path) -> bool:
+    if file.suffix.lower() in IMAGE_SUFFIXES | FOREIGN:
+        return file.suffix.lower() in FOREIGN
+    try:
+        Image.open(file, formats=FORMATS).close()  # reads the header only
+    except Exception:  # as many kinds as Pillow has decoders
+        return False
+    return True
 
 
 def _locate(root: Path) -> tuple[Path, Path]:
@@ -180,16 +264,28 @@ def _choose(known: Iterable[str], categories: str | Iterable[str]) -> list[str]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p for p in found if p.is_dir() and not p.name.startswith("."))
+    return [p for p in _entries(folder) if p.is_dir()]
 
 
 def _files(folder: Path) -> list[Path]:
-    """Image files directly in a folder, sorted."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(
-        p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    """Image files directly in a folder, sorted; among them links to nothing, so that none is lost in silence."""
+    return [p for p in _entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and (p.is_file() or not p.exists())]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies directly in a folder, sorted, without what is hidden; nothing where there is no folder.
+
+    Raises:
+        DumenetError: a name that is no text, which results files could not hold.
+    """
+    found = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+    for path in filter(_is_no_text, found):
+        raise DumenetError(f"The name of {ascii(str(path))} holds a control character or is not UTF-8: rename it.")
+    return found
+
+
+def _is_no_text(path: Path) -> bool:
+    return any(unicodedata.category(c) in ("Cc", "Cs") for c in path.name)  # Cs: a byte that is not UTF-8
 
 
 def _masks(category: Path) -> dict[tuple[str, str], Path]:
@@ -218,28 +314,32 @@ def _lines(path: Path) -> list[tuple[str, str]]:
 def _from_line(line: str, images: Path, where: str) -> Sample:
     try:
         row = json.loads(line)
-        name, label = Path(row["filename"]), int(row["label"])
-        kind, category = str(row["label_name"]), str(row.get("clsname") or name.parts[0])
-        mask = images / row["maskname"] if label and row.get("maskname") else None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        name, label = Path(row["filename"]), ("0", "1").index(str(row["label"]))
+        kind, category = row["label_name"], row.get("clsname") or name.parts[0]
+        mask = Path(row["maskname"]) if label and row.get("maskname") else None
+        if not (isinstance(kind, str) and isinstance(category, str)):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise DumenetError(
             f"{where} is not a JSON object with filename, label, label_name and clsname: "
             "mend it, or delete the file to have the folder itself read."
         ) from None
-    for file in filter(None, (images / name, mask)):
-        if not file.is_file():
-            raise DumenetError(f"{where} names {file}, which is not there: restore it or delete the line.")
+    for file in filter(None, (name, mask)):
+        if file.is_absolute() or ".." in file.parts:
+            raise DumenetError(f"{where} names {file}: give file names below {images} only.")
+        if not (images / file).is_file():
+            raise DumenetError(f"{where} names {images / file}, which is not there: restore it or delete the line.")
     if not label:
         kind = "good"
     elif kind in ("good", "defective"):
         kind = name.parent.name if name.parent.name not in ("good", "") else "defective"
-    return Sample(name.as_posix(), category, kind, images / name, mask)
+    return Sample(name.as_posix(), category, kind, images / name, mask and images / mask)
 
 
-def _decoded(file: Path, problems: list[str]) -> tuple[int, int] | None:
-    """(width, height), or None and one more problem."""
+def _decoded(file: Path, problems: list[str]) -> Image.Image | None:
+    """The image, or None and one more problem."""
     try:
-        return open_image(file).size
+        return open_image(file)
     except DumenetError as error:
         problems.append(f"{file}: unreadable; {error}")
         return None

@@ -12,22 +12,30 @@ from dumenet.data.samples import Sample
 from dumenet.errors import DumenetError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+# What a file may hold, whatever its name says. No others: for some of them Pillow would start a program (Ghostscript).
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of some phones, which Pillow opens as one
 
 
 def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
     """The decoded image, turned as its EXIF orientation says; `name` is what an error calls it.
 
+    Of an animation or a file of several pages the first one.
+
     Raises:
-        DumenetError: missing, empty, broken or of more than 89 million pixels (Pillow's limit against bombs).
+        DumenetError: missing, empty, broken, with pixels that are no numbers, or of more than 89 million pixels
+            (Pillow's limit against bombs).
     """
     name = name or str(file)
     if isinstance(file, Path) and not file.is_file():
         raise DumenetError(f"There is no image file {name}: restore it or remove it from the data set.")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata, which no pixel depends on
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                return ImageOps.exif_transpose(image)
+            with Image.open(file, formats=FORMATS) as image:
+                turned = ImageOps.exif_transpose(image)
+                turned.format = image.format  # a copy forgets it
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DumenetError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down first.") from None
     except PermissionError:
@@ -36,6 +44,9 @@ def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
         raise DumenetError(
             f"{name} is empty, cut short or not an image ({type(error).__name__}): replace or remove it."
         ) from None
+    if turned.mode == "F" and not np.isfinite(np.asarray(turned)).all():
+        raise DumenetError(f"{name} holds pixels that are NaN or infinite: export it again.")
+    return turned
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -43,7 +54,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # "I", "I;16", "I;16B"
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
+        values = np.asarray(image)
         image = Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).astype(np.uint8))
     elif image.mode == "P":  # by way of RGBA, or Pillow warns of a transparent palette
         image = image.convert("RGBA")
@@ -64,7 +75,15 @@ def load_image(sample: Sample, size: int) -> np.ndarray:
 
 
 def mask_array(image: Image.Image) -> np.ndarray:
-    """(H, W) bool of an opened mask: anything above 0 is defect."""
+    """(H, W) bool of an opened mask: anything above 0 is defect, whatever its colour, but where it is transparent.
+
+    In a JPEG it is what is above half: its noise is above 0 everywhere.
+    """
+    if image.format in LOSSY:
+        return np.asarray(to_rgb(image)).max(axis=2) > 127
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        values = np.asarray(image.convert("RGBA"))
+        return (values[..., :3].max(axis=2) > 0) & (values[..., 3] > 0)
     if image.mode in ("1", "L") or image.mode.startswith("I"):
         return np.asarray(image) > 0
     return np.asarray(to_rgb(image)).max(axis=2) > 0
@@ -74,7 +93,7 @@ def load_mask(sample: Sample, size: int) -> np.ndarray:
     """(size, size) bool, nearest neighbour; all False for a normal image.
 
     Raises:
-        DumenetError: no mask for a defect, an unreadable one, or one of another size than its image.
+        DumenetError: no mask for a defect, an unreadable or empty one, or one of another size than its image.
     """
     if not sample.label:
         return np.zeros((size, size), dtype=bool)
@@ -90,6 +109,8 @@ def load_mask(sample: Sample, size: int) -> np.ndarray:
             f"Mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.name} "
             f"is {width} x {height}: export the mask at the image's size."
         )
+    if not mask.any():
+        raise DumenetError(f"Mask {sample.mask} is empty, but its image {sample.name} shows a defect: mark it there.")
     return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
@@ -97,7 +118,11 @@ def content_key(sample: Sample) -> str:
     """SHA-256 (hex) of the file's bytes, or of an array's shape and bytes."""
     if isinstance(sample.source, np.ndarray):
         return hashlib.sha256(str(sample.source.shape).encode() + sample.source.tobytes()).hexdigest()
+    digest = hashlib.sha256()
     try:
-        return hashlib.sha256(Path(sample.source).read_bytes()).hexdigest()
+        with open(sample.source, "rb") as file:
+            while block := file.read(1 << 20):  # a file may be larger than the memory
+                digest.update(block)
+        return digest.hexdigest()
     except OSError as error:
         raise DumenetError(f"Cannot read {sample.source} ({error.strerror}): restore it or remove it.") from None

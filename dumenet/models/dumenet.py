@@ -69,7 +69,7 @@ class DuMeNet(nn.Module):
         mode = config.memory_mode
         self.channel_memory = ChannelMemory(config.channel_memory_size, dim) if mode in ("both", "channel") else None
         self.spatial_memory = (
-            SpatialMemory(config.spatial_memory_size, grid, config.spatial_layout)
+            SpatialMemory(config.spatial_memory_size, grid, config.spatial_layout, config.spatial_similarity)
             if mode in ("both", "spatial")
             else None
         )

@@ -54,6 +54,8 @@ class ChannelMemory(nn.Module):
 class SpatialMemory(nn.Module):
     """M slots of H x W, read by each hidden channel's map: weights = softmax(SSIM(Wq map, Wk slot)).
 
+    With similarity "dot" it is the scaled dot product of the channel memory instead, to see what SSIM is good for.
+
     Paper page, "spatial structural level"; released `SpatialMemoryModule`. Two layouts:
 
     - ``map``: one map per (image, hidden channel), as the paper describes.
@@ -61,9 +63,9 @@ class SpatialMemory(nn.Module):
       does. A row then runs across tokens, images and channels, so an image's read depends on its batch.
     """
 
-    def __init__(self, slots: int, grid: int, layout: str = "map"):
+    def __init__(self, slots: int, grid: int, layout: str = "map", similarity: str = "ssim"):
         super().__init__()
-        self.layout = layout
+        self.layout, self.similarity = layout, similarity
         self.slots = nn.Parameter(torch.randn(slots, grid * grid) * 0.1)
         self.query, self.key, self.value = (nn.Linear(grid * grid, grid * grid, bias=False) for _ in range(3))
 
@@ -74,7 +76,9 @@ class SpatialMemory(nn.Module):
             rows = x.transpose(1, 2).reshape(B * D, N)  # one row: one hidden channel of one image
         else:
             rows = x.transpose(0, 1).reshape(D * B, N)  # one row: N consecutive numbers of (N, B, D)
-        weights = ssim(self.query(rows), self.key(self.slots)).softmax(dim=-1)  # (B * D, M)
+        query, key = self.query(rows), self.key(self.slots)
+        alike = ssim(query, key) if self.similarity == "ssim" else query @ key.T / N**0.5
+        weights = alike.softmax(dim=-1)  # (B * D, M)
         read = weights @ self.value(self.slots)  # (B * D, N)
         if self.layout == "map":
             return read.view(B, D, N).transpose(1, 2), weights.view(B, D, -1)

@@ -1,7 +1,10 @@
 """Dinomaly: attention and loss by hand, its groups, and that it finds defects."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +22,7 @@ from dumenet.config import FeatureConfig
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
 from dumenet.evaluate import upsample
+from dumenet.features import Backbone
 
 
 def test_linear_attention_is_a_weighted_mean():
@@ -75,13 +79,34 @@ def test_learning_rate_climbs_and_falls():
     assert np.argmax(factors) == 10 and factors[10] == 1 and np.isclose(factors[-1], 0.1) and factors[0] < 0.1
 
 
-def test_a_vision_transformer(parts):
-    features = FeatureConfig(backbone="vit_tiny_patch16_224", weights="random", image_size=224)
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("vit_tiny_patch16_224", 224), ("vit_tiny_patch16_224", 128), ("vit_small_patch14_dinov2", 224)]
+)
+def test_a_vision_transformer(parts, backbone, size):
+    """At the size it was made for or another (DINOv2's is 518); stages of one width need no projection."""
+    features = FeatureConfig(backbone=backbone, weights="random", image_size=size)
     settings = DinomalySettings(features=features, stages=(2, 5, 8, 11), heads=3, steps=2, batch=4, cache=parts[1])
     method = Dinomaly(settings)
     method.fit(parts[0].train[:4])
     assert not method.network.widths_differ and (method.network.scale.std == 1).all()
-    assert method.score(parts[0].test[:2]).maps.shape == (2, 224, 224)
+    assert method.score(parts[0].test[:2]).maps.shape == (2, size, size)
+
+
+def test_weights_of_a_vision_transformer_come_with_their_positions(tmp_path):
+    """From a file for 224 pixels: the same weights at 224, its 14 x 14 position embeddings resized to 8 x 8 at 128."""
+    whole = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    torch.save(whole.state_dict(), tmp_path / "vit.pt")
+    config = FeatureConfig(backbone="vit_tiny_patch16_224", weights=str(tmp_path / "vit.pt"), stages=(1, 3))
+    nets = [Backbone(replace(config, image_size=size)).net.model for size in (224, 128)]
+    assert torch.equal(nets[0].pos_embed, whole.pos_embed)
+    assert torch.equal(nets[1].pos_embed[:, 0], whole.pos_embed[:, 0])  # of the class token
+    grid = whole.pos_embed[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
+    resized = F.interpolate(grid, (8, 8), mode="bicubic", antialias=True).permute(0, 2, 3, 1).flatten(1, 2)
+    assert torch.allclose(nets[1].pos_embed[:, 1:], resized, atol=1e-6)
+    for net in nets:
+        assert all(torch.equal(net.blocks[3].state_dict()[k], v) for k, v in whole.blocks[3].state_dict().items())
+    with pytest.raises(DumenetError, match="patches of 16 pixels"):
+        Backbone(replace(config, image_size=120))
 
 
 SMALL = {"features": FeatureConfig(image_size=128), "grid": 16, "width": 96, "heads": 3, "layers": 2, "batch": 8}
@@ -120,13 +145,8 @@ def test_scores_by_hand(parts):
     assert np.allclose(scores.image, np.sort(maps.reshape(2, -1))[:, -164:].mean(1), atol=1e-5)  # 1 % of 128 x 128
 
 
-def test_same_seed_same_scores(parts):
-    found = []
-    for seed in (0, 0, 1):
-        method = Dinomaly(DinomalySettings(**SMALL | {"grid": 8}, steps=3, seed=seed, cache=parts[1]))
-        method.fit(parts[0].train[:8])
-        found.append(method.score(parts[0].test[:3]).maps.tolist())
-    assert found[0] == found[1] != found[2]
+def test_same_seed_same_scores(parts, seed_decides):
+    seed_decides(lambda seed: Dinomaly(DinomalySettings(**SMALL | {"grid": 8}, steps=3, seed=seed, cache=parts[1])), train=8)
 
 
 @pytest.mark.parametrize("wrong", [{"groups": 0}, {"groups": 5, "layers": 5}, {"layers": 3}, {"width": 100}])

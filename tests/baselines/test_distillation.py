@@ -52,23 +52,8 @@ def small(seed=0, **options):
 
 
 @pytest.mark.parametrize("localise", ["gradient", "positions"])
-def test_the_seed_decides(parts, localise):
-    def run(seed):
-        method = small(seed, localise=localise)
-        method.fit(parts[0].train[:6])
-        scores = method.score(parts[0].test[:2])
-        return np.concatenate([scores.image, scores.maps.ravel()])
-
-    first = run(0)
-    assert np.array_equal(first, run(0)) and not np.array_equal(first, run(1))
-
-
-def test_a_score_does_not_depend_on_the_other_images(parts):
-    method = small()
-    method.fit(parts[0].train[:6])
-    alone, together = method.score(parts[0].test[:1]), method.score(parts[0].test[:3])
-    assert np.isclose(alone.image[0], together.image[0], rtol=1e-4)
-    assert np.allclose(alone.maps[0], together.maps[0], atol=1e-3 * alone.maps.max())
+def test_same_seed_same_scores(seed_decides, localise):
+    seed_decides(lambda seed: small(seed, localise=localise), train=6)
 
 
 def test_both_terms_weigh_the_same_before_training(parts, monkeypatch):
@@ -81,8 +66,3 @@ def test_both_terms_weigh_the_same_before_training(parts, monkeypatch):
     fixed = small(weight=0.5)
     fixed.fit(parts[0].train[:6])
     assert fixed.weight == 0.5
-
-
-def test_no_images_is_said():
-    with pytest.raises(DumenetError, match="No images"):
-        small().fit([])

@@ -4,8 +4,6 @@ On the connectors of the other methods' tests seconds of training do not do: an 
 moved, stay farther from the training patches than a bent pin (seen: image AUROC 0.4 to 0.6 after 130 to 450 steps).
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -64,9 +62,8 @@ def parts(tmp_path_factory):
 
 
 def settings_of(parts, **changes):
-    features = FeatureConfig(image_size=128)
-    short = PatchSVDDSettings(features=features, images=8, pairs=2, most=6000, cache=parts[1])
-    return dataclasses.replace(short, **changes)
+    short = {"features": FeatureConfig(image_size=128), "images": 8, "pairs": 2, "most": 6000, "cache": parts[1]}
+    return PatchSVDDSettings(**short | changes)
 
 
 def test_finds_defects(parts, judged):
@@ -74,14 +71,9 @@ def test_finds_defects(parts, judged):
     assert area > 0.65 and inside > 0.5
 
 
-def test_same_seed_same_scores(parts):
-    found = []
-    for seed in (0, 0, 1):
-        method = PatchSVDD(settings_of(parts, steps=2, images=2, most=50, seed=seed))
-        method.fit(parts[0].train[:3])
-        found.append(method.score(parts[0].test[:2]).image)
-        assert all(len(bank) <= 50 for bank in method.banks.values())
-    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
+def test_same_seed_same_scores(parts, seed_decides):
+    method = seed_decides(lambda seed: PatchSVDD(settings_of(parts, steps=2, images=2, most=50, seed=seed)))
+    assert all(len(bank) <= 50 for bank in method.banks.values())
 
 
 def test_small_images_are_refused():

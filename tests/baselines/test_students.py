@@ -76,14 +76,9 @@ def small(**options):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_the_seed_decides(parts, dense):
-    def run(seed):
-        method = small(seed=seed, dense=dense)
-        method.fit(parts[0].train[:5])
-        return method.score(parts[0].test[:2]).maps
-
-    first = run(0)
-    assert first.shape == (2, 48, 48) and np.array_equal(first, run(0)) and not np.array_equal(first, run(1))
+def test_same_seed_same_scores(parts, seed_decides, dense):
+    method = seed_decides(lambda seed: small(seed=seed, dense=dense), train=5)
+    assert method.score(parts[0].test[:2]).maps.shape == (2, 48, 48)
 
 
 @pytest.mark.parametrize("options", [{}, {"holdout": 0.0}, {"patch": 17}])
@@ -91,8 +86,3 @@ def test_one_training_image_is_enough(parts, options):
     method = small(**options)
     method.fit(parts[0].train[:1])
     assert np.isfinite(method.score(parts[0].test[:1]).image).all()
-
-
-def test_no_images_is_said():
-    with pytest.raises(DumenetError, match="No images"):
-        small().fit([])
