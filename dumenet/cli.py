@@ -254,7 +254,7 @@ def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
     from dumenet.results import csv, markdown, read_results, table
 
-    records = [r for r in read_results(args.results) if "metrics" in r and r.get("tag") == args.tag]
+    records = [r for r in read_results(args.results) if "metrics" in r and "config" in r and r.get("tag") == args.tag]
     long = [
         {"row": _run_label(r), "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
         for r in records if r["metrics"] for key, title in METRICS.items()

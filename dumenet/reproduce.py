@@ -1,5 +1,6 @@
 """Run the lessons headless, in order, through papermill; a second run redoes only what changed."""
 
+import ast
 import hashlib
 import json
 import os
@@ -10,9 +11,11 @@ from unittest.mock import patch
 
 from tqdm.auto import tqdm
 
-from dumenet.errors import DumenetError, unknown
+from dumenet.config import convert
+from dumenet.errors import DumenetError, shown, unknown
 from dumenet.results import machine, write_atomic, write_result
 
+PROFILES = ("quick", "laptop", "paper")
 CELL_TIMEOUT = {"quick": 900, "laptop": 7200}  # seconds; a hanging cell ends its notebook, not the batch
 
 
@@ -34,7 +37,8 @@ def reproduce(
         0, or 1 if a lesson failed; its executed notebook is kept and the others still run.
 
     Raises:
-        DumenetError: no notebooks here, an unknown lesson, or a parameter that no lesson has.
+        DumenetError: no notebooks here, an unknown lesson, or a parameter that no lesson has or that is of another
+            type than the lesson's own value.
     """
     home = Path(home).resolve()
     notebooks = sorted((home / "notebooks").glob("[0-9]*.ipynb"))
@@ -42,15 +46,21 @@ def reproduce(
         raise DumenetError(f"No lessons in {home / 'notebooks'}: run this in a clone of the project.")
     chosen = _choose(notebooks, only)
     wanted = {"profile": profile} | (parameters or {})
-    names = {path: _parameter_names(path) for path in chosen}
-    known = {n for group in names.values() for n in group}
+    if wanted["profile"] not in PROFILES:
+        raise unknown("profile", wanted["profile"], PROFILES)
+    defaults = {path: _parameters(path) for path in chosen}
+    known = {n for group in defaults.values() for n in group}
     for name in wanted:
         if name not in known:
             raise unknown("notebook parameter", name, sorted(known))
+    given = {  # all of them before the first lesson runs
+        path: {k: _typed(v, own[k], f"Notebook parameter {k} of {path.stem}") for k, v in wanted.items() if k in own}
+        for path, own in defaults.items()
+    }
     scratch = not only and not (home / "build" / "runs").exists()  # nothing trained yet: times mean something
     started, failures = time.time(), []
     for path in tqdm(chosen, "lessons", unit="lesson"):
-        mine = {k: v for k, v in wanted.items() if k in names[path]}
+        mine = given[path]
         stamp = home / "build" / "notebooks" / f".{path.stem}.json"
         digest = _digest(home, path, mine)
         if not force and _unchanged(stamp, digest, home):
@@ -82,18 +92,40 @@ def _choose(notebooks: list[Path], only: list[str] | None) -> list[Path]:
     return sorted({by_name.get(str(n).zfill(2), by_name.get(n)) for n in only})
 
 
-def _parameter_names(path: Path) -> set[str]:
-    """Names assigned in the cell tagged `parameters` (without the tag papermill loses its values in silence)."""
+def _parameters(path: Path) -> dict[str, Any]:
+    """Name and value of what the cell tagged `parameters` assigns (without the tag papermill loses values in silence).
+
+    The value is None where it is no plain one, and so of no type that could be asked for.
+    """
     import papermill
 
     try:
-        names = set(papermill.inspect_notebook(str(path)))
+        found = papermill.inspect_notebook(str(path))
     except Exception as error:  # no JSON, no notebook, no kernel name
         detail = " ".join(str(error).split())[:200].rstrip(".")
         raise DumenetError(f"{path.name} is not a whole notebook with a Python kernel: {detail}.") from None
-    if not names:
+    if not found:
         raise DumenetError(f"{path.name} has no cell tagged 'parameters' that assigns a value: add the tag.")
-    return names
+    return {name: _plain(parameter["default"]) for name, parameter in found.items()}
+
+
+def _plain(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _typed(value: Any, default: Any, where: str) -> Any:
+    """`value` in the type of the lesson's own `default`, by the rules of a setting; None goes with any."""
+    if default is None or value is None:
+        return value
+    if isinstance(default, (list, tuple)):
+        kinds = {type(item) for item in default}
+        if not isinstance(value, (list, tuple)):
+            raise DumenetError(f"{where} must be a list, as {shown(default)} is, not {shown(value)}.")
+        return [_typed(item, default[0], where) if len(kinds) == 1 else item for item in value]
+    return convert(value, type(default), where)
 
 
 def _digest(home: Path, path: Path, parameters: dict[str, Any]) -> str:

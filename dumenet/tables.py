@@ -48,9 +48,9 @@ class Column(NamedTuple):
     watched: bool = False  # score the test images after every epoch too: what choosing the best epoch would buy
 
 
-def reconstruction(**model: Any) -> Column:
+def reconstruction(train: dict[str, Any] = {}, **model: Any) -> Column:  # noqa: B006
     """A column of this package's own models."""
-    return Column("reconstruction", {"model": model} if model else {})
+    return Column("reconstruction", {k: v for k, v in (("model", model), ("train", train)) if v})
 
 
 MVTEC = {  # the paper's columns in its order; below them what it does not have
@@ -97,12 +97,14 @@ ABLATIONS = {  # one change each; memory mode and what the decoder reads are cro
     "target raw": reconstruction(target="raw"), "target sigmoid": reconstruction(target="sigmoid"),
     "neck cbam": reconstruction(neck="cbam"), "neighbour mask": reconstruction(**MASK), "no jitter": reconstruction(jitter=0.0),
 }  # fmt: skip
+LEVELS, ALL = (0.0, 0.05, 0.1, 0.2), {"holdout": 0.0}  # the same normal images for every method and level
 CONTAMINATION = {  # one test set for all levels: see `dumenet.data.contaminate`
-    f"{name}, {level:.0%}": column._replace(data={"contamination": level, "contamination_reserve": 0.2})
+    f"{name}, {level:.0%}": column._replace(data={"contamination": level, "contamination_reserve": LEVELS[-1]})
     for name, column in {
-        "DuMeNet": reconstruction(), "DuMeNet without memory": reconstruction(memory_mode="none"),
-        "UniAD": reconstruction(name="uniad", **MASK), "PaDiM": Column("padim"), "PatchCore": Column("patchcore"),
-    }.items() for level in (0.0, 0.05, 0.1, 0.2)
+        "DuMeNet": reconstruction(ALL), "DuMeNet without memory": reconstruction(ALL, memory_mode="none"),
+        "UniAD": reconstruction(ALL, name="uniad", **MASK), "Gaussian": reconstruction(ALL, name="gaussian"),
+        "PaDiM": Column("padim"), "PatchCore": Column("patchcore"),
+    }.items() for level in LEVELS
 }  # fmt: skip
 
 
@@ -258,7 +260,7 @@ def plan(
     jobs = []
     for seed in seeds:
         for name_, column in columns.items():
-            values = nested([*_under(overrides, "data"), *column.data.items(), ("source", source or table.source)])
+            values = nested([*column.data.items(), *_under(overrides, "data"), ("source", source or table.source)])
             config = config_from_dict(values, DataConfig, "data")
             for one in _parts(config, parts, setting, folders, made):
                 settings = settings_of(name_, column, overrides, seed, folders)
@@ -369,7 +371,9 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
     metrics = evaluate_scores(labels, scores.image, categories, masks, scores.maps, seed=job.settings.seed)
     state.unlink(missing_ok=True)
-    return {
+    parts = {k: v for k, v in vars(job.settings).items() if k in ("features", "model", "train", "evaluation")}
+    config = {"config": to_dict(Config(data=job.data, **parts))} if job.method == "reconstruction" else {}
+    return config | {
         "name": job.name, "tag": "table", "table": job.table, "column": job.column, "method": job.method,
         "setting": job.setting, "seed": job.settings.seed, "identity": job.identity(), "command": job.command(),
         "data": {"name": dataset.name, "fingerprint": _fingerprint(dataset), "train": len(dataset.train),
@@ -554,6 +558,7 @@ def printed(home: Path) -> list[PaperValue]:
 
 # --- docs/TABLES.md
 
+COMMITTED = ("real", "cifar10")  # data sets whose results come with the project
 TITLES = {
     "mvtec": "The methods of the MVTec-AD table", "cifar": "The methods of the CIFAR-10 table",
     "epochs": "What choosing the best epoch on the test images would buy",
@@ -570,10 +575,10 @@ under `command`, the line that makes it again; a table's figure is drawn from th
 
 
 def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Records of tables by (table, data set, setting), in the order of TITLES."""
+    """Records of tables on the data sets COMMITTED by (table, data set, setting), in the order of TITLES."""
     found: dict[tuple[str, str, str], list[dict]] = {}
     for record in records:
-        if record.get("tag") == "table":
+        if record.get("tag") == "table" and record["data"]["name"] in COMMITTED:
             found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
     return dict(sorted(found.items(), key=lambda item: (list(TITLES).index(item[0][0]), item[0])))
 
@@ -596,7 +601,7 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
         if table == "ablations" and any(r["column"] == "default" for r in group):
             lines += [versus(against(group, "default"), "default")]
         lines += [f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)", ""]
-    used = dict.fromkeys(r["method"] for r in records if r.get("tag") == "table")
+    used = dict.fromkeys(r["method"] for group in groups(records).values() for r in group)
     return "\n".join([*lines, *budgets(used)]) + "\n", figures
 
 

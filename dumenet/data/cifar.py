@@ -158,10 +158,13 @@ def _tar_images(tar: Path) -> Iterator[tuple[Path, bytes]]:
                     raise _TooLargeError
                 if member.isreg() and path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) >= 3:
                     yield path, archive.extractfile(member).read()
+            for _ in range(ALL_BYTES >> 20):  # at the very end gzip's checksum tells whether all of it was right
+                if not archive.fileobj.read(1 << 20):
+                    break
     except _TooLargeError:
         raise DumenetError(
             f"{tar} unpacks to more than CIFAR-10 can be (at most {MEMBERS:,} files, each up to {MEMBER_BYTES >> 20} MiB, "
-            f"together {ALL_BYTES >> 30} GiB): is it the right archive?"
+            f"together {ALL_BYTES >> 30} GiB): give CIFAR-10's own archive."
         ) from None
     except Exception as error:  # tarfile's, zlib's, lzma's, EOFError, OSError, RecursionError, ...
         raise DumenetError(
