@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
   dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
+  dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
   dumenet classroom                                  the lessons as student's and instructor's copies
   dumenet doctor                                     what this machine has, will use and lacks
