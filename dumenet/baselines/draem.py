@@ -15,8 +15,8 @@ The map is the probability of "anomalous"; the image score is the maximum of its
 | setting | original | ours | why |
 |---|---|---|---|
 | textures | DTD, 5,640 photographs of textures | drawn ones (clouds, stripes, checks) and other training images, half and half; `textures` gives a folder | DTD cannot be had offline |
-| changes of a texture | 3 of 10: gamma, brightness, sharpness, hue, solarise, posterise, invert, autocontrast, equalise, turn +-45 degrees | the same, by Pillow | |
-| mask | Perlin noise of 1 to 32 cells a side (powers of 2, each axis for itself), turned +-90 degrees, above 0.5 | the same; the lattice is turned, not the picture, so no corner is empty | |
+| changes of a texture | 3 of 10 in the code (the paper names 7): gamma, brightness, sharpness, hue, solarise, posterise, invert, autocontrast, equalise, turn +-45 degrees | the same, by Pillow | |
+| mask | Perlin noise of 1 to 32 cells a side (powers of 2, each axis for itself), turned +-90 degrees, above 0.5 (code; at random in the paper) | the same; the lattice is turned, not the picture, so no corner is empty | |
 | opacity | [0.1, 1] in the paper, [0.2, 1] in the code | [0.1, 1] | the paper's |
 | anomalies | half of the images | the same | |
 | turned normal images | +-45 degrees in the paper; in the code +-90 degrees, 3 in 10 | +-45 degrees, 3 in 10 | |
