@@ -128,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seed", type=int, nargs="+", default=[0], help="one or several seeds")
     reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
     reproduce.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300")
+    reproduce.add_argument("--workers", type=int, default=0, help="processes that share the jobs (default: this one alone)")
+    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler, for several machines")
     reproduce.add_argument("--out", type=Path, default=Path("figures"), help="folder for CSV, Markdown and figure")
     reproduce.set_defaults(run=_reproduce)
 
@@ -303,9 +305,9 @@ def _reproduce_table(args: argparse.Namespace) -> int:
     from dumenet import tables
 
     jobs = tables.plan(
-        args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set), words=args.set
+        args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set)
     )
-    failures = tables.run_jobs(jobs)
+    failures = tables.run_jobs(jobs, workers=args.workers, scheduler=args.scheduler)
     missing = sum(job.finished() is None for job in jobs)
     print(f"{len(jobs) - missing} of {len(jobs)} jobs have their results file.")
     for path in tables.write(jobs, Path("."), args.out):

@@ -68,12 +68,12 @@ CIFAR = {
 }  # fmt: skip
 
 
-def recipe(stages: Sequence[int], grid: int, **settings: Any) -> Column:
-    """A candidate for CIFAR-10: DuMeNet at half its depth."""
-    features = {"stages": list(stages), "grid": grid}
+def recipe(stages: Sequence[int], grid: int, images: int = 200, weights: str = "pretrained", **settings: Any) -> Column:
+    """A candidate for CIFAR-10: DuMeNet at half its depth, so many training images a class."""
+    features = {"stages": list(stages), "grid": grid, "weights": weights}
     model = {"encoder_layers": 2, "decoder_layers": 2} | settings.pop("model", {})
     values = {"features": features, "model": model, "train": settings, "evaluation": {"pooling": "mean"}}
-    return Column("reconstruction", values, {"validation_class": "last"})
+    return Column("reconstruction", values, {"validation_class": "last", "per_class_train": images})
 
 
 RECIPES = {  # judged on `data.validation_class`, never on test images
@@ -83,6 +83,8 @@ RECIPES = {  # judged on `data.validation_class`, never on test images
     "stages 0-4 at 7, raw target": recipe(range(5), 7, model={"target": "raw"}),
     "stages 0-4 at 7, 32 epochs": recipe(range(5), 7, epochs=32),
     "stages 0-4 at 7, hidden 256": recipe(range(5), 7, model={"hidden_dim": 256}),
+    "stages 0-4 at 7, 800 images a class": recipe(range(5), 7, 800),
+    "stages 0-4 at 7, random backbone": recipe(range(5), 7, weights="random"),
 }  # fmt: skip
 
 
@@ -139,7 +141,7 @@ class Job:
     settings: Any  # the method's own dataclass, seed included
     data: DataConfig
     dataset: Dataset
-    overrides: tuple[str, ...] = ()  # as given on the command line
+    overrides: dict[str, Any]
     results: Path = Path("data/results")
 
     @property
@@ -168,15 +170,23 @@ class Job:
         """Where its results file lies."""
         return self.results / f"table-{self.name}.json"
 
+    def request(self) -> dict[str, Any]:
+        """The arguments of `plan` that give this job alone."""
+        ten_classes = self.dataset.categories[0].startswith("{")
+        parts = (self.data.normals,) if ten_classes else () if self.data.categories == ("all",) else self.data.categories
+        return {
+            "name": self.table, "source": self.data.source, "parts": parts, "methods": (self.column,),
+            "seeds": (self.settings.seed,), "setting": self.setting, "overrides": self.overrides,
+        }  # fmt: skip
+
     def command(self) -> str:
         """Runs this job again, from a clone of the project."""
-        ten_classes = self.dataset.categories[0].startswith("{")
-        parts = (self.data.normals,) if ten_classes else self.data.categories
-        chosen = [] if parts == ("all",) else ["--category", *parts]
-        separate = ["--setting", "separate"] if self.setting == "separate" else []
-        words = ["--table", self.table, "--data", self.data.source, *chosen, "--method", self.column, *separate]
-        words += ["--seed", str(self.settings.seed), *(["--set", *self.overrides] if self.overrides else [])]
-        return "dumenet reproduce " + shlex.join(words)
+        asked = self.request()
+        words = ["--table", self.table, "--data", self.data.source, *(["--category", *asked["parts"]] if asked["parts"] else [])]
+        words += ["--method", self.column, "--seed", str(self.settings.seed)]
+        words += ["--setting", self.setting] if self.setting != "unified" else []
+        pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in self.overrides.items()]
+        return "dumenet reproduce " + shlex.join([*words, *(["--set", *pairs] if pairs else [])])
 
     def finished(self) -> dict[str, Any] | None:
         """Its record, if it has one."""
@@ -227,7 +237,6 @@ def plan(
     setting: str = "unified",
     overrides: dict[str, Any] | None = None,
     folders: Folders = Folders(),
-    words: Sequence[str] = (),
 ) -> list[Job]:
     """The jobs of a table, seed by seed, so that an interrupted batch has whole tables first.
 
@@ -237,7 +246,6 @@ def plan(
         methods: columns of the table; none takes all.
         setting: "unified", one model for all categories, or "separate", one for each.
         overrides: dotted, "US.steps" for a column, "us.steps" for a method, "all.features.image_size", "data.per_class_train".
-        words: the overrides as they were typed, for the records.
 
     Raises:
         DumenetError: an unknown table, column, setting, part or option, or whatever is wrong with the data.
@@ -264,7 +272,7 @@ def plan(
             config = config_from_dict(values, DataConfig, "data")
             for one in _parts(config, parts, setting, folders, made):
                 settings = settings_of(name_, column, overrides, seed, folders)
-                jobs.append(Job(name, name_, setting, settings, one, made[one], tuple(words), folders.results))
+                jobs.append(Job(name, name_, setting, settings, one, made[one], overrides, folders.results))
     return jobs
 
 
@@ -326,30 +334,57 @@ def nested(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def run_jobs(jobs: Sequence[Job], folders: Folders = Folders(), progress: bool = True) -> list[str]:
+def run_jobs(
+    jobs: Sequence[Job], folders: Folders = Folders(), progress: bool = True, workers: int = 0, scheduler: str | None = None
+) -> list[str]:
     """Run what has no results file yet; returns a sentence for each job that failed, and the others still run.
 
     A job that another process has taken is left to it.
+
+    Args:
+        workers: processes of this machine that share the jobs through Dask; 0: this process, one job after another.
+        scheduler: address of a Dask scheduler that runs already and sees the same folders under the same paths.
     """
+    if workers or scheduler:
+        from dumenet.sweep import sweep
+
+        requests = {job.name: (job.request(), Folders(folders.home.absolute())) for job in jobs if job.finished() is None}
+        said = sweep(_requested, requests, workers, scheduler, progress)
+        return [f"{name}: {sentence}" for name, sentence in said.items() if sentence]
     failures = []
     bar = tqdm(jobs, "jobs", disable=not progress, unit="job")
     for job in bar:
         bar.set_postfix_str(f"{job.column} {job.settings.seed}")
-        lock = FileLock(folders.home / "build" / "locks" / f"{job.name}.lock", timeout=0)
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with lock:
-                if job.finished() is None:
-                    write_result(job.path, run_job(job, folders))
-        except Timeout:
-            continue
-        except DumenetError as error:
-            failures.append(f"{job.name}: {error}")
-        except Exception as error:  # a fault of one method must not end a night's batch
-            log = folders.home / "build" / "locks" / f"{job.name}.log"
-            log.write_text(traceback.format_exc(), encoding="utf-8")
-            failures.append(f"{job.name}: {type(error).__name__}: {error}; see {log}")
+        sentence = _taken(job, folders)
+        failures += [f"{job.name}: {sentence}"] if sentence else []
     return failures
+
+
+def _requested(request: dict[str, Any], folders: Folders) -> str | None:
+    """Run one job in a process that knows nothing of it but its request."""
+    source = request["source"]
+    if Path(source).exists() or (folders.home / source).exists():
+        request = request | {"source": str((folders.home / source).absolute())}
+    (job,) = plan(**request, folders=folders)
+    return _taken(job, folders)
+
+
+def _taken(job: Job, folders: Folders) -> str | None:
+    """Run one job unless it is done or another process is at it; None, or a sentence that says what went wrong."""
+    log = folders.home / "build" / "locks" / f"{job.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(log.with_suffix(".lock"), timeout=0):
+            if job.finished() is None:
+                write_result(job.path, run_job(job, folders))
+    except Timeout:
+        pass
+    except DumenetError as error:
+        return str(error)
+    except Exception as error:  # a fault of one method must not end a night's batch
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        return f"{type(error).__name__}: {error}; see {log}"
+    return None
 
 
 def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
@@ -595,7 +630,8 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
         lines += [
             f"## {TITLES[table]}: {data}, {setting}", "",
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
-            f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. One of the commands:", "",
+            f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
+            f"Files: `data/results/table-{table}-{data}-*`. One of the commands:", "",
             f"```sh\n{group[-1]['command']}\n```", "", markdown(made),
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):

@@ -84,7 +84,7 @@ def test_a_failing_job_leaves_the_others_alone(home, tree, monkeypatch):
 
 
 def test_the_record_leads_back_to_its_command(home, tree):
-    (job,) = jobs(home, tree, methods=("PaDiM",), seeds=(3,), words=("all.features.image_size=64", "all.device=cpu"))
+    (job,) = jobs(home, tree, methods=("PaDiM",), seeds=(3,))
     tables.run_jobs([job], home, progress=False)
     before = job.path.read_bytes()
     job.path.unlink()
@@ -141,6 +141,53 @@ def test_settings_for_cifar_are_chosen_without_its_test_images(home):
 def test_wrong_wishes_get_a_sentence(home, tree, more, said):
     with pytest.raises(DumenetError, match=said):
         jobs(home, tree, **more)
+
+
+# --- many workers
+
+
+def numbers(jobs):
+    return {j.name: {k: v for k, v in j.finished().items() if k in ("metrics", "identity", "image_auroc_by_pooling")} for j in jobs}
+
+
+def test_workers_give_the_same_results_and_do_each_job_once(home, tree):
+    made = jobs(home, tree, seeds=(0, 1, 2))
+    assert tables.run_jobs(made, home, progress=False) == []
+    alone = numbers(made)
+    times = {}
+    for job in made[:2]:
+        times[job.path] = job.path.stat().st_mtime_ns
+    for job in made[2:]:
+        job.path.unlink()
+    assert tables.run_jobs(made, home, progress=False, workers=2) == []
+    assert numbers(made) == alone and {p: p.stat().st_mtime_ns for p in times} == times
+
+
+def test_a_worker_that_dies_costs_no_job(home, tree, monkeypatch):
+    from dumenet.sweep import sweep
+
+    said = sweep(dies_once, {f"task {i}": (home.home / "dead", i) for i in range(6)}, workers=2, progress=False)
+    assert said == {f"task {i}": i * i for i in range(6)} and (home.home / "dead").exists()
+
+
+def dies_once(mark, i):
+    """The first to come here takes its whole process along."""
+    import os
+    import signal
+
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return i * i
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_no_scheduler(home, tree, monkeypatch):
+    from distributed.config import config
+
+    monkeypatch.setitem(config["distributed"]["comm"]["timeouts"], "connect", "1s")
+    with pytest.raises(DumenetError, match="No Dask scheduler"):
+        tables.run_jobs(jobs(home, tree), home, progress=False, scheduler="tcp://127.0.0.1:9")
 
 
 # --- rows
