@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dumenet.errors import DumenetError
+from dumenet.jobs import TABLES
 from dumenet.metrics import seed_interval
 from dumenet.results import PaperValue, paper_results, read_results, write_atomic, write_result
-from dumenet.tables import TABLES, Row, against, groups, rows
+from dumenet.tables import Row, against, groups, rows
 
 HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
 CANNOT, NOT_RUN = "cannot be tested here", "not run yet"

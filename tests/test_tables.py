@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dumenet import jobs as jobs_
 from dumenet import tables
 from dumenet.cli import main
 from dumenet.errors import DumenetError
@@ -24,15 +25,15 @@ def home(tmp_path, monkeypatch):
 
 def jobs(home, tree, **more):
     given = {"methods": ("Gaussian", "PaDiM"), "overrides": FAST, "folders": home} | more
-    return tables.plan("mvtec", str(tree), **given)
+    return jobs_.plan("mvtec", str(tree), **given)
 
 
 def test_a_finished_job_is_not_run_again_and_a_changed_one_is(home, tree):
     first = jobs(home, tree)
     assert [j.finished() for j in first] == [None, None]
-    assert tables.run_jobs(first, home, progress=False) == []
+    assert jobs_.run_jobs(first, home, progress=False) == []
     times = {j.path: j.path.stat().st_mtime_ns for j in first}
-    tables.run_jobs(jobs(home, tree), home, progress=False)
+    jobs_.run_jobs(jobs(home, tree), home, progress=False)
     assert {p: p.stat().st_mtime_ns for p in times} == times
     changed = jobs(home, tree, overrides=FAST | {"PaDiM.sigma": 1.0})
     assert [j.finished() is None for j in changed] == [False, True]
@@ -50,7 +51,7 @@ def test_a_job_is_known_by_its_images_not_by_their_path(home, tree, tmp_path):
 
 def test_a_record_with_a_younger_setting_missing_still_counts(home, tree):
     (job,) = jobs(home, tree, methods=("PaDiM",))
-    tables.run_jobs([job], home, progress=False)
+    jobs_.run_jobs([job], home, progress=False)
     record = json.loads(job.path.read_text())
     del record["identity"]["settings"]["sigma"]  # as if `sigma` had been added to the settings later
     job.path.write_text(json.dumps(record))
@@ -67,9 +68,9 @@ def test_two_processes_do_not_take_one_job(home, tree):
     lock = home.home / "build" / "locks" / f"{job.name}.lock"
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
-        assert tables.run_jobs([job], home, progress=False) == []
+        assert jobs_.run_jobs([job], home, progress=False) == []
         assert job.finished() is None
-    tables.run_jobs([job], home, progress=False)
+    jobs_.run_jobs([job], home, progress=False)
     assert job.finished()
 
 
@@ -78,14 +79,14 @@ def test_a_failing_job_leaves_the_others_alone(home, tree, monkeypatch):
 
     monkeypatch.setattr(PaDiM, "fit", lambda self, train: 1 / 0)
     made = jobs(home, tree)
-    (sentence,) = tables.run_jobs(made, home, progress=False)
+    (sentence,) = jobs_.run_jobs(made, home, progress=False)
     assert "PaDiM" in sentence and "ZeroDivisionError" in sentence and Path(sentence.split("see ")[1]).is_file()
     assert [bool(j.finished()) for j in made] == [j.column == "Gaussian" for j in made]
 
 
 def test_the_record_leads_back_to_its_command(home, tree):
     (job,) = jobs(home, tree, methods=("PaDiM",), seeds=(3,))
-    tables.run_jobs([job], home, progress=False)
+    jobs_.run_jobs([job], home, progress=False)
     before = job.path.read_bytes()
     job.path.unlink()
     assert main(json.loads(before)["command"].split()[1:]) == 0
@@ -95,10 +96,10 @@ def test_the_record_leads_back_to_its_command(home, tree):
 
 
 def test_the_best_epoch_is_recorded_and_not_chosen(home, tree):
-    (job,) = tables.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | {
+    (job,) = jobs_.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | {
         f"UniAD.model.{k}": v for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()
     } | {"UniAD.train.epochs": 3})  # fmt: skip
-    tables.run_jobs([job], home, progress=False)
+    jobs_.run_jobs([job], home, progress=False)
     record = job.finished()
     assert len(record["image_auroc_by_epoch"]) == 3
     assert record["image_auroc_by_epoch"][-1] == pytest.approx(record["metrics"]["mean"]["image_auroc"])
@@ -108,25 +109,25 @@ def test_unified_and_separate(home, tree):
     together, apart = (jobs(home, tree, methods=("PaDiM",), setting=s) for s in ("unified", "separate"))
     assert [j.dataset.categories for j in together] == [["bolt", "felt"]]
     assert [j.dataset.categories for j in apart] == [["bolt"], ["felt"]]
-    tables.run_jobs(apart, home, progress=False)
+    jobs_.run_jobs(apart, home, progress=False)
     made = tables.rows([j.finished() for j in apart])
     values = {(r.part, r.metric): r.ours for r in made}
     assert values["mean", "image_auroc"] == pytest.approx(np.mean([values[c, "image_auroc"] for c in ("bolt", "felt")]))
 
 
 def test_splits_of_the_digits(home):
-    made = tables.plan("cifar", None, methods=("Gaussian",), overrides=FAST, folders=home)
+    made = jobs_.plan("cifar", None, methods=("Gaussian",), overrides=FAST, folders=home)
     assert [j.dataset.categories for j in made] == [["{01234}"], ["{56789}"], ["{02468}"], ["{13579}"]]
-    (one,) = tables.plan("cifar", None, ["13579"], methods=("Gaussian",), overrides=FAST, folders=home)
+    (one,) = jobs_.plan("cifar", None, ["13579"], methods=("Gaussian",), overrides=FAST, folders=home)
     assert one.name == made[3].name
-    assert tables.run_jobs([one], home, progress=False) == []
+    assert jobs_.run_jobs([one], home, progress=False) == []
     said = [PaperValue("cifar10", "Gaussian", "13579", "image_auroc", 50.0)]
     (row,) = [r for r in tables.rows([one.finished()], said) if r.metric == "image_auroc"]
     assert row.paper is None  # digits are not CIFAR-10
 
 
 def test_settings_for_cifar_are_chosen_without_its_test_images(home):
-    (job,) = tables.plan("recipe", None, ["01234"], methods=("stage 4 at 7",), overrides=FAST, folders=home)
+    (job,) = jobs_.plan("recipe", None, ["01234"], methods=("stage 4 at 7",), overrides=FAST, folders=home)
     assert {s.name.split("/")[0] for s in job.dataset.train + job.dataset.test} == {"train"}
     assert not {s.name for s in job.dataset.train} & {s.name for s in job.dataset.test}
     assert {s.name.split("/")[1] for s in job.dataset.test if s.label} == {"4"}
@@ -152,14 +153,14 @@ def numbers(jobs):
 
 def test_workers_give_the_same_results_and_do_each_job_once(home, tree):
     made = jobs(home, tree, seeds=(0, 1, 2))
-    assert tables.run_jobs(made, home, progress=False) == []
+    assert jobs_.run_jobs(made, home, progress=False) == []
     alone = numbers(made)
     times = {}
     for job in made[:2]:
         times[job.path] = job.path.stat().st_mtime_ns
     for job in made[2:]:
         job.path.unlink()
-    assert tables.run_jobs(made, home, progress=False, workers=2) == []
+    assert jobs_.run_jobs(made, home, progress=False, workers=2) == []
     assert numbers(made) == alone and {p: p.stat().st_mtime_ns for p in times} == times
 
 
@@ -187,7 +188,7 @@ def test_no_scheduler(home, tree, monkeypatch):
 
     monkeypatch.setitem(config["distributed"]["comm"]["timeouts"], "connect", "1s")
     with pytest.raises(DumenetError, match="No Dask scheduler"):
-        tables.run_jobs(jobs(home, tree), home, progress=False, scheduler="tcp://127.0.0.1:9")
+        jobs_.run_jobs(jobs(home, tree), home, progress=False, scheduler="tcp://127.0.0.1:9")
 
 
 # --- rows
@@ -226,7 +227,7 @@ def test_a_mean_needs_every_part():
 def test_what_is_written(home, tree):
     made = jobs(home, tree, seeds=(0, 1))
     assert tables.write(made, home.home, home.home / "out") == []
-    tables.run_jobs(made, home, progress=False)
+    jobs_.run_jobs(made, home, progress=False)
     paths = tables.write(made, home.home, home.home / "out")
     assert [p.suffix for p in paths] == [".csv", ".md", ".png", ".svg"] and all(p.stat().st_size for p in paths)
     lines = paths[0].read_text().splitlines()
@@ -239,14 +240,14 @@ def test_every_column_of_the_paper_is_there():
     from dumenet.results import paper_results
 
     paper = paper_results(Path(__file__).parents[1] / "data" / "paper_results.csv")
-    for table in tables.TABLES.values():
+    for table in jobs_.TABLES.values():
         printed = {v.method for v in paper if v.table == table.paper}
         assert printed <= set(table.columns)
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", jobs_.TABLES)
 def test_every_column_can_be_planned(home, tree, name):
-    source = None if tables.TABLES[name].source == "digits" else str(tree)
-    made = tables.plan(name, source, folders=home, overrides={"all.features.image_size": 64})
-    assert {j.column for j in made} == set(tables.TABLES[name].columns)
+    source = None if jobs_.TABLES[name].source == "digits" else str(tree)
+    made = jobs_.plan(name, source, folders=home, overrides={"all.features.image_size": 64})
+    assert {j.column for j in made} == set(jobs_.TABLES[name].columns)
     assert len({j.name for j in made}) == len(made)
