@@ -1,4 +1,4 @@
-"""The command line: `dumenet data|train|evaluate|table|predict|reproduce|explore|classroom|doctor`."""
+"""The command line: `dumenet data|train|evaluate|table|predict|export|reproduce|explore|classroom|doctor`."""
 
 import argparse
 import os
@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
   dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
+  dumenet export build/runs/.../checkpoint.pt --out model.onnx
   dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
   dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
@@ -109,12 +110,20 @@ def _parser() -> argparse.ArgumentParser:
     table.set_defaults(run=_table)
 
     predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
-    predict.add_argument("checkpoint", type=Path)
+    predict.add_argument("checkpoint", type=Path, help="a checkpoint, or a file of `dumenet export`")
     predict.add_argument("images", type=Path, help="an image or a folder")
     predict.add_argument("--out", type=Path, default=Path("build/predictions"))
     predict.add_argument("--category", default="all", help="whose threshold to use (default: the common one)")
-    predict.add_argument("--device", default="auto")
+    predict.add_argument("--device", default="auto", help="of the runtime torch")
+    predict.add_argument(
+        "--runtime", choices=("torch", "onnx", "openvino"), help="what computes (default: torch, or onnx for an exported file)"
+    )
     predict.set_defaults(run=_predict)
+
+    export = _add(commands, "export", "a checkpoint as one ONNX graph, from images to anomaly maps and scores")
+    export.add_argument("checkpoint", type=Path)
+    export.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
+    export.set_defaults(run=_export)
 
     reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
     reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
@@ -258,10 +267,15 @@ def _table(args: argparse.Namespace) -> None:
     from dumenet.results import csv, markdown, read_results, table
 
     records = [r for r in read_results(args.results) if "metrics" in r and "config" in r and r.get("tag") == args.tag]
-    long = [
-        {"row": _run_label(r), "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
-        for r in records if r["metrics"] for key, title in METRICS.items()
-    ]  # fmt: skip
+    try:
+        long = [
+            {"row": _run_label(r), "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
+            for r in records if r["metrics"] for key, title in METRICS.items()
+        ]  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DumenetError(
+            f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
+        ) from None
     if not long:
         raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
     print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
@@ -283,13 +297,19 @@ def _run_label(record: dict[str, Any]) -> str:
 def _predict(args: argparse.Namespace) -> int:
     from dumenet.predict import predict
 
-    rows = predict(args.checkpoint, args.images, args.out, args.category, args.device)
+    rows = predict(args.checkpoint, args.images, args.out, args.category, args.device, args.runtime)
     bad = [r for r in rows if r["verdict"] == "unreadable"]
     counts = {v: sum(r["verdict"] == v for r in rows) for v in sorted({r["verdict"] for r in rows})}
     print(f"{', '.join(f'{n} {v}' for v, n in counts.items())}: {args.out / 'scores.csv'}, heatmaps beside it.")
     if bad:
         print(f"dumenet: {len(bad)} of {len(rows)} images could not be read; scores.csv says why.", file=sys.stderr)
     return 2 if bad else 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    from dumenet.predict import export
+
+    print(f"The graph is in {export(args.checkpoint, args.out or args.checkpoint.with_suffix('.onnx'))}.")
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -302,15 +322,13 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _reproduce_table(args: argparse.Namespace) -> int:
-    from dumenet import tables
+    from dumenet import jobs, tables
 
-    jobs = tables.plan(
-        args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set)
-    )
-    failures = tables.run_jobs(jobs, workers=args.workers, scheduler=args.scheduler)
-    missing = sum(job.finished() is None for job in jobs)
-    print(f"{len(jobs) - missing} of {len(jobs)} jobs have their results file.")
-    for path in tables.write(jobs, Path("."), args.out):
+    wanted = jobs.plan(args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set))
+    failures = jobs.run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
+    missing = sum(job.finished() is None for job in wanted)
+    print(f"{len(wanted) - missing} of {len(wanted)} jobs have their results file.")
+    for path in tables.write(wanted, Path("."), args.out):
         print(f"  {path}")
     for failure in failures:
         print(f"dumenet: {failure}", file=sys.stderr)
