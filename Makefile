@@ -5,11 +5,12 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: help install reproduce test classroom explore clean
+.PHONY: help install reproduce test faults classroom explore clean
 
 help:
 	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper), list what was made"
 	@echo "make test        install if needed, run all tests"
+	@echo "make faults      kill each kind of work twenty times, and look what comes of it (an hour)"
 	@echo "make classroom   install if needed, write the student's and the instructor's copies of the lessons"
 	@echo "make explore     install if needed, open the heatmap explorer (lesson 12) in the browser"
 	@echo "make clean       remove build/ (caches, checkpoints, executed lessons)"
@@ -33,6 +34,9 @@ test: install
 	$$two --nbval-lax --nbval-cell-timeout=600 notebooks && \
 	$$two tests/browser tests/lessons --dist loadgroup && \
 	echo "All tests passed."
+
+faults: install
+	@FAULTS=20 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/faults
 
 classroom: install
 	@$(BIN)/dumenet classroom

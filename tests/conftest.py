@@ -44,6 +44,11 @@ def tiny_yaml(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
+    """See `photos`."""
+    return photos(tmp_path)
+
+
+def photos(home):
     """Two categories in MVTec-AD's layout: 8 images of 64 x 64 to train on, 6 to test on, three of them with a mask."""
     rng = np.random.default_rng(0)
     for category, base in (("bolt", 90), ("felt", 150)):
@@ -54,9 +59,9 @@ def tree(tmp_path):
                 image[20:36, 24:44] = 255
                 mask = np.zeros((64, 64), np.uint8)
                 mask[20:36, 24:44] = 255
-                write(tmp_path / "photos" / category / "ground_truth" / "hole" / f"{i:03d}_mask.png", mask)
-            write(tmp_path / "photos" / category / folder / f"{i:03d}.png", image)
-    return tmp_path / "photos"
+                write(home / "photos" / category / "ground_truth" / "hole" / f"{i:03d}_mask.png", mask)
+            write(home / "photos" / category / folder / f"{i:03d}.png", image)
+    return home / "photos"
 
 
 def write(path, array):
