@@ -55,11 +55,15 @@ MVTEC = {  # the paper's columns in its order; below them what it does not have
     "FCDD": Column("fcdd"), "PANDA": Column("panda"), "PatchCore": Column("patchcore"), "Dinomaly": Column("dinomaly"),
     "Gaussian": reconstruction(name="gaussian"),
 }  # fmt: skip
+CHOSEN = {  # of the columns RECIPES below: the highest mean on CIFAR-10's held-out training classes, "stage 4 at 7"
+    "features": {"stages": [4], "grid": 7}, "model": {"encoder_layers": 2, "decoder_layers": 2}, "evaluation": {"pooling": "mean"},
+}  # fmt: skip
 CIFAR = {
     "US": Column("us"), "FCDD": Column("fcdd", {"outliers": None}), "FCDD+OE": Column("fcdd", {"outliers": "photographs"}),
-    "PANDA": Column("panda"), "MKD": Column("mkd"), "UniAD": reconstruction(name="uniad", **MASK),
-    "DuMeNet": reconstruction(),
-    "DN2": Column("panda", {"steps": 0}), "Gaussian": reconstruction(name="gaussian"),
+    "PANDA": Column("panda"), "MKD": Column("mkd"),
+    "UniAD": Column("reconstruction", CHOSEN | {"model": CHOSEN["model"] | {"name": "uniad", "neighbour_size": 3, **MASK}}),
+    "DuMeNet": Column("reconstruction", CHOSEN),
+    "DN2": Column("panda", {"steps": 0}), "Gaussian": Column("reconstruction", CHOSEN | {"model": {"name": "gaussian"}}),
 }  # fmt: skip
 
 
