@@ -251,3 +251,19 @@ def test_every_column_can_be_planned(home, tree, name):
     made = jobs_.plan(name, source, folders=home, overrides={"all.features.image_size": 64})
     assert {j.column for j in made} == set(jobs_.TABLES[name].columns)
     assert len({j.name for j in made}) == len(made)
+
+
+def test_the_document_is_what_the_committed_results_say():
+    from dumenet.results import read_results
+
+    root = Path(__file__).parents[1]
+    text, figures = tables.document(read_results(root / "data" / "results"), tables.printed(root))
+    assert (root / "docs" / "TABLES.md").read_text(encoding="utf-8") == text, "run: python -m dumenet.tables"
+    assert all((root / "docs" / f"{name}.svg").exists() for name in figures)
+
+
+def test_every_method_has_a_budget_to_show():
+    from dumenet.baselines import METHODS
+
+    lines = tables.budgets(METHODS)
+    assert all(any(line.startswith(f"| [{method}](") for line in lines) for method in METHODS)
