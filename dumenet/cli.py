@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _add(commands, "export", "a checkpoint as one ONNX graph, from images to anomaly maps and scores")
     export.add_argument("checkpoint", type=Path)
     export.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
+    export.add_argument("--int8", action="store_true", help="matrix products in 8 bits: a smaller file, slightly other maps")
     export.set_defaults(run=_export)
 
     reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
@@ -309,7 +310,8 @@ def _predict(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> None:
     from dumenet.predict import export
 
-    print(f"The graph is in {export(args.checkpoint, args.out or args.checkpoint.with_suffix('.onnx'))}.")
+    out = args.out or args.checkpoint.with_suffix(".onnx")
+    print(f"The graph is in {export(args.checkpoint, out, args.int8)}.")
 
 
 def _reproduce(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -59,7 +60,13 @@ def set_thresholds(trained: Trained, holdout: Features | None) -> None:
     trained.thresholds["all"] = float(np.quantile(scores, quantile))
 
 
-def verdicts(trained: Trained, scores: Sequence[float], category: str = "all") -> list[str]:
+class HasThresholds(Protocol):
+    """`Trained`, or what else knows them."""
+
+    thresholds: dict[str, float]
+
+
+def verdicts(trained: HasThresholds, scores: Sequence[float], category: str = "all") -> list[str]:
     """"anomalous", "normal", or "no threshold" where the checkpoint holds none."""
     threshold = trained.thresholds.get(category, trained.thresholds.get("all"))
     if threshold is None:

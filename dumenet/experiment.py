@@ -70,7 +70,7 @@ def run_name(config: Config, dataset: Dataset) -> str:
     values = to_dict(config)
     younger = {
         "data": ("contamination", "contamination_reserve", "validation_class"), "model": ("spatial_similarity",),
-        "train": ("precision", "compile"),
+        "train": ("precision", "compile"), "features": ("runtime",),
     }  # fmt: skip
     for section, keys in younger.items():  # settings younger than the first results: at their default they do not
         for key in keys:  # change a name

@@ -8,8 +8,11 @@ import hashlib
 import importlib.util
 import json
 import os
+import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +29,12 @@ from tqdm.auto import tqdm
 
 from dumenet.config import FeatureConfig
 from dumenet.data import Sample, content_key, load_image
+from dumenet.engine import Engine, export, read
 from dumenet.errors import DumenetError
 
 EMBEDDED = "tf_efficientnet_lite0"
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
+READERS = min(4, os.cpu_count() or 1)  # threads that decode images; each holds one at its full size
 
 
 class Backbone(nn.Module):
@@ -37,7 +42,7 @@ class Backbone(nn.Module):
 
     Attributes:
         stage_channels: channels of each stage; C is their sum.
-        key: names weights, stages, size and grid; equal keys give equal features.
+        key: names weights, stages, size, grid, and the runtime if it is not torch; equal keys give equal features.
     """
 
     def __init__(self, config: FeatureConfig):
@@ -53,6 +58,7 @@ class Backbone(nn.Module):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         stages = "".join(map(str, config.stages))
         self.key = f"{config.backbone}-s{stages}-{config.image_size}px-{config.grid}g-{digest.hexdigest()[:12]}"
+        self.key += "" if config.runtime == "torch" else f"-{config.runtime}"
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in eval mode: a frozen backbone has no other."""
@@ -109,7 +115,7 @@ def _pretrained_state(config: FeatureConfig) -> dict[str, Tensor]:
     name = config.backbone
     if config.weights != "pretrained":
         try:
-            return torch.load(config.weights, map_location="cpu", weights_only=True)
+            return load_tensors(config.weights)
         except Exception as error:  # torch raises a dozen kinds here
             raise DumenetError(
                 f"Cannot read weights from {config.weights} ({type(error).__name__}): "
@@ -131,6 +137,19 @@ def _pretrained_state(config: FeatureConfig) -> dict[str, Tensor]:
             f"({type(error).__name__}): use backbone {EMBEDDED}, whose weights come with the installation, "
             "or set features.weights to a local file."
         ) from None
+
+
+def load_tensors(path: str | Path) -> Any:
+    """Content of a file of `torch.save`: tensors and plain values. A pickle that would run something is refused.
+
+    Torch would take a changed byte for a weight; the file's own checksums tell it.
+    """
+    if zipfile.is_zipfile(path):  # older files are none, and have no checksums
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,18 +223,19 @@ def extract(
             with open(folder / "features.f16", "ab") as data, open(folder / "index.jsonl", "ab") as index:
                 data.truncate(held.count * c * g * g * 2)  # rows without a line are from an interrupted run
                 index.truncate(held.index_bytes)
-                for start in range(0, len(todo), backbone.config.batch_size):
-                    batch = todo[start : start + backbone.config.batch_size]
-                    values = _compute([samples[i] for i in batch], backbone)
-                    data.write(values.tobytes())
-                    data.flush()
-                    for i, row in zip(batch, values):
-                        held.rows[keys[i]] = held.count
-                        line = {"key": keys[i], "row": held.count, "crc": zlib.crc32(row.tobytes())}
-                        index.write(json.dumps(line).encode() + b"\n")
-                        held.count += 1
-                    index.flush()
-                    bar.update(len(batch))
+                run = _runner(backbone, folder) if todo else None
+                with bar, closing(_read_ahead(samples, todo, backbone.config)) as batches:
+                    for batch, images in batches:
+                        values = _compute(run, images, [samples[i] for i in batch])
+                        data.write(values.tobytes())
+                        data.flush()
+                        for i, row in zip(batch, values):
+                            held.rows[keys[i]] = held.count
+                            line = {"key": keys[i], "row": held.count, "crc": zlib.crc32(row.tobytes())}
+                            index.write(json.dumps(line).encode() + b"\n")
+                            held.count += 1
+                        index.flush()
+                        bar.update(len(batch))
             bar.close()
     except OSError as error:
         raise DumenetError(
@@ -226,11 +246,43 @@ def extract(
     return Features(list(samples), np.array([held.rows[k] for k in keys]), store)
 
 
-def _compute(samples: Sequence[Sample], backbone: Backbone) -> np.ndarray:
+def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """From uint8 images (B, S, S, 3) to features (B, C, H, W) by the backbone's runtime; its graph is kept in `folder`."""
+    if backbone.config.runtime == "torch":
+        return lambda images: backbone(torch.from_numpy(images).to(backbone.mean.device)).cpu().numpy()
+    path, metadata = folder / "backbone.onnx", {"key": backbone.key}
+    try:
+        content, found = read(path)
+    except DumenetError:
+        found = None
+    if found != metadata:  # none yet, or damaged
+        export(backbone, backbone.config.image_size, ("features",), metadata, path)
+        content, _ = read(path)
+    engine = Engine(content, backbone.config.runtime)
+    return lambda images: engine(images)[0]
+
+
+def _read_ahead(
+    samples: Sequence[Sample], todo: Sequence[int], config: FeatureConfig
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """Batches of `todo` with their images (B, S, S, 3), the next one decoded by threads while the caller computes."""
+    batches = [todo[i : i + config.batch_size] for i in range(0, len(todo), config.batch_size)]
+    pool = ThreadPoolExecutor(READERS, "reader")
+    decode = lambda batch: [pool.submit(load_image, samples[i], config.image_size) for i in batch]  # noqa: E731
+    try:
+        coming = decode(batches[0]) if batches else []
+        for batch, following in zip(batches, [*batches[1:], []]):
+            images = np.stack([image.result() for image in coming])
+            coming = decode(following)
+            yield batch, images
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compute(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, samples: Sequence[Sample]) -> np.ndarray:
     """(len(samples), C, H, W) float16, all finite."""
-    images = np.stack([load_image(s, backbone.config.image_size) for s in samples])  # (B, S, S, 3)
     with np.errstate(over="ignore"):  # what fp16 cannot hold is refused below
-        values = backbone(torch.from_numpy(images).to(backbone.mean.device)).cpu().numpy().astype(np.float16)
+        values = run(images).astype(np.float16)
     for sample, row in zip(samples, values):
         if not np.isfinite(row).all():
             raise DumenetError(f"The features of {sample.name} are not finite: check the image and the weights.")

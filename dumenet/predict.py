@@ -1,31 +1,151 @@
-"""Verdicts for images without labels: a score table and heatmap overlays."""
+"""Verdicts for images without labels: a score table and heatmap overlays; and all of the network as one ONNX graph."""
 
 import csv
 import hashlib
 import io
+import math
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from dumenet import engine
+from dumenet.config import Config, config_from_dict, to_dict
 from dumenet.data import IMAGE_SUFFIXES, Sample, load_image
 from dumenet.errors import DumenetError, unknown
 from dumenet.evaluate import upsample, verdicts
-from dumenet.features import progress_bar
-from dumenet.metrics import image_score
+from dumenet.features import Backbone, progress_bar
+from dumenet.metrics import WINDOW, image_score
 from dumenet.plots import heatmap
 from dumenet.results import write_atomic
-from dumenet.train import load_backbone, load_checkpoint
+from dumenet.train import Trained, load_backbone, load_checkpoint
 
 COLUMNS = ("image", "score", "threshold", "verdict", "problem")
 HEATMAP = ".heatmap.png"  # never read as an image, so that `out` may lie inside the folder of images
 NAME_BYTES = 255  # of a file name, on every usual disk
+GRAPHS = Path("build/export")  # graphs of checkpoints, made when first asked for: safe to delete
+
+
+class Graph(nn.Module):
+    """Backbone, reconstruction, anomaly map and image score as one module."""
+
+    def __init__(self, trained: Trained, backbone: Backbone):
+        super().__init__()
+        self.backbone, self.model, self.config = backbone, trained.model, trained.config
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images (B, S, S, 3) to anomaly maps (B, S, S) and image scores (B,)."""
+        maps = upsample(self.model(self.backbone(images)).anomaly_map, self.config.features.image_size)
+        return maps, pooled(maps, self.config.evaluation.pooling)
+
+
+def pooled(maps: Tensor, pooling: str) -> Tensor:
+    """`metrics.image_score` in torch's operations: maps (B, S, S) to (B,)."""
+    if pooling == "mean":
+        return maps.mean((1, 2))
+    if pooling == "std":
+        return maps.std((1, 2), correction=0)
+    if pooling == "top1":
+        return maps.flatten(1).topk(math.ceil(maps[0].numel() / 100)).values.mean(1)
+    columns = F.avg_pool2d(maps[:, None], (WINDOW, 1), 1)  # (B, 1, S - 15, S)
+    return F.avg_pool2d(columns, (1, WINDOW), 1).amax((1, 2, 3))
+
+
+def export(checkpoint: Path, out: Path, int8: bool = False) -> Path:
+    """Write a checkpoint and its backbone as one ONNX graph, from uint8 images (B, S, S, 3), B as many as wanted, to
+    `maps` (B, S, S) and `scores` (B,); thresholds, categories, pooling and configuration are in its metadata.
+
+    Args:
+        int8: see `engine.export`; the file is less than half as large, and maps move by a few thousandths of their range.
+
+    Raises:
+        DumenetError: no checkpoint, packages of the extra `fast` are missing, or `out` cannot be written.
+    """
+    trained = load_checkpoint(checkpoint, "cpu")
+    metadata = {
+        "config": to_dict(trained.config), "thresholds": trained.thresholds, "pooling": trained.config.evaluation.pooling,
+        "categories": sorted(set(trained.thresholds) - {"all"}) or list(trained.config.data.categories),
+        "backbone": trained.origin.get("backbone"), "int8": int8,
+    }  # fmt: skip
+    size = trained.config.features.image_size
+    engine.export(Graph(trained, load_backbone(trained)), size, ("maps", "scores"), metadata, Path(out), int8)
+    return Path(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A trained network, whatever runs it."""
+
+    config: Config
+    thresholds: dict[str, float]
+    run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images (B, S, S, 3): maps (B, S, S), image scores (B,)
+
+
+def load_detector(path: Path, runtime: str | None = None, device: str = "auto") -> Detector:
+    """The network of a checkpoint, or of a file that `export` wrote.
+
+    Args:
+        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file) or "openvino". For an engine
+            a checkpoint is exported into build/export, unless that was done before.
+        device: of torch; engines run on the CPU.
+
+    Raises:
+        DumenetError: the file is missing, damaged or foreign, or the runtime's package is not installed.
+    """
+    path = Path(path)
+    runtime = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
+    if runtime not in engine.RUNTIMES:
+        raise unknown("runtime", runtime, engine.RUNTIMES)
+    if runtime == "torch":
+        if path.suffix == ".onnx":
+            raise DumenetError(f"{path} is for the runtimes {' and '.join(engine.PACKAGES)}; torch runs a checkpoint.")
+        trained = load_checkpoint(path, device)
+        return Detector(trained.config, trained.thresholds, _eager(trained, load_backbone(trained)))
+    content, metadata = engine.read(path if path.suffix == ".onnx" else _exported(path))
+    try:
+        config = config_from_dict(metadata["config"])
+        thresholds = {str(k): float(v) for k, v in metadata["thresholds"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
+    session = engine.Engine(content, runtime)
+    return Detector(config, thresholds, lambda images: tuple(session(images)))
+
+
+def _eager(trained: Trained, backbone: Backbone) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    size, pooling = trained.config.features.image_size, trained.config.evaluation.pooling
+
+    @torch.no_grad()
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = backbone(torch.tensor(images).to(backbone.mean.device))  # (B, C, H, W)
+        maps = upsample(trained.model(features).anomaly_map, size).cpu().numpy()  # (B, S, S)
+        return maps, image_score(maps, pooling)
+
+    return run
+
+
+def _exported(checkpoint: Path) -> Path:
+    """The graph of a checkpoint, made now if there is no whole one."""
+    engine.package("onnx")
+    try:
+        digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    except OSError:
+        digest = ""  # `export` has a sentence for it
+    path = GRAPHS / f"{digest[:16]}.onnx"
+    try:
+        engine.read(path)
+    except DumenetError:
+        export(checkpoint, path)
+    return path
 
 
 def predict(
-    checkpoint: Path, images: Path, out: Path, category: str = "all", device: str = "auto"
+    checkpoint: Path, images: Path, out: Path, category: str = "all", device: str = "auto", runtime: str | None = None
 ) -> list[dict[str, object]]:
     """Score an image or every image below a folder; writes `scores.csv` and one overlay for each image.
 
@@ -33,12 +153,12 @@ def predict(
     An overlay is named after its image; where that name would be too long, after its beginning and its SHA-256.
     In an overlay the middle of the colour scale is the verdict's threshold, so colours compare across images.
 
+    Args:
+        checkpoint, device, runtime: see `load_detector`.
+
     Raises:
         DumenetError: no checkpoint, no images, or a category that the checkpoint does not know.
     """
-    trained = load_checkpoint(checkpoint, device)
-    if trained.thresholds and category not in trained.thresholds:
-        raise unknown("category of this checkpoint", category, trained.thresholds)
     images, out = Path(images), Path(out)
     if not images.exists():
         raise DumenetError(f"There is nothing at {images}: give an image or a folder of images.")
@@ -49,9 +169,11 @@ def predict(
     )  # fmt: skip
     if not files:
         raise DumenetError(f"No images in {images}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    backbone = load_backbone(trained)
-    threshold = trained.thresholds.get(category)
-    size, rows = trained.config.features.image_size, []
+    detector = load_detector(checkpoint, runtime, device)
+    if detector.thresholds and category not in detector.thresholds:
+        raise unknown("category of this checkpoint", category, detector.thresholds)
+    threshold = detector.thresholds.get(category)
+    size, rows = detector.config.features.image_size, []
     for file in progress_bar(files, "predicting", unit="image"):
         name = file.relative_to(images).as_posix() if images.is_dir() else file.name
         name = name.encode("utf-8", "backslashreplace").decode()  # a byte of the name that is not UTF-8
@@ -62,11 +184,8 @@ def predict(
         except DumenetError as error:
             row |= {"verdict": "unreadable", "problem": str(error)}
             continue
-        with torch.no_grad():
-            features = backbone(torch.tensor(image)[None].to(backbone.mean.device))  # (1, C, H, W)
-            anomaly_map = upsample(trained.model(features).anomaly_map, size)[0].cpu().numpy()  # (S, S)
-        value = float(image_score(anomaly_map[None], trained.config.evaluation.pooling)[0])
-        row |= {"score": f"{value:.6g}", "verdict": verdicts(trained, [value], category)[0]}
+        (anomaly_map,), (value,) = detector.run(image[None])  # (S, S), ()
+        row |= {"score": f"{value:.6g}", "verdict": verdicts(detector, [value], category)[0]}
         if threshold is not None:
             row["threshold"] = f"{threshold:.6g}"
         overlay = _overlay(image, anomaly_map, threshold, f"{name}: {row['verdict']}")
@@ -89,7 +208,8 @@ def _beside(image: Path) -> Path:
 def _overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None, title: str) -> bytes:
     """PNG of the image beside its heatmap."""
     top = 2 * threshold if threshold else float(anomaly_map.max())
-    figure, axes = plt.subplots(1, 2, figsize=(6, 3.3), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3.3))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.02)  # what a layout engine finds by drawing everything twice
     axes[0].imshow(image)
     axes[0].set_axis_off()
     heatmap(axes[1], image, anomaly_map, 0, top)
@@ -97,6 +217,6 @@ def _overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a character of the name that the font lacks
-        figure.savefig(buffer, dpi=120)
+        figure.savefig(buffer, dpi=120, pil_kwargs={"compress_level": 1})
     plt.close(figure)
     return buffer.getvalue()

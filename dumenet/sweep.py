@@ -32,7 +32,8 @@ def sweep(
     if not tasks:
         return {}
     try:
-        cluster = None if scheduler else LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
+        dashboard = "127.0.0.1:0"  # ":0" would show it to the whole network
+        cluster = None if scheduler else LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=dashboard)
         client = Client(scheduler or cluster)
     except (OSError, ValueError) as error:
         raise DumenetError(f"No Dask scheduler answers at {scheduler} ({error}): start one with `dask scheduler`.") from None

@@ -16,7 +16,7 @@ from torch import nn
 
 from dumenet.config import Config, TrainConfig, config_from_dict, to_dict
 from dumenet.errors import DumenetError
-from dumenet.features import Backbone, Features, progress_bar
+from dumenet.features import Backbone, Features, load_tensors, progress_bar
 from dumenet.models import PositionGaussian, build_model
 from dumenet.results import write_atomic
 
@@ -167,10 +167,12 @@ def _resume(state_file: str | Path | None, config: Config, trained: Trained, opt
     parts = {"model": trained.model, "optimizer": optimizer, "schedule": schedule}
     fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        if state["config"] != to_dict(config) or state["origin"] != trained.origin:
+        state = load_tensors(state_file)
+        if config_from_dict(state["config"]) != config or state["origin"] != trained.origin:
             return 0
         done, history = int(state["epoch"]), {name: [float(x) for x in state["history"][name]] for name in trained.history}
+        if {len(values) for values in history.values()} != {done}:
+            raise ValueError("a history of other epochs")
         for name, part in parts.items():
             part.load_state_dict(state[name])
     except Exception:  # a damaged state costs the epochs it held, not the run
@@ -205,15 +207,13 @@ def save_checkpoint(trained: Trained, path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
-    """Read a checkpoint with `weights_only=True`; the model is in eval mode on `device`.
-
-    A pickle that would run something is not loaded: `weights_only` knows tensors and plain values alone.
+    """Read a checkpoint; the model is in eval mode on `device`.
 
     Raises:
         DumenetError: no such file, or not a checkpoint of this package.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
         config = config_from_dict(content["config"])
         model = build_model(config.model, tuple(content["stage_channels"]), config.features.grid)
         model.load_state_dict(content["model"])

@@ -13,7 +13,9 @@ import struct
 import subprocess
 import sys
 import tarfile
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import numpy as np
@@ -26,6 +28,7 @@ from PIL import Image
 from dumenet.cli import main
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.data.cifar import CLASSES
+from dumenet.errors import DumenetError
 from dumenet.train import load_checkpoint, save_checkpoint
 
 TRAIN = "train --config tiny.yaml --data photos"
@@ -208,6 +211,11 @@ def aliases(home):
 
 def empty_folder(home):
     (home / "empty").mkdir()
+
+
+def empty_folder_in(path):
+    """Something that makes a folder."""
+    return lambda home: (home / path).mkdir(parents=True)
 
 
 def small_mask(home):
@@ -398,6 +406,9 @@ CASES = {  # what is wrong: (what to do first, the command, the culprit that the
     "result that is no JSON": (text("data/results/a.json", "{"), "table", "a.json"),
     "result of another version": (text("data/results/a.json", '{"schema": 99}'), "table", "a.json has result schema 99"),
     "result nested too deep": (text("data/results/a.json", "[" * 100_000), "table", "a.json"),
+    "result that lacks its numbers": (
+        text("data/results/a.json", '{"schema": 1, "tag": null, "config": {}, "metrics": {"mean": {}}}'), "table", "not whole",
+    ),
     "archive with a huge file": (
         tar(("c/train/cat/0.png", 50_000_000)), "train --config tiny.yaml --data tars", "train.tar.gz unpacks",
     ),
@@ -471,3 +482,340 @@ def test_unknown_words_of_the_command_itself(capsys):
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 2
+
+
+# --- what can be read and is likely wrong: `dumenet data check`
+
+INVERTED = np.full((64, 64), 255, np.uint8)
+INVERTED[20:36, 24:44] = 0
+RED_ON_WHITE = np.full((64, 64, 3), 255, np.uint8)
+RED_ON_WHITE[20:36, 24:44] = (255, 0, 0)
+
+
+def frames(path, **options):
+    """Something that saves an animation, or a file of several pages."""
+
+    def put(home):
+        two = [Image.fromarray(NOISE), Image.fromarray(255 - NOISE)]
+        two[0].save(home / path, save_all=True, append_images=two[1:], **options)
+
+    return put
+
+
+def one_image(home):
+    for path in (home / FELT).glob("00[1-7].png"):
+        path.unlink()
+
+
+def forgotten(home):
+    """An image that came after the index was written."""
+    indexed({})(home)
+    image(f"{FELT}/new.png", NOISE)(home)
+
+
+REPORTED = {  # what is wrong: (what to do first, what the one line says)
+    "truncated image": (truncated, "003.png: unreadable"),
+    "zero-byte image": (text(f"{FELT}/003.png", ""), "003.png: unreadable"),
+    "text in an image file": (text(f"{FELT}/003.png", "hello"), "003.png: unreadable"),
+    "decompression bomb": (huge, "003.png: unreadable; .* pixels"),
+    "program's input in an image file": (eps, "003.png: unreadable"),
+    "pixels that are NaN": (image(f"{FELT}/9.tif", np.full((9, 9), np.nan, np.float32)), "9.tif: unreadable; .* NaN"),
+    "picture under a foreign name": (copy(f"{FELT}/003.png", f"{FELT}/4.dat"), "4.dat: not read; save it as PNG"),
+    "WebP": (lambda home: Image.fromarray(NOISE).save(home / FELT / "4.webp"), "4.webp: not read; save it as PNG"),
+    "GIF": (lambda home: Image.fromarray(NOISE).save(home / FELT / "4.gif"), "4.gif: not read; save it as PNG"),
+    "HEIC": (text(f"{FELT}/4.HEIC", b"\0\0\0\x18ftypheic"), "4.HEIC: not read; save it as PNG"),
+    "animation": (frames(f"{FELT}/4.png"), "4.png: holds 2 frames or pages; only the first is read"),
+    "pages": (frames(f"{FELT}/4.tif"), "4.tif: holds 2 frames or pages; only the first is read"),
+    "animation under another name": (frames(f"{FELT}/4.png", format="GIF"), "4.png: holds 2 frames"),
+    "constant image": (image(f"{FELT}/4.png", np.full((64, 64, 3), 7, np.uint8)), "4.png: every pixel has the same colour"),
+    "image of one pixel": (image(f"{FELT}/4.png", np.zeros((1, 1, 3), np.uint8)), "4.png: every pixel has the same colour"),
+    "category of one image": (one_image, "felt: one image; no other is left for the verdict's threshold"),
+    "category of no image": (gone(FELT), "felt: empty category"),
+    "inverted mask": (image(f"{MASK}/012_mask.png", INVERTED), "012_mask.png: mask marks 92%.* exchanged"),
+    "coloured mask on white": (image(f"{MASK}/012_mask.png", RED_ON_WHITE), "012_mask.png: mask marks 100%.* exchanged"),
+    "empty mask": (image(f"{MASK}/012_mask.png", np.zeros((64, 64), np.uint8)), "012_mask.png: empty mask"),
+    "mask off by one pixel": (image(f"{MASK}/012_mask.png", INVERTED[1:]), "mask is 64 x 63, its image 64 x 64"),
+    "broken mask": (text(f"{MASK}/012_mask.png", "?"), "012_mask.png: unreadable"),
+    "image without mask": (gone(f"{MASK}/012_mask.png"), "012.png: image without mask"),
+    "mask without image": (gone("photos/bolt/test/hole/012.png"), "012_mask.png: mask without image"),
+    "test image that is trained on": (
+        copy(f"{FELT}/003.png", "photos/felt/test/good/new.png"), "new.png: the same image as .*003.png, which is trained on",
+    ),
+    "defect that is trained on": (
+        copy("photos/felt/test/hole/012.png", f"{FELT}/new.png"), "012.png: the same image as .*new.png, which is trained on",
+    ),
+    "test image with two labels": (
+        copy("photos/felt/test/good/008.png", "photos/felt/test/hole/011.png"), "011.png: the same image .* another label",
+    ),
+    "image that the index forgets": (forgotten, "new.png: neither in train.json nor in test.json"),
+    "image that the index names twice": (indexed({}, {}), "000.png: listed 2 times"),
+    "index without labels": (indexed({"label": None}), "train.json line 1 is not a JSON object with filename, label"),
+    "index of a missing file": (
+        indexed({}, {"filename": "bolt/train/good/99.png"}), "train.json line 2 names .*99.png, which is not there",
+    ),
+    "image that links to nothing": (link(f"{FELT}/003.png", "nothing.png"), "003.png: unreadable"),
+    "image that links to itself": (link(f"{FELT}/003.png", "003.png"), "003.png: unreadable"),
+    "folder that links to itself": (link("photos/felt/test/scratch", "scratch"), "scratch: link to nothing"),
+    "folder among the images": (empty_folder_in(f"{FELT}/more"), "more: stray folder; images lie directly in good"),
+    "folder that leads back": (link(f"{FELT}/back", ".."), "back: stray folder; images lie directly in good"),
+    "folder of no split": (empty_folder_in("photos/felt/tset"), "tset: stray folder"),
+    "image beside its folder": (image("photos/felt/train/4.png", NOISE), "4.png: stray image"),
+    "name with a line break": (odd_name(b"a\nb.png"), r"a\\nb.png': name with a control character"),
+    "name that is no UTF-8": (odd_name(b"\xff.png"), r"udcff.png': name .* not in UTF-8; rename it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REPORTED)
+def test_check_reports(case, tree, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    prepare, line = REPORTED[case]
+    prepare(tmp_path)
+    capfd.readouterr()
+    assert main(["data", "check", "photos"]) == 1
+    out, error = capfd.readouterr()
+    assert len(out.splitlines()) == 2 and out.endswith("1 problem(s) in photos.\n"), out
+    assert re.search(line, out.splitlines()[0]), out
+    assert not error
+
+
+# --- what looks odd and is read right
+
+
+def saved(array_or_image, **options):
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image = array_or_image if isinstance(array_or_image, Image.Image) else Image.fromarray(array_or_image)
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def deep_png(values):
+    """A PNG of (H, W, 3) uint16, which Pillow does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def turned(orientation, kind):
+    """(file, what it shows): stored so that the EXIF orientation turns it back to NOISE."""
+    back = {  # from the EXIF standard: where row 0 and column 0 of the stored pixels are to be seen
+        1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
+        5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, 1), 7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+        8: lambda x: np.rot90(x, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(np.ascontiguousarray(back(NOISE)), format=kind, exif=exif), NOISE
+
+
+def grey(values):
+    """(H, W) to (H, W, 3) uint8."""
+    return np.repeat(np.asarray(values).astype(np.uint8)[..., None], 3, axis=2)
+
+
+RAMP = NOISE[..., 0].astype(np.uint16) * 257  # 16-bit tones that 8 bits can hold
+PALETTE = Image.fromarray(NOISE).quantize(64)
+ALPHA = np.dstack([NOISE, NOISE[..., 0]])
+INK = np.dstack([255 - NOISE, np.zeros((64, 64), np.uint8)])  # cyan, magenta, yellow, no black
+SMOOTH = np.asarray(Image.fromarray(NOISE[:3, :3]).resize((64, 64), Image.Resampling.BICUBIC))  # what JPEG can hold
+
+VALID = {  # what it is: (name, bytes, pixels, largest difference)
+    "16-bit grey PNG": ("a.png", saved(RAMP, format="PNG"), grey(NOISE[..., 0]), 0),
+    "16-bit grey TIFF": ("a.tif", saved(RAMP, format="TIFF"), grey(NOISE[..., 0]), 0),
+    "16-bit colour PNG": ("a.png", deep_png(NOISE.astype(np.uint16) * 257), NOISE, 0),
+    "32-bit grey of 16-bit tones": ("a.tif", saved(RAMP.astype(np.int32), format="TIFF"), grey(NOISE[..., 0]), 0),
+    "float from 0 to 1": ("a.tif", saved((NOISE[..., 0] / 255).astype(np.float32), format="TIFF"), grey(NOISE[..., 0]), 1),
+    "float from 0 to 255": ("a.tif", saved(NOISE[..., 0].astype(np.float32), format="TIFF"), grey(NOISE[..., 0]), 0),
+    "grey PNG": ("a.png", saved(NOISE[..., 0], format="PNG"), grey(NOISE[..., 0]), 0),
+    "grey BMP": ("a.bmp", saved(NOISE[..., 0], format="BMP"), grey(NOISE[..., 0]), 0),
+    "grey with alpha": ("a.png", saved(Image.fromarray(ALPHA[..., 2:], "LA"), format="PNG"), grey(NOISE[..., 2]), 0),
+    "black and white": ("a.png", saved(NOISE[..., 0] > 127, format="PNG"), grey((NOISE[..., 0] > 127) * 255), 0),
+    "CMYK TIFF": ("a.tif", saved(Image.fromarray(INK, "CMYK"), format="TIFF"), NOISE, 0),
+    "CMYK JPEG": (
+        "a.jpg", saved(Image.fromarray(np.dstack([255 - SMOOTH, SMOOTH[..., 0] * 0]), "CMYK"), format="JPEG", quality=98),
+        SMOOTH, 12,
+    ),
+    "palette PNG": ("a.png", saved(PALETTE, format="PNG"), np.asarray(PALETTE.convert("RGB")), 0),
+    "palette BMP": ("a.bmp", saved(PALETTE, format="BMP"), np.asarray(PALETTE.convert("RGB")), 0),
+    "palette with a transparent colour": (
+        "a.png", saved(PALETTE, format="PNG", transparency=3), np.asarray(PALETTE.convert("RGB")), 0,
+    ),
+    "alpha PNG": ("a.png", saved(ALPHA, format="PNG"), NOISE, 0),
+    "alpha TIFF": ("a.tif", saved(ALPHA, format="TIFF"), NOISE, 0),
+    "progressive JPEG": ("a.jpg", saved(SMOOTH, format="JPEG", quality=98, progressive=True), SMOOTH, 12),
+    "compressed TIFF": ("a.tif", saved(NOISE, format="TIFF", compression="tiff_lzw"), NOISE, 0),
+    "one pixel": ("a.png", saved(NOISE[:1, :1], format="PNG"), np.broadcast_to(NOISE[0, 0], (64, 64, 3)), 0),
+    "one row": ("a.png", saved(NOISE[:1], format="PNG"), np.broadcast_to(NOISE[:1], (64, 64, 3)), 0),
+    "JPEG named PNG": ("a.png", saved(SMOOTH, format="JPEG", quality=98), SMOOTH, 12),
+    "PNG named JPEG": ("a.jpg", saved(NOISE, format="PNG"), NOISE, 0),
+    "WebP named JPEG": ("a.jpg", saved(NOISE, format="WEBP", lossless=True), NOISE, 0),
+    "animated PNG": (
+        "a.png", saved(Image.fromarray(NOISE), format="PNG", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+        NOISE, 0,
+    ),
+    "pages of a TIFF": (
+        "a.tif", saved(Image.fromarray(NOISE), format="TIFF", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+        NOISE, 0,
+    ),
+    "animated GIF named PNG": (
+        "a.png", saved(PALETTE, format="GIF", save_all=True, append_images=[Image.new("P", (64, 64))]),
+        np.asarray(PALETTE.convert("RGB")), 0,
+    ),
+    "name with spaces": (" a  b .png", saved(NOISE, format="PNG"), NOISE, 0),
+    "name in Unicode": ("\u56fe\u50cf \u00e9\u202f\U0001f642.png", saved(NOISE, format="PNG"), NOISE, 0),
+    "name with formulas": ("$x^$_{%s}\\.png", saved(NOISE, format="PNG"), NOISE, 0),
+    "name as long as names can be": ("a" * 251 + ".png", saved(NOISE, format="PNG"), NOISE, 0),
+    **{
+        f"orientation {k} in {kind}": (f"a.{kind.lower()}", *turned(k, kind), 0)
+        for kind in ("PNG", "TIFF") for k in range(1, 9)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VALID)
+def test_odd_image_is_read_right(case, tmp_path):
+    name, content, pixels, most = VALID[case]
+    (tmp_path / name).write_bytes(content)
+    array = load_image(Sample("a", "c", "good", tmp_path / name), 64)
+    assert array.dtype == np.uint8 and array.shape == (64, 64, 3)
+    assert np.abs(array.astype(int) - pixels).max() <= most
+
+
+SQUARE = np.zeros((64, 64), bool)
+SQUARE[20:36, 24:44] = True
+WHITE = np.full((64, 64, 3), 255, np.uint8)
+MASKS = {  # what it is: the file; all of them mark SQUARE
+    "black and white": saved(SQUARE, format="PNG"),
+    "grey": saved(SQUARE.astype(np.uint8) * 255, format="PNG"),
+    "grey of one": saved(SQUARE.astype(np.uint8), format="PNG"),
+    "16-bit": saved(SQUARE.astype(np.uint16), format="PNG"),
+    "float": saved(SQUARE.astype(np.float32), format="TIFF"),
+    "blue on black": saved(np.dstack([SQUARE * 0, SQUARE * 0, SQUARE * 9]).astype(np.uint8), format="PNG"),
+    "white where it is not transparent": saved(np.dstack([WHITE, SQUARE * 255]).astype(np.uint8), format="PNG"),
+    "white on opaque black": saved(np.dstack([WHITE * SQUARE[..., None], WHITE[..., 0]]), format="PNG"),
+    "grey and alpha": saved(Image.fromarray(np.dstack([WHITE[..., 0], SQUARE * 255]).astype(np.uint8), "LA"), format="PNG"),
+    "palette": saved(Image.fromarray(WHITE * SQUARE[..., None]).quantize(2), format="PNG"),
+    "palette with transparency": saved(
+        Image.fromarray(np.where(SQUARE[..., None], 255, WHITE // 2).astype(np.uint8)).quantize(2), format="PNG",
+        transparency=Image.fromarray(np.where(SQUARE[..., None], 255, WHITE // 2).astype(np.uint8)).quantize(2).getpixel((0, 0)),
+    ),
+    "JPEG, with its noise": saved(SQUARE.astype(np.uint8) * 255, format="JPEG", quality=60),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_odd_mask_is_read_right(case, tree, tmp_path):
+    (tmp_path / "m.png").write_bytes(MASKS[case])
+    sample = Sample("a", "bolt", "hole", tree / "bolt/test/hole/011.png", tmp_path / "m.png")
+    assert np.array_equal(load_mask(sample, 64), SQUARE)
+
+
+def test_a_huge_image_costs_no_memory(tree, tmp_path):
+    """20,000 x 20,000 pixels would take 400 MB as grey, 1.2 GB as RGB; the process may grow by far less."""
+    huge(tmp_path)
+    code = """
+import sys
+from dumenet.cli import main
+from dumenet.results import peak_memory_mb
+main(["data", "check", "photos/bolt"])
+before = peak_memory_mb()
+code = main(["data", "check", "photos/felt"])
+print(code, peak_memory_mb() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    code, grown = done.stdout.split()[-2:]
+    assert code == "1" and "more than" in done.stdout and float(grown) < 50
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest takes the package's filters away
+def test_many_readers_at_once_refuse_what_is_too_large(tmp_path):
+    """Pillow only warns of 100 million pixels, and filters of warnings belong to all threads."""
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
+    (tmp_path / "small.png").write_bytes(saved(NOISE, format="PNG"))
+    before = list(warnings.filters)
+
+    def read(name):
+        try:
+            return load_image(Sample(name, "c", "good", tmp_path / name), 8).shape
+        except DumenetError as error:
+            return "more than" in str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, ["large.png", "small.png"] * 50)) == [True, (8, 8, 3)] * 50
+    assert warnings.filters == before
+
+
+# --- odd data sets train and predict
+
+
+def sound(home):
+    """The records, each metric a number from 0 to 1 or not defined."""
+    found = [json.loads(path.read_text()) for path in (home / "data" / "results").glob("*.json")]
+    assert found
+    for record in found:
+        for value in [v for k, v in record["metrics"]["mean"].items() if k != "count"]:
+            assert value is None or 0 <= value <= 1
+        assert np.isfinite(record["history"]["loss"]).all()
+    return found
+
+
+@pytest.mark.parametrize("model", ["dumenet", "gaussian"])
+@pytest.mark.parametrize("case", ["constant images", "one image", "one-pixel images"])
+def test_poor_data_trains_to_sound_numbers(case, model, tree, tiny_yaml, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    if case == "one image":
+        one_image(tmp_path)
+    else:
+        side = 64 if case == "constant images" else 1
+        for path in (tree / "felt").glob("t*/*/*.png"):
+            write(path, np.full((side, side, 3), 90, np.uint8))
+        for path in (tree / "felt/ground_truth/hole").glob("*.png"):
+            write(path, np.full((side, side), 255, np.uint8))
+    assert main(f"{TRAIN} --category felt --set model.name={model}".split()) == 0
+    (record,) = sound(tmp_path)
+    assert case == "one image" or record["metrics"]["mean"]["image_auroc"] == 0.5  # all test images are alike
+    assert (record["thresholds"] == {}) == (case == "one image")  # none could be held out
+    shutil.copy(next(tmp_path.glob("build/runs/*/checkpoint.pt")), "checkpoint.pt")
+    assert main("predict checkpoint.pt photos/felt/test/good --out out".split()) == 0
+    error = capfd.readouterr().err
+    assert "Traceback" not in error and "Warning" not in error
+
+
+def test_odd_names_train_and_predict(tree, tiny_yaml, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    names = ["with space", "\u56fe\u50cf\U0001f642", "$x^$", "a" * 251, "=1+1", "-h", "%s{}"]
+    odd = tree.rename(tmp_path / "odd $_{ \u00e9")
+    (odd / "felt").rename(odd / "\u7d19 $^$")
+    good = odd / "bolt" / "train" / "good"
+    for path, name in zip(sorted(good.glob("*.png")), names):
+        path.rename(good / f"{name}.png")
+    assert main(["data", "check", str(odd)]) == 0
+    assert main(["data", "index", str(odd)]) == 0
+    assert main(["train", "--config", "tiny.yaml", "--data", str(odd)]) == 0
+    assert set(sound(tmp_path)[0]["metrics"]["per_category"]) == {"bolt", "\u7d19 $^$"}
+    checkpoint = str(next(tmp_path.glob("build/runs/*/checkpoint.pt")))
+    capfd.readouterr()
+    assert main(["predict", checkpoint, str(good), "--out", "out"]) == 0
+    error = capfd.readouterr().err
+    assert "Traceback" not in error and "Warning" not in error
+    rows = (tmp_path / "out" / "scores.csv").read_text().splitlines()[1:]
+    assert sorted(row.split(",")[0] for row in rows) == sorted(f"{n}.png" for n in [*names, "007"])
+    overlays = [p.name for p in (tmp_path / "out").glob("*.heatmap.png")]
+    assert len(overlays) == 8 and "with space.png.heatmap.png" in overlays
+    assert sum(name.startswith("a" * 40 + "~") for name in overlays) == 1
+
+
+def test_a_name_that_is_no_text_is_predicted_all_the_same(tree, tiny_yaml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path)
+    odd_name(b"\xff.png")(tmp_path)
+    assert main(f"predict checkpoint.pt {FELT} --out out".split()) == 0
+    assert "\\udcff.png," in (tmp_path / "out" / "scores.csv").read_text()
+
+
+def test_a_fifo_is_passed_over(tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / FELT / "pipe.png")  # opening it would wait for ever
+    assert main(["data", "check", "photos"]) == 0

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -36,7 +38,7 @@ def scores(folder):
         return list(csv.DictReader(file))
 
 
-COMMANDS = ("", "data", "data make", "data check", "data index", "train", "evaluate", "table", "predict", "reproduce", "explore")
+COMMANDS = ("", "data", "data make", "data check", "data index", "train", "evaluate", "table", "predict", "export", "reproduce", "explore")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -195,6 +197,39 @@ def test_interruption_is_one_line(home, tree, tiny_yaml, monkeypatch, capsys):
     monkeypatch.setattr("dumenet.experiment.train", stop)
     assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("dumenet: interrupted; the same command goes on")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "There is not enough memory: use smaller images"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "There is not enough memory"),
+        (PermissionError(13, "Permission denied", "photos"), "Cannot use photos (Permission denied)"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_sentence(home, tree, tiny_yaml, monkeypatch, capsys, error, says):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("dumenet.experiment.train", refuse)
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"dumenet: {says}")
+
+
+def test_an_error_of_our_own_stays_one(home, tree, tiny_yaml, monkeypatch):
+    def slip(*args, **kwargs):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("dumenet.experiment.train", slip)
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["train", "--config", str(tiny_yaml), "--data", str(tree)])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(home):
+    code = "import sys; from dumenet.cli import main; sys.exit(main(['doctor', '--freeze']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 141
 
 
 def test_explore_becomes_a_server_for_this_machine_alone(home, monkeypatch, capsys):

@@ -32,7 +32,7 @@ def tracked():
 # --- one list of packages
 
 
-BY_CHOICE = {"compare"}  # extras that nothing installs unless asked
+BY_CHOICE = {"compare", "fast"}  # extras that nothing installs unless asked
 
 
 def test_environment_holds_pyprojects_packages_and_nothing_else():

@@ -14,6 +14,9 @@ from dumenet.errors import DumenetError
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 # What a file may hold, whatever its name says. No others: for some of them Pillow would start a program (Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# For good and not around each reading: threads share the filters. What is too large is refused below, in a sentence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which no pixel depends on
 LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of some phones, which Pillow opens as one
 
 
@@ -30,12 +33,11 @@ def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
     if isinstance(file, Path) and not file.is_file():
         raise DumenetError(f"There is no image file {name}: restore it or remove it from the data set.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata, which no pixel depends on
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                turned = ImageOps.exif_transpose(image)
-                turned.format = image.format  # a copy forgets it
+        with Image.open(file, formats=FORMATS) as image:  # reads the header only
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            turned = ImageOps.exif_transpose(image)
+            turned.format = image.format  # a copy forgets it
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DumenetError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down first.") from None
     except PermissionError:

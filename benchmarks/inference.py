@@ -1,0 +1,149 @@
+"""Milliseconds from an image file to its heatmap: eager torch, inference engines, PaDiM and PatchCore.
+
+    python benchmarks/inference.py       # writes data/results/bench-inference.json and its section of benchmarks/RESULTS.md
+    python benchmarks/inference.py --data data/real --category bottle    # accuracy on other images; speed hardly changes
+    python benchmarks/inference.py --quick   # a try, two rounds: prints, writes nothing
+
+From the file: decode, resize to 224 px, EfficientNet-Lite0 features, reconstruction (hidden 128, 4 + 4 layers), anomaly map
+at image size, image score. The baseline is what `dumenet predict` does without --runtime. The rivals run in eager torch with
+the same backbone, loaded once, at the stages and grids of dumenet/baselines. Needs the extra `fast`.
+"""
+
+import argparse
+import statistics
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from report import ROOT, in_turn, publish, where
+
+from dumenet.baselines import padim, patchcore
+from dumenet.config import make_config
+from dumenet.data import Dataset, load_image, load_mask, open_dataset
+from dumenet.experiment import Folders, run
+from dumenet.features import Backbone, Features
+from dumenet.metrics import auroc
+from dumenet.predict import _overlay, export, load_detector
+
+NAME, TITLE, BATCH = "bench-inference", "From image file to heatmap", 32
+BASELINE = "DuMeNet, torch, eager (baseline)"
+
+
+def resident(samples, settings, _backbones={}):  # noqa: B006
+    """In place of `features_of` in the rivals: no cache, and the backbone is loaded once."""
+    if settings.features not in _backbones:
+        _backbones[settings.features] = Backbone(settings.features)
+    backbone = _backbones[settings.features]
+    images = np.stack([load_image(s, settings.features.image_size) for s in samples])
+    return Features(list(samples), np.arange(len(samples)), backbone(torch.from_numpy(images)).numpy()), backbone.stage_channels
+
+
+def detectors(checkpoint: Path, folder: Path) -> dict:
+    """Candidate -> function of samples that gives their maps and scores."""
+    export(checkpoint, folder / "model.onnx")
+    export(checkpoint, folder / "int8.onnx", int8=True)
+    made = {
+        BASELINE: load_detector(checkpoint, "torch", "cpu"), "DuMeNet, ONNX Runtime": load_detector(folder / "model.onnx", "onnx"),
+        "DuMeNet, OpenVINO": load_detector(folder / "model.onnx", "openvino"),
+        "DuMeNet, ONNX Runtime, int8": load_detector(folder / "int8.onnx", "onnx"),
+    }  # fmt: skip
+    return {name: lambda samples, d=d: d.run(np.stack([load_image(s, 224) for s in samples])) for name, d in made.items()}
+
+
+def rivals(train: list) -> dict:
+    """The same for PaDiM and PatchCore, fitted on a few images: their speed does not depend on how well."""
+    padim.features_of = patchcore.features_of = resident
+    methods = {"PaDiM, torch": padim.PaDiM(), "PatchCore, torch": patchcore.PatchCore()}
+    runs = {}
+    for name, method in methods.items():
+        method.fit(train)
+
+        def run(samples, method=method):
+            with torch.no_grad():
+                scores = method.score(samples)
+            return scores.maps, scores.image
+
+        runs[name] = run
+    return runs
+
+
+def accuracy(runs: dict, dataset: Dataset, limit: int) -> dict[str, dict]:
+    """Of each candidate: AUROC of images and pixels, and its maps' largest difference in units of the baseline's range."""
+    test = [dataset.test[i] for i in np.linspace(0, len(dataset.test) - 1, min(limit, len(dataset.test))).astype(int)]
+    labels, masks = np.array([s.label for s in test]), np.stack([load_mask(s, 224) for s in test])
+    parts = [test[i : i + BATCH] for i in range(0, len(test), BATCH)]
+    found, expected = {}, None
+    for name, job in runs.items():
+        maps, scores = (np.concatenate(x) for x in zip(*map(job, parts)))
+        expected = maps if expected is None else expected
+        found[name] = {
+            "image_auroc": auroc(labels, scores), "pixel_auroc": auroc(masks, maps),
+            "map_difference": float(np.abs(maps - expected).max() / np.ptp(expected)) if name.startswith("DuMeNet") else None,
+        }  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="factory")
+    parser.add_argument("--category", default="connector")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    rounds, tests, epochs = (2, 8, 1) if args.quick else (args.rounds, 200, 20)
+    settings = {"data__source": args.data, "data__categories": [args.category], "train__epochs": epochs}
+    outcome = run(make_config(**settings, train__device="cpu"), Folders(ROOT), tag="inference")
+    dataset = open_dataset(args.data, (args.category,), home=ROOT / "data")
+    files = (dataset.test * BATCH)[:BATCH]
+    few = dataset.train[: 8 if args.quick else 50]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = detectors(ROOT / outcome.record["files"]["checkpoint"], Path(folder)) | rivals(few)
+        sizes = {p.stem: round(p.stat().st_size / 1e6, 1) for p in Path(folder).iterdir()}
+    right = accuracy(runs, dataset, tests)
+    seconds = {
+        1: in_turn({name: lambda job=job: job(files[:1]) for name, job in runs.items()}, rounds),
+        BATCH: in_turn({name: lambda job=job: job(files) for name, job in runs.items()}, max(rounds // 3, 1), warm_up=1),
+    }
+    image, (anomaly_map,) = load_image(files[0], 224), runs[BASELINE](files[:1])[0]
+    drawing = in_turn({"overlay": lambda: _overlay(image, anomaly_map, 1.0, "an image: normal")}, rounds)["overlay"]
+    rows = []
+    for name in runs:
+        row: dict = {"candidate": name}
+        for batch, raw in seconds.items():
+            middle, base = statistics.median(raw[name]), statistics.median(raw[BASELINE])
+            row |= {f"ms_per_image_{batch}": round(1000 * middle / batch, 1), f"ratio_{batch}": round(base / middle, 2)}
+        rows.append(row | right[name])
+    command = "python benchmarks/inference.py" + (
+        f" --data {args.data} --category {args.category}" if args.data != "factory" else ""
+    ) + f" --rounds {args.rounds}"  # fmt: skip
+    engines = {name: metadata.version(name) for name in ("onnxruntime", "openvino")}
+    best = {b: max(r[f"ratio_{b}"] for r in rows[1:3]) for b in seconds}
+    met = {b: f"{'met' if r >= 4 else 'missed'} ({r})" for b, r in best.items()}
+    number = lambda x, form: "–" if x is None else format(x, form)  # noqa: E731
+    text = [
+        f"`{command}`, medians of {rounds} rounds in turn (batch {BATCH}: {max(rounds // 3, 1)}), "
+        f"{', '.join(f'{k} {v}' for k, v in engines.items())}; {where(NAME)} "
+        f"The aim is 4 times the baseline in single precision with maps equal to 1e-3 of their range: {met[1]} for one image, "
+        f"{met[BATCH]} for {BATCH}. AUROC on {dataset.name}'s {args.category} after {epochs} epochs; the rivals were fitted on "
+        f"{len(few)} images. Exported file: {sizes['model']} MB, in int8 {sizes['int8']} MB.",
+        "", f"| from file to heatmap | one image, ms | ratio | batch {BATCH}, ms an image | ratio | largest difference of maps | "
+        "image AUROC | pixel AUROC |", "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {r['candidate']} | {r['ms_per_image_1']} | {r['ratio_1']} | {r[f'ms_per_image_{BATCH}']} | {r[f'ratio_{BATCH}']} | "
+            f"{number(r['map_difference'], '.0e')} | {number(r['image_auroc'], '.4f')} | {number(r['pixel_auroc'], '.4f')} |"
+            for r in rows
+        ),
+        "", f"Drawing and writing the overlay of `dumenet predict` takes {1000 * statistics.median(drawing):.0f} ms an image more, "
+        "whatever computes.",
+    ]  # fmt: skip
+    if args.quick:
+        print("\n".join(text))
+        return
+    raw = {f"batch {batch}": values for batch, values in seconds.items()} | {"overlay": drawing}
+    publish(NAME, TITLE, {"command": command, "engines": engines, "megabytes": sizes, "rows": rows, "seconds": raw}, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the benchmarks of this folder share: candidates in turn, and their section of RESULTS.md."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dumenet.results import machine, write_atomic, write_result
+
+ROOT = Path(__file__).parents[1]
+
+
+def in_turn(jobs: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of each job in each round; they take turns, so that a drift of the machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for round_ in range(rounds + warm_up):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            if round_ >= warm_up:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def publish(name: str, title: str, record: dict[str, Any], text: list[str]) -> None:
+    """Write data/results/<name>.json, and the section `title` of RESULTS.md in place of an older one."""
+    record = {"name": name, **record, "threads": torch.get_num_threads(), "machine": machine("cpu")}
+    write_result(ROOT / "data" / "results" / f"{name}.json", record)
+    path = ROOT / "benchmarks" / "RESULTS.md"
+    parts = re.split(r"(?m)^(?=## )", path.read_text())
+    kept = [p.rstrip() + "\n\n" for p in parts if not p.startswith(f"## {title}\n")]
+    section = "\n".join([f"## {title}", "", *text, ""])
+    write_atomic(path, ("".join(kept) + section).encode())
+    print(section)
+
+
+def where(record_name: str) -> str:
+    """The machine, in the words of a section's first paragraph."""
+    facts = machine("cpu")
+    return (
+        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['versions']['torch']}. "
+        f"Raw seconds: `data/results/{record_name}.json`."
+    )

@@ -1,0 +1,322 @@
+"""Exported graphs and the engines that run them: the same numbers as torch, damaged files refused, and what is read ahead.
+
+Where the packages of the extra `fast` are absent, what needs them is skipped: pip install -e '.[fast]'.
+"""
+
+import csv
+import importlib.util
+import shutil
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import write
+from PIL import Image
+from torch import nn
+
+import dumenet.features as features_module
+from dumenet import engine
+from dumenet.cli import main
+from dumenet.data import Sample
+from dumenet.engine import Engine
+from dumenet.errors import DumenetError
+from dumenet.experiment import Folders, run
+from dumenet.features import Backbone, extract
+from dumenet.metrics import POOLINGS, image_score
+from dumenet.models import build_model
+from dumenet.predict import Graph, load_detector, pooled
+from dumenet.train import Trained, save_checkpoint
+
+ABSENT = [p for p in ("onnx", "onnxscript", "onnxruntime", "openvino") if not importlib.util.find_spec(p)]
+fast = pytest.mark.skipif(bool(ABSENT), reason=f"absent: {', '.join(ABSENT)}; by choice: pip install -e '.[fast]'")
+
+
+@pytest.fixture
+def samples():
+    """Ten images in memory, all different."""
+    rng = np.random.default_rng(0)
+    return [Sample(f"{i}", "a", "good", rng.integers(0, 256, (32, 32, 3), np.uint8)) for i in range(10)]
+
+
+def rows(features):
+    return features.batch(np.arange(len(features)))
+
+
+def alike(found, expected):
+    """Equal to 1e-3 of the expected values' range."""
+    return np.abs(np.asarray(found) - np.asarray(expected)).max() <= 1e-3 * np.ptp(np.asarray(expected))
+
+
+# --- features
+
+
+@fast
+def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_path, monkeypatch):
+    torchs = extract(samples, Backbone(tiny(features__stages=(0, 1)).features), tmp_path, progress=False)
+    backbone = Backbone(tiny(features__stages=(0, 1), features__runtime="onnx", features__batch_size=4).features)
+    found = extract(samples, backbone, tmp_path, progress=False)
+    assert alike(rows(found), rows(torchs)) and not torch.equal(rows(found), torch.zeros_like(rows(found)))
+    graph = tmp_path / backbone.key / "backbone.onnx"
+    assert backbone.key.endswith("-onnx") and len(list(tmp_path.iterdir())) == 2
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-100])  # is made again: in this test from a copy, since that takes seconds
+    monkeypatch.setattr(features_module, "export", lambda *a: a[-1].write_bytes(whole))
+    again = extract([samples[3], Sample("new", "a", "good", samples[0].source[::-1])], backbone, tmp_path, progress=False)
+    assert torch.equal(rows(again)[0], rows(found)[3]) and len(graph.read_bytes()) == len(whole)
+
+
+def test_what_is_cached_needs_no_package(tiny, samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(features_module, "_runner", lambda backbone, folder: lambda x: np.ones((len(x), 64, 4, 4)))
+    backbone = Backbone(tiny(features__runtime="openvino").features)
+    extract(samples, backbone, tmp_path, progress=False)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert torch.equal(rows(extract(samples, backbone, tmp_path, progress=False)), torch.ones(10, 64, 4, 4))
+
+
+@pytest.mark.parametrize(("absent", "runtime"), [("onnx", "onnx"), ("onnxscript", "openvino")])
+def test_without_the_packages_a_sentence_says_what_to_install(tiny, samples, tmp_path, monkeypatch, absent, runtime):
+    monkeypatch.setitem(sys.modules, "onnx", sys.modules.get("onnx", nn))  # there, whatever this machine has
+    monkeypatch.setitem(sys.modules, absent, None)
+    backbone = Backbone(tiny(features__runtime=runtime).features)
+    with pytest.raises(DumenetError, match=rf"needs the package {absent}, .* pip install -e '.\[fast\]'"):
+        extract(samples, backbone, tmp_path, progress=False)
+
+
+# --- reading ahead
+
+
+def test_an_unreadable_image_costs_its_own_batch_only(tiny, samples, tmp_path):
+    backbone = Backbone(tiny(features__batch_size=4).features)
+    for i, sample in enumerate(samples):
+        write(tmp_path / f"{i}.png", sample.source)
+    files = [Sample(s.name, "a", "good", tmp_path / f"{s.name}.png") for s in samples]
+    whole = (tmp_path / "6.png").read_bytes()
+    (tmp_path / "6.png").write_bytes(whole[:60])
+    with pytest.raises(DumenetError, match="6.png is empty, cut short"):
+        extract(files, backbone, tmp_path / "cache", progress=False)
+    assert len((tmp_path / "cache" / backbone.key / "index.jsonl").read_text().splitlines()) == 4
+    (tmp_path / "6.png").write_bytes(whole)
+    found = rows(extract(files, backbone, tmp_path / "cache", progress=False))
+    assert torch.equal(found, rows(extract(samples, backbone, tmp_path / "memory", progress=False)))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_threads_leave_warnings_as_they_were_and_refuse_bombs(tiny, samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(features_module, "READERS", 4)
+    for i in range(40):
+        write(tmp_path / f"{i}.png", np.full((20, 20, 3), i, np.uint8))
+    files = [Sample(f"{i}", "a", "good", tmp_path / f"{i}.png") for i in range(40)]
+    before = list(warnings.filters)
+    extract(files, Backbone(tiny(features__batch_size=3).features), tmp_path / "cache", progress=False)
+    assert warnings.filters == before
+    write(tmp_path / "39.png", np.zeros((30, 30, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(DumenetError, match="39.png has more than 500 pixels"):
+        extract(files, Backbone(tiny(features__image_size=32).features), tmp_path / "cache", progress=False)
+    assert warnings.filters == before
+
+
+# --- the whole network as one graph
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def checkpoint(home, tiny, tree):
+    """A tiny trained network, made once for the module."""
+    path = home / "checkpoint.pt"
+    if not path.exists():
+        outcome = run(tiny(data__source=str(tree), features__stages=(0, 1)), Folders(home), progress=False)
+        save_checkpoint(outcome.trained, path)
+    return path
+
+
+@pytest.fixture
+def exported(home, checkpoint):
+    """The same as a graph, written by the command."""
+    path = home / "model.onnx"
+    if not path.exists():
+        assert main(["export", str(checkpoint), "--out", str(path)]) == 0
+    return path
+
+
+def test_poolings_in_torch_are_those_of_the_metrics():
+    maps = np.random.default_rng(0).random((3, 40, 40), np.float32)
+    for pooling in POOLINGS:
+        assert np.allclose(pooled(torch.tensor(maps), pooling), image_score(maps, pooling), rtol=1e-5), pooling
+
+
+@fast
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    images.setflags(write=False)  # as Pillow's are
+    torchs, found = load_detector(checkpoint), load_detector(exported, runtime)
+    assert found.config == torchs.config and found.thresholds == torchs.thresholds
+    maps, scores = torchs.run(images)
+    assert maps.shape == (5, 64, 64) and scores.shape == (5,)
+    for n in (1, 2, 5):  # any batch
+        some, values = found.run(images[:n])
+        assert alike(some, maps[:n]) and np.allclose(values, scores[:n], rtol=1e-3)
+
+
+@fast
+def test_a_graph_takes_any_batch_elsewhere_too_and_says_what_it_is(exported):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    for n in (1, 3):
+        maps, scores = session.run(["maps", "scores"], {"images": np.zeros((n, 64, 64, 3), np.uint8)})
+        assert maps.shape == (n, 64, 64) and scores.shape == (n,)
+        assert np.allclose(scores, image_score(maps, "max"), rtol=1e-4)
+    _, metadata = engine.read(exported)
+    assert set(metadata["thresholds"]) == {"all", "bolt", "felt"} and metadata["categories"] == ["bolt", "felt"]
+    assert metadata["pooling"] == "max" and metadata["config"]["features"]["image_size"] == 64
+
+
+class Pixels(nn.Module):
+    """In place of a backbone: 8 x 8 images are features of three channels."""
+
+    def forward(self, images):
+        return images.permute(0, 3, 1, 2).float() / 255
+
+
+@fast
+@pytest.mark.parametrize(
+    ("settings", "pooling"),
+    [
+        ({"name": "uniad", "neighbour_mask": ("encoder", "decoder_second"), "neighbour_size": 3}, "mean"),
+        ({"preset": "released", "neck": "cbam", "fusion_mode": "gate"}, "std"),
+        ({"name": "gaussian"}, "top1"),
+    ],
+)
+def test_every_kind_of_network_becomes_a_graph(tiny, tmp_path, settings, pooling):
+    given = {f"model__{k}": v for k, v in settings.items()}
+    config = tiny(features__grid=8, evaluation__pooling=pooling, **given)
+    torch.manual_seed(0)
+    module = Graph(Trained(config, build_model(config.model, (3,), 8).eval(), (3,)), Pixels())
+    engine.export(module, 8, ("maps", "scores"), {}, tmp_path / "g.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    maps, scores = Engine(engine.read(tmp_path / "g.onnx")[0], "onnx")(images)
+    with torch.no_grad():  # one by one, as the engine does: in the released layout images of a batch see each other
+        expected = [module(torch.tensor(image[None])) for image in images]
+    assert alike(maps, torch.cat([m for m, _ in expected]))
+    assert np.allclose(scores, torch.cat([s for _, s in expected]), rtol=1e-3)
+
+
+@fast
+@pytest.mark.parametrize("damage", ["cut", "cut between two fields", "a changed byte", "a changed threshold", "foreign", "empty"])
+def test_a_damaged_graph_is_refused(exported, tmp_path, damage):
+    content, path = exported.read_bytes(), tmp_path / "model.onnx"
+    end = content.index(b"thresholds")
+    changed = {
+        "cut": content[: len(content) // 2], "cut between two fields": content[: end - 4], "empty": b"",
+        "a changed byte": content[:20_000] + bytes([content[20_000] ^ 1]) + content[20_001:],
+        "a changed threshold": content[:end] + content[end:].replace(b'"all": ', b'"all":9', 1), "foreign": b"PK\x03\x04" * 99,
+    }  # fmt: skip
+    assert changed[damage] != content
+    path.write_bytes(changed[damage])
+    with pytest.raises(DumenetError, match="model.onnx is not a whole graph of `dumenet export`"):
+        load_detector(path)
+
+
+def test_sentences_about_files(tmp_path, capsys, monkeypatch):
+    (tmp_path / "image.png").write_bytes(b"")
+    command = ["predict", str(tmp_path / "model.onnx"), str(tmp_path / "image.png")]
+    assert main([*command, "--runtime", "torch"]) == 2
+    assert "is for the runtimes onnx and openvino; torch runs a checkpoint" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(command) == 2
+    assert "needs the package onnx, which is not installed" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "none.pt")]) == 2
+    assert "No checkpoint at" in capsys.readouterr().err
+    monkeypatch.undo()
+    if not ABSENT:
+        assert main(command) == 2
+        assert "model.onnx (No such file or directory): write it with `dumenet export`" in capsys.readouterr().err
+        assert main(["predict", str(tmp_path / "none.pt"), *command[2:], "--runtime", "onnx"]) == 2
+        assert "No checkpoint at" in capsys.readouterr().err
+
+
+@fast
+def test_in_8_bits_the_file_is_smaller_and_the_maps_are_near(tiny, checkpoint, tmp_path, monkeypatch):
+    config = tiny(features__grid=8, model__hidden_dim=64, model__ffn_dim=256)
+    torch.manual_seed(0)
+    module = Graph(Trained(config, build_model(config.model, (3,), 8).eval(), (3,)), Pixels())
+    engine.export(module, 8, ("maps", "scores"), {}, tmp_path / "g.onnx", int8=True)
+    assert (tmp_path / "g.onnx").stat().st_size < 0.7 * sum(4 * p.numel() for p in module.parameters())
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    maps, _ = Engine(engine.read(tmp_path / "g.onnx")[0], "onnx")(images)
+    with torch.no_grad():
+        expected = module(torch.tensor(images))[0].numpy()
+    assert 0 < np.abs(maps - expected).max() < 0.03 * np.ptp(expected)
+    asked = []
+    monkeypatch.setattr("dumenet.engine.export", lambda *a: asked.append(a))
+    assert main(["export", str(checkpoint), "--int8"]) == 0
+    ((_, size, outputs, metadata, path, int8),) = asked
+    assert (size, outputs, path, int8) == (64, ("maps", "scores"), checkpoint.with_suffix(".onnx"), True) and metadata["int8"]
+
+
+def verdicts(folder):
+    with open(folder / "scores.csv", newline="") as file:
+        return {r["image"]: (r["verdict"], r["threshold"], float(r["score"])) for r in csv.DictReader(file)}
+
+
+@fast
+def test_predict_gives_the_same_verdicts_whatever_computes(home, checkpoint, exported, tree, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    made = []  # of what `export` is asked for; it takes seconds, and is seen in the tests above
+
+    def copied(checkpoint, path):
+        made.append((checkpoint, path))
+        path.parent.mkdir(parents=True)
+        shutil.copy(exported, path)
+
+    monkeypatch.setattr("dumenet.predict.export", copied)
+    photos = tree / "felt" / "test"
+    for name, words in {
+        "torch": [checkpoint], "onnx": [checkpoint, "--runtime", "onnx"], "openvino": [checkpoint, "--runtime", "openvino"],
+        "file": [exported],
+    }.items():  # fmt: skip
+        model, *options = map(str, words)
+        assert main(["predict", model, str(photos), "--out", name, *options]) == 0
+    torchs = verdicts(home / "torch")
+    assert len(torchs) == 6 and {v for v, _, _ in torchs.values()} == {"anomalous", "normal"}
+    for name in ("onnx", "openvino", "file"):
+        found = verdicts(home / name)
+        assert {k: v[:2] for k, v in found.items()} == {k: v[:2] for k, v in torchs.items()}
+        assert np.allclose([v[2] for v in found.values()], [v[2] for v in torchs.values()], rtol=1e-3)
+        assert (home / name / "good" / "008.png.heatmap.png").exists()
+    ((asked, path),) = made  # once for both engines
+    assert asked == checkpoint and path.parent.as_posix() == "build/export"
+
+
+@fast
+def test_what_cannot_be_exported_says_so(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, images):
+            return images.float() if images.float().mean() > 3 else images.float() + 1
+
+    with pytest.raises(DumenetError, match="cannot be exported to ONNX .*: use the runtime torch"):
+        engine.export(Odd(), 8, ("y",), {}, tmp_path / "odd.onnx")
+    assert not (tmp_path / "odd.onnx").exists()
+
+
+@fast
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_what_an_engine_cannot_run_says_so(runtime):
+    with pytest.raises(DumenetError, match=f"{engine.PACKAGES[runtime]} cannot run this graph .*: install a newer one"):
+        Engine(b"no graph", runtime)(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+@fast
+def test_a_graph_of_features_is_no_detector(tmp_path):
+    engine.export(Pixels(), 8, ("features",), {"key": "x"}, tmp_path / "f.onnx")
+    with pytest.raises(DumenetError, match="holds features and no detector"):
+        load_detector(tmp_path / "f.onnx")

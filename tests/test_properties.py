@@ -1,0 +1,393 @@
+"""What holds for any input: properties of the numbers, and readers that meet damaged files.
+
+The same examples every time, so that no run fails by chance; to look for others, take `derandomize` away.
+"""
+
+import io
+import tarfile
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from dumenet.config import Config, config_from_dict, load_config, to_dict
+from dumenet.data import Sample, load_image, load_mask, read_cifar10, read_index
+from dumenet.data.cifar import CLASSES
+from dumenet.errors import DumenetError, shown
+from dumenet.evaluate import upsample
+from dumenet.metrics import auroc, auroc_interval, average_precision, evaluate_scores, f1_max, image_score, pro
+from dumenet.models import build_model
+from dumenet.models.layers import jitter, neighbour_mask
+from dumenet.models.memory import ChannelMemory, Fusion, SpatialMemory, ssim
+from dumenet.train import Trained, load_checkpoint, save_checkpoint
+
+CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile("calm", derandomize=True, deadline=None, max_examples=60, database=None, suppress_health_check=CALM)
+settings.load_profile("calm")
+
+# --- metrics: labels and scores with ties, whole numbers so that a monotone map keeps every tie
+
+IMAGE_METRICS = (auroc, average_precision, f1_max)
+PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(-20, 20)), min_size=1, max_size=40)
+MAPS = st.integers(1, 4).flatmap(
+    lambda n: st.tuples(
+        arrays(bool, (n, 7, 6)), arrays(np.int8, (n, 7, 6), elements=st.integers(-5, 5)).map(lambda a: a.astype(float))
+    )
+)
+
+
+def columns(pairs):
+    labels, scores = np.array(pairs).T
+    return labels, scores.astype(float)
+
+
+@given(PAIRS)
+def test_image_metrics_are_shares_or_not_defined(pairs):
+    labels, scores = columns(pairs)
+    for metric in IMAGE_METRICS:
+        value = metric(labels, scores)
+        assert (value is None) == (labels.min() == labels.max())
+        assert value is None or 0 <= value <= 1
+    interval = auroc_interval(labels, scores, n_bootstrap=20)
+    assert interval is None or 0 <= interval[0] <= interval[1] <= 1
+
+
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_image_metrics_ignore_order_and_scale(pairs, random):
+    labels, scores = columns(pairs)
+    order = random.sample(range(len(labels)), len(labels))
+    for metric in IMAGE_METRICS:
+        value = metric(labels, scores)
+        assert metric(labels[order], scores[order]) == pytest.approx(value)
+        for monotone in (lambda x: 3 * x - 7, np.exp, np.arctan, lambda x: x**3):
+            assert metric(labels, monotone(scores)) == pytest.approx(value)
+
+
+@given(PAIRS)
+def test_auroc_is_the_share_of_ordered_pairs_and_turns_over(pairs):
+    labels, scores = columns(pairs)
+    value = auroc(labels, scores)
+    assume(value is not None)
+    difference = scores[labels == 1][:, None] - scores[labels == 0]  # (n1, n0)
+    assert value == pytest.approx((difference > 0).mean() + (difference == 0).mean() / 2)
+    assert auroc(labels, -scores) == pytest.approx(1 - value) == auroc(1 - labels, scores)
+
+
+@given(PAIRS)
+def test_ties_only(pairs):
+    labels, _ = columns(pairs)
+    share = labels.mean()
+    assume(0 < share < 1)
+    tied = np.zeros(len(labels))
+    assert auroc(labels, tied) == 0.5
+    assert average_precision(labels, tied) == pytest.approx(share)
+    assert f1_max(labels, tied) == pytest.approx(2 * share / (1 + share))  # everything is called anomalous
+
+
+@given(MAPS)
+def test_pixel_metrics_equal_the_ones_on_flat_arrays(masks_and_maps):
+    masks, maps = masks_and_maps
+    labels = masks.any(axis=(1, 2)).astype(int)
+    found = evaluate_scores(labels, maps.max(axis=(1, 2)), ["a"] * len(maps), masks, maps, n_bootstrap=0)["pooled"]
+    y, s = masks.ravel().astype(int), maps.ravel()
+    for name, metric in (("pixel_auroc", auroc), ("pixel_ap", average_precision), ("pixel_f1max", f1_max)):
+        assert found[name] == pytest.approx(metric(y, s))
+    assert found["pro"] == pytest.approx(pro(masks, maps))
+
+
+@given(MAPS, st.sampled_from([0.05, 0.3, 1.0]))
+def test_pro_is_a_share_and_ignores_order_scale_and_mirrors(masks_and_maps, limit):
+    masks, maps = masks_and_maps
+    value = pro(masks, maps, limit)
+    assert (value is None) == (masks.all() or not masks.any())
+    assume(value is not None)
+    assert 0 <= value <= 1 + 1e-12
+    for other in (
+        (masks[::-1], maps[::-1]), (masks, np.exp(maps)), (masks[:, ::-1], maps[:, ::-1]),
+        (masks.swapaxes(1, 2), maps.swapaxes(1, 2)),
+    ):  # fmt: skip
+        assert pro(*other, limit) == pytest.approx(value)
+    assert pro(masks, masks.astype(float), limit) == pytest.approx(1)
+
+
+@given(st.sampled_from(["max", "mean", "std", "top1"]), arrays(np.float64, (3, 17, 20), elements=st.integers(-9, 9)))
+def test_image_scores_lie_within_the_map_and_follow_a_shift(pooling, maps):
+    scores = image_score(maps, pooling)
+    shifted, doubled = image_score(maps + 5, pooling), image_score(2 * maps, pooling)
+    assert np.allclose(doubled, 2 * scores)
+    assert np.allclose(shifted, scores + (0 if pooling == "std" else 5))
+    if pooling != "std":
+        assert (scores >= maps.min((1, 2)) - 1e-9).all() and (scores <= maps.max((1, 2)) + 1e-9).all()
+    assert np.allclose(image_score(maps[::-1], pooling), scores[::-1])
+
+
+# --- SSIM, memories, fusion
+
+
+def tensors(*shape, size=3.0):
+    return arrays(np.float32, shape, elements=st.floats(-size, size, width=32)).map(torch.from_numpy)
+
+
+@given(tensors(4, 9), tensors(3, 9))
+def test_ssim_lies_between_minus_one_and_one_and_is_symmetric(a, b):
+    found = ssim(a, b)
+    assert found.shape == (4, 3) and (found.abs() <= 1 + 1e-4).all()
+    assert torch.allclose(found, ssim(b, a).T, atol=1e-5)
+    assert torch.allclose(ssim(a, a).diagonal(), torch.ones(4), atol=1e-4)
+    order = torch.randperm(9)
+    assert torch.allclose(ssim(a[:, order], b[:, order]), found, atol=1e-4)  # one window: places do not matter
+
+
+@given(tensors(2, 9, 4, size=100.0), st.sampled_from(["map", "released"]))
+def test_a_read_is_a_convex_combination(x, layout):
+    torch.manual_seed(0)
+    channel, spatial = ChannelMemory(5, 4), SpatialMemory(6, 3, layout)
+    for read, weights, slots in (channel(x) + (channel.value(channel.slots),), spatial(x) + (spatial.value(spatial.slots),)):
+        assert read.shape == x.shape and (weights >= 0).all()
+        assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5)
+        assert read.min() >= slots.min() - 1e-4 and read.max() <= slots.max() + 1e-4
+
+
+@given(tensors(2, 9, 4), tensors(2, 9, 4), tensors(2, 9, 4))
+def test_fusion_of_a_read_with_itself_and_between_two(token, channel, spatial):
+    torch.manual_seed(0)
+    for mode in ("add", "multiply", "add_linear"):  # it does not matter which is which
+        fuse = Fusion(mode, 4)
+        assert torch.allclose(fuse(token, channel, spatial), fuse(token, spatial, channel), atol=1e-5)
+    low, high = torch.minimum(channel, spatial) - 1e-5, torch.maximum(channel, spatial) + 1e-5
+    for mode in ("weighted_sum", "gate", "attention"):  # what they give lies between the two
+        fused = Fusion(mode, 4)(token, channel, spatial)
+        assert (fused >= low).all() and (fused <= high).all()
+        assert torch.allclose(Fusion(mode, 4)(token, channel, channel), channel, atol=1e-5)
+    for mode in ("concat", "add", "multiply", "attention", "gate", "add_linear", "weighted_sum"):
+        fuse = Fusion(mode, 4)
+        fused = fuse(token, channel, spatial)
+        assert fused.shape == token.shape and fused.isfinite().all()
+        assert torch.allclose(fuse(token[:1], channel[:1], spatial[:1]), fused[:1], atol=1e-5)  # no image sees another
+
+
+@given(st.integers(2, 9), st.integers(1, 9))
+def test_a_neighbour_mask_is_symmetric_and_hides_oneself(grid, size):
+    try:
+        allowed = neighbour_mask(grid, size)
+    except DumenetError:
+        assert size // 2 >= grid // 2
+        return
+    assert not allowed.diagonal().any() and torch.equal(allowed, allowed.T)
+
+
+@given(tensors(2, 5, 3))
+def test_no_jitter_changes_nothing(tokens):
+    assert torch.equal(jitter(tokens, 0.0), tokens)
+
+
+# --- resizing
+
+
+@given(tensors(2, 4, 4), st.integers(4, 33))
+def test_an_upsampled_map_stays_in_range_and_keeps_its_corners(maps, size):
+    large = upsample(maps, size)
+    assert large.shape == (2, size, size)
+    assert large.min() >= maps.min() - 1e-5 and large.max() <= maps.max() + 1e-5
+    ends = [[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert torch.allclose(large[:, ends[0], ends[1]], maps[:, ends[0], ends[1]], atol=1e-5)
+    assert torch.allclose(upsample(maps.flip(1), size), large.flip(1), atol=1e-5)
+
+
+PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda s: arrays(np.uint8, (*s, 3)))
+
+
+@given(PICTURES, st.integers(1, 40))
+def test_a_resized_image_stays_in_range(pixels, size):
+    found = load_image(Sample("a", "c", "good", pixels), size)
+    assert found.shape == (size, size, 3) and found.dtype == np.uint8
+    assert (found.min((0, 1)) >= pixels.min((0, 1))).all() and (found.max((0, 1)) <= pixels.max((0, 1))).all()
+    if pixels.shape[:2] == (size, size):
+        assert np.array_equal(found, pixels)
+
+
+@given(st.tuples(st.integers(1, 20), st.integers(1, 20)).flatmap(lambda s: arrays(bool, s)), st.integers(1, 30))
+def test_a_resized_mask_holds_old_pixels_only(tmp_path, mask, size):
+    assume(mask.any())
+    assume(all((np.arange(1, 2 * size, 2) * n % (2 * size)).all() for n in mask.shape))  # no centre between two pixels
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    picture = np.zeros((*mask.shape, 3), np.uint8)
+    found = load_mask(Sample("a", "c", "hole", picture, tmp_path / "m.png"), size)
+    rows, columns = (((np.arange(size) + 0.5) * n / size).astype(int) for n in mask.shape)
+    assert np.array_equal(found, mask[np.ix_(rows, columns)])
+
+
+# --- readers: a damaged file gives a valid result or one sentence
+
+
+def encoded(kind):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+IMAGES = {kind: encoded(kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")}
+
+
+def damaged(whole):
+    """`whole` with some bytes exchanged, cut short, or with others in between."""
+    place = st.integers(0, len(whole) - 1)
+    flips = st.lists(st.tuples(place, st.integers(0, 255)), min_size=1, max_size=8)
+
+    def flip(changes):
+        data = bytearray(whole)
+        for where, value in changes:
+            data[where] = value
+        return bytes(data)
+
+    between = st.tuples(place, st.binary(max_size=20)).map(lambda x: whole[: x[0]] + x[1] + whole[x[0] :])
+    return st.one_of(flips.map(flip), place.map(lambda n: whole[:n]), between)
+
+
+def one_sentence(error):
+    text = str(error.value if hasattr(error, "value") else error)
+    assert text.endswith(".") and "\n" not in text and 10 < len(text) < 2000, text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged metadata; pytest takes the filters of the package away
+@settings(max_examples=400)
+@given(st.one_of(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)).flatmap(lambda kind: damaged(IMAGES[kind]))))
+def test_image_reader_meets_damaged_files(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    try:
+        array = load_image(Sample("a", "c", "good", path), 8)
+        assert array.shape == (8, 8, 3) and array.dtype == np.uint8
+    except DumenetError as error:
+        one_sentence(error)
+
+
+PLAIN = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
+    max_leaves=8,
+)
+FIELDS = [(section, key) for section, group in to_dict(Config()).items() for key in group]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(FIELDS), PLAIN)
+def test_any_value_of_any_setting(field, value):
+    section, key = field
+    try:
+        config = config_from_dict({section: {key: value}})
+    except DumenetError as error:
+        one_sentence(error)
+        return
+    assert config_from_dict(to_dict(config)) == config
+    assert type(getattr(getattr(config, section), key)) is type(getattr(getattr(Config(), section), key)) or key in (
+        "per_class_train", "per_class_test", "validation_class",
+    )  # fmt: skip
+
+
+@settings(max_examples=250)
+@given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode), damaged(yaml.safe_dump(TINY).encode())))
+def test_config_reader_meets_damaged_files(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    try:
+        assert isinstance(config_from_dict(load_config(tmp_path / "a.yaml")), Config)
+    except DumenetError as error:
+        one_sentence(error)
+
+
+LINE = b'{"filename": "a.png", "label": 1, "label_name": "hole", "clsname": "nut", "maskname": "m.png"}\n'
+
+
+@settings(max_examples=200)
+@given(st.one_of(st.binary(max_size=60), damaged(LINE), st.dictionaries(st.sampled_from(
+    ["filename", "label", "label_name", "clsname", "maskname"]), PLAIN).map(lambda row: yaml.safe_dump(row, default_flow_style=True).encode()
+)))  # fmt: skip
+def test_index_reader_meets_damaged_files(tmp_path, content):
+    for name in ("a.png", "m.png"):
+        (tmp_path / name).write_bytes(IMAGES["PNG"])
+    (tmp_path / "test.json").write_bytes(content)
+    try:
+        dataset = read_index(tmp_path / "none.json", tmp_path / "test.json", tmp_path)
+    except DumenetError as error:
+        assert str(error).endswith(".")
+        return
+    assert all(s.source.is_file() and s.source.parent == tmp_path and s.label in (0, 1) for s in dataset.test)
+
+
+def archive(kind):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as tar:
+        for part in ("train", "test"):
+            for name in CLASSES:
+                info = tarfile.TarInfo(f"c/{part}/{name}/{'x' * 120}.png")  # its long name takes a header of its own
+                info.size = len(IMAGES["PNG"])
+                tar.addfile(info, io.BytesIO(IMAGES["PNG"]))
+    return buffer.getvalue()
+
+
+ARCHIVES = {".tar": archive(""), ".tar.gz": archive("gz")}
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(sorted(ARCHIVES)).flatmap(lambda s: st.tuples(st.just(s), damaged(ARCHIVES[s]))))
+def test_archive_reader_meets_damaged_files(tmp_path, suffix_and_content):
+    suffix, content = suffix_and_content
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    try:
+        dataset = read_cifar10(path)
+    except DumenetError as error:
+        assert str(error).endswith(".")
+        return
+    finally:
+        path.unlink()
+    if suffix == ".tar.gz":  # its checksum vouches for every pixel
+        whole = np.asarray(Image.open(io.BytesIO(IMAGES["PNG"])))
+        assert all(np.array_equal(s.source, whole) for s in dataset.train + dataset.test)
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    """A checkpoint's bytes, and what it holds."""
+    config = config_from_dict(TINY)
+    trained = Trained(config, build_model(config.model, (3, 5), 4), (3, 5), thresholds={"all": 1.5})
+    buffer = io.BytesIO()
+    with patch("dumenet.train.write_atomic", lambda path, content: buffer.write(content)):
+        save_checkpoint(trained, "checkpoint.pt")
+    return buffer.getvalue(), trained
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_checkpoint_reader_meets_damaged_files(tmp_path, checkpoint, data):
+    whole, trained = checkpoint
+    (tmp_path / "c.pt").write_bytes(data.draw(damaged(whole)))
+    try:
+        found = load_checkpoint(tmp_path / "c.pt", "cpu")
+    except DumenetError as error:
+        one_sentence(error)
+        return
+    assert found.config == trained.config and found.thresholds == trained.thresholds
+    for a, b in zip(found.model.state_dict().values(), trained.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@given(PLAIN)
+def test_a_value_is_shown_shortly(value):
+    assert len(shown(value)) < 2000 and "\n" not in shown(value)
+
+
+def test_archives_are_bounded_in_number(tmp_path):
+    (tmp_path / "a.tar").write_bytes(ARCHIVES[".tar"])
+    assert len(read_cifar10(tmp_path / "a.tar").test) == 10
+    for name, limit in (("MEMBERS", 19), ("ALL_BYTES", 19 * len(IMAGES["PNG"]))):
+        with patch(f"dumenet.data.cifar.{name}", limit), pytest.raises(DumenetError, match="unpacks to more than"):
+            read_cifar10(tmp_path / "a.tar")
