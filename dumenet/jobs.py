@@ -262,6 +262,8 @@ def plan(
     for key in overrides:
         if key.split(".")[0] not in owners or "." not in key:
             raise unknown("owner of a setting", key, sorted(owners))
+        if key.split(".", 1)[1] in ("seed", "cache", "state", "progress") and not key.startswith("data."):
+            raise DumenetError(f"{key} is not set like this: seeds are given by --seed, and folders by where a table is run.")
     columns = {c: table.columns[c] for c in methods or table.columns}
     made: dict[DataConfig, Dataset] = {}
     jobs = []
@@ -329,6 +331,8 @@ def nested(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         place = values
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise DumenetError(f"{dotted} and {section} are both set: leave one of them out.")
         place[key] = value
     return values
 

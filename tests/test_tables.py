@@ -137,7 +137,8 @@ def test_settings_for_cifar_are_chosen_without_its_test_images(home):
 @pytest.mark.parametrize(("more", "said"), [
     ({"methods": ("PaDim",)}, "PaDiM"), ({"setting": "both"}, "unified"), ({"overrides": {"PaDim.sigma": 1}}, "PaDiM"),
     ({"overrides": {"PaDiM.sigmas": 1}}, "sigma"), ({"overrides": {"PaDiM.sigma": "wide"}}, "sigma"),
-    ({"overrides": {"sigma": 1}}, "sigma"), ({"parts": ("bolts",)}, "bolt"), ({"overrides": {"data.sed": 1}}, "seed"),
+    ({"overrides": {"sigma": 1}}, "sigma"), ({"parts": ("bolts",)}, "bolt"), ({"overrides": {"PaDiM.seed": 1}}, "--seed"),
+    ({"overrides": {"all.features": 3, "all.features.grid": 7}}, "both set"), ({"overrides": {"data.sed": 1}}, "seed"),
 ])  # fmt: skip
 def test_wrong_wishes_get_a_sentence(home, tree, more, said):
     with pytest.raises(DumenetError, match=said):
