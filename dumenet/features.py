@@ -203,7 +203,7 @@ def extract(
     The cache is one folder for each `Backbone.key`: `features.f16`, a growing file of rows, and `index.jsonl`,
     one line for each row with the image's SHA-256 and the row's CRC. A line is written after its row, so an
     interrupted run loses one batch at most, and what it left half-written is never read. A file lock lets
-    several runs share the cache. Memory does not grow with the data set.
+    several runs share the cache. Memory does not grow with the data set: one batch is computed, the next one decoded.
 
     Raises:
         DumenetError: no samples, an unreadable image, NaN or infinite features, or a disk that cannot take them.
@@ -236,7 +236,6 @@ def extract(
                             held.count += 1
                         index.flush()
                         bar.update(len(batch))
-            bar.close()
     except OSError as error:
         raise DumenetError(
             f"Cannot keep features in {folder} ({error.strerror or error}): free some space or choose another cache; "

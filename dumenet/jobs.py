@@ -53,7 +53,7 @@ MVTEC = {  # the paper's columns in its order; below them what it does not have
     "MKD": Column("mkd"), "DRAEM": Column("draem"), "UniAD": reconstruction(name="uniad", **MASK),
     "DuMeNet": reconstruction(),
     "FCDD": Column("fcdd"), "PANDA": Column("panda"), "PatchCore": Column("patchcore"), "Dinomaly": Column("dinomaly"),
-    "Gaussian": reconstruction(name="gaussian"),
+    "Gaussian": reconstruction(name="gaussian"), "PaDiM, ridge 1": Column("padim", {"ridge": 1.0}),
 }  # fmt: skip
 CHOSEN = {  # of the columns RECIPES below: the highest mean on CIFAR-10's held-out training classes, "stage 4 at 7"
     "features": {"stages": [4], "grid": 7}, "model": {"encoder_layers": 2, "decoder_layers": 2}, "evaluation": {"pooling": "mean"},

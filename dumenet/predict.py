@@ -12,7 +12,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dumenet import engine
@@ -53,8 +52,10 @@ def pooled(maps: Tensor, pooling: str) -> Tensor:
         return maps.std((1, 2), correction=0)
     if pooling == "top1":
         return maps.flatten(1).topk(math.ceil(maps[0].numel() / 100)).values.mean(1)
-    columns = F.avg_pool2d(maps[:, None], (WINDOW, 1), 1)  # (B, 1, S - 15, S)
-    return F.avg_pool2d(columns, (1, WINDOW), 1).amax((1, 2, 3))
+    for step in (1, 2, 4, 8):  # sums over 2, 4, 8, 16 rows and columns, in a fraction of the time of an average pool
+        maps = maps[:, :-step] + maps[:, step:]
+        maps = maps[:, :, :-step] + maps[:, :, step:]
+    return maps.amax((1, 2)) / WINDOW**2  # maps: (B, S - 15, S - 15)
 
 
 def export(checkpoint: Path, out: Path, int8: bool = False) -> Path:

@@ -78,7 +78,7 @@ def test_what_is_cached_needs_no_package(tiny, samples, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("absent", "runtime"), [("onnx", "onnx"), ("onnxscript", "openvino")])
 def test_without_the_packages_a_sentence_says_what_to_install(tiny, samples, tmp_path, monkeypatch, absent, runtime):
-    monkeypatch.setitem(sys.modules, "onnx", sys.modules.get("onnx", nn))  # there, whatever this machine has
+    monkeypatch.setitem(sys.modules, "onnx", sys.modules.get("onnx") or nn)  # there, whatever this machine has
     monkeypatch.setitem(sys.modules, absent, None)
     backbone = Backbone(tiny(features__runtime=runtime).features)
     with pytest.raises(DumenetError, match=rf"needs the package {absent}, .* pip install -e '.\[fast\]'"):
