@@ -1,6 +1,7 @@
 """The one exception a user may see: a sentence that says what, where and how to mend it."""
 
 import difflib
+import errno
 import reprlib
 from collections.abc import Iterable
 
@@ -19,6 +20,23 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return DumenetError(f"Unknown {kind} {word!r}: {hint}Known: {', '.join(names) or 'none'}.")
+
+
+_FULL = "free some space or choose another folder"
+_CLOSED = "make that folder writable or choose another"
+MENDS = {
+    errno.ENOSPC: _FULL, errno.EFBIG: _FULL, getattr(errno, "EDQUOT", errno.ENOSPC): _FULL,
+    errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED,
+}  # fmt: skip
+
+
+def refused(what: str, error: OSError, kept: str = "what is finished is kept") -> DumenetError:
+    """Error for what the disk refuses: `what` was to be done, why not, what helps, and what stays.
+
+    Returned, not raised, as `unknown`.
+    """
+    mend = MENDS.get(error.errno, "check that folder or choose another")
+    return DumenetError(f"Cannot {what} ({error.strerror or error}): {mend}, then run the same command again; {kept}.")
 
 
 _SHORT = reprlib.Repr()

@@ -1,6 +1,8 @@
 """Results on disk: one JSON file per run, written whole or not at all, and small tables of many."""
 
+import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -13,11 +15,16 @@ import uuid
 from csv import DictReader, writer
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from dumenet.errors import DumenetError, unknown
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from dumenet.errors import DumenetError, refused, unknown
 
 SCHEMA = 1  # raise it when a field changes its meaning
 PACKAGES = ("dumenet", "torch", "torchvision", "timm", "numpy", "scikit-learn")
@@ -29,20 +36,37 @@ def write_atomic(path: Path, data: bytes) -> None:
     Goes to a temporary file in the same folder first; folders are made. DumenetError when it cannot be.
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # without its name, which may be as long as a name can be
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
+        with _temporary(path) as file:
+            try:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+                os.replace(file.name, path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
     except OSError as error:
-        hint = "Free some space, or choose another folder."
-        raise DumenetError(f"Cannot write {path}: {error.strerror}. {hint}") from error
+        raise refused(f"write {path}", error) from error
+
+
+def _temporary(path: Path) -> BinaryIO:
+    """An empty file beside `path`, locked until it is closed or its process dies.
+
+    It has one name for each `path`, so that the next writer takes what a killed one left; where another writer is at
+    it, or nothing can be locked, it has a name of its own. No name holds that of `path`, which may be as long as it can.
+    """
+    shared = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.tmp")
+    if fcntl:
+        file = shared.open("ab", buffering=0)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(shared)):  # or another writer has just made it `path`
+                file.truncate(0)
+                return file
+        file.close()
+    return path.with_name(f".{uuid.uuid4().hex}.tmp").open("xb", buffering=0)
 
 
 def write_result(path: Path, record: dict) -> None:

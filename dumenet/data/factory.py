@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import DumenetError, refused, unknown
 
 VERSION = 1  # raise it with any change of a pixel
 Array = np.ndarray
@@ -429,8 +429,14 @@ def make_factory(
         for index in range(count)
     ]  # fmt: skip
     part = root.absolute().with_name(f".{root.name}.{os.getpid()}.part")
-    digest = hashlib.sha256()
+    digest, lock = hashlib.sha256(), None
     try:
+        for left in part.parent.glob(f".{root.name}.*.part"):  # of a run that was killed: nobody holds its lock
+            if (dead := _locked(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(dead)
+        part.mkdir(parents=True)
+        lock = _locked(part)
         for done, (name, split, kind, index) in enumerate(jobs, 1):
             image, _, mask = render(name, split, kind, index, seed, size)
             digest.update(image.tobytes() + mask.tobytes())
@@ -444,11 +450,29 @@ def make_factory(
         if not _finished(root, wanted):  # another run may have been quicker
             part.rename(root)
     except OSError as error:
-        raise DumenetError(f"Cannot write the factory data set to {root} ({error.strerror or error}): "
-                           "free about 60 MB there or choose another folder.") from None  # fmt: skip
+        kept = "nothing of it is kept, and all six categories take about 60 MB"
+        raise refused(f"write the factory data set to {root}", error, kept) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
     return root
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that locks `folder` until it is closed or its process dies; None where it cannot, or another has it."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; gone meanwhile
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _finished(root: Path, wanted: dict[str, object]) -> bool:

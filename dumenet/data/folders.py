@@ -102,7 +102,7 @@ def write_index(dataset: Dataset, root: str | Path, out_dir: str | Path) -> None
             out_dir.mkdir(parents=True, exist_ok=True)
             (out_dir / f"{part}.json").write_text(text, encoding="utf-8")
         except OSError as error:
-            raise DumenetError(f"Cannot write the index into {out_dir} ({error.strerror}): choose another.") from None
+            raise refused(f"write the index into {out_dir}", error) from None
 
 
 def check_folder(root: str | Path) -> list[str]:
