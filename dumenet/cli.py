@@ -1,6 +1,7 @@
 """The command line: `dumenet data|train|evaluate|table|predict|export|reproduce|explore|classroom|doctor`."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import MENDS, DumenetError, refused, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
 EXAMPLES = """examples:
@@ -50,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except OSError as error:  # what the operating system refuses before a room has a better sentence
         code, sentence = 2, f"Cannot use {_cut(error.filename)} ({error.strerror or error}): name another file or folder."
+        if error.errno in MENDS:
+            sentence = str(refused(f"use {_cut(error.filename or 'the output')}", error))
+        if error.filename is None:
+            with contextlib.suppress(OSError):  # Python would try once more at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory", str(error))):
             raise

@@ -23,7 +23,7 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
 
 
 _FULL = "free some space or choose another folder"
-_CLOSED = "make that folder writable or choose another"
+_CLOSED = "make it writable or choose another folder"
 MENDS = {
     errno.ENOSPC: _FULL, errno.EFBIG: _FULL, getattr(errno, "EDQUOT", errno.ENOSPC): _FULL,
     errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED,
@@ -35,7 +35,7 @@ def refused(what: str, error: OSError, kept: str = "what is finished is kept") -
 
     Returned, not raised, as `unknown`.
     """
-    mend = MENDS.get(error.errno, "check that folder or choose another")
+    mend = MENDS.get(error.errno, "check that path or choose another folder")
     return DumenetError(f"Cannot {what} ({error.strerror or error}): {mend}, then run the same command again; {kept}.")
 
 

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import mmap
 import os
 import zipfile
 import zlib
@@ -30,7 +31,7 @@ from tqdm.auto import tqdm
 from dumenet.config import FeatureConfig
 from dumenet.data import Sample, content_key, load_image
 from dumenet.engine import Engine, export, read
-from dumenet.errors import DumenetError
+from dumenet.errors import DumenetError, refused
 
 EMBEDDED = "tf_efficientnet_lite0"
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
@@ -164,7 +165,14 @@ class Features:
         return len(self.rows)
 
     def batch(self, index: np.ndarray | Tensor) -> Tensor:
-        """(len(index), C, H, W) float32."""
+        """(len(index), C, H, W) float32.
+
+        Raises:
+            DumenetError: somebody has cut the cache's file short; to read on would end the process (SIGBUS).
+        """
+        file = self.store.base
+        if isinstance(file, mmap.mmap) and file.size() < self.store.nbytes:
+            raise DumenetError("The feature cache was cut short while it was read: run the same command again, it fills the gap.")
         return torch.from_numpy(self.store[self.rows[np.asarray(index)]].astype(np.float32))
 
     def batches(self, size: int) -> Iterator[Tensor]:
@@ -237,10 +245,7 @@ def extract(
                         index.flush()
                         bar.update(len(batch))
     except OSError as error:
-        raise DumenetError(
-            f"Cannot keep features in {folder} ({error.strerror or error}): free some space or choose another cache; "
-            "what is computed so far is kept."
-        ) from None
+        raise refused(f"keep features in {folder}", error, "what is computed so far is kept") from None
     store = np.memmap(folder / "features.f16", np.float16, "r", shape=(held.count, c, g, g))
     return Features(list(samples), np.array([held.rows[k] for k in keys]), store)
 

@@ -5,6 +5,7 @@ every setting and every image, and a job whose file is there is not run again. A
 on the same table: a job is taken by one of them.
 """
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,7 +25,7 @@ from tqdm.auto import tqdm
 from dumenet.baselines import METHODS, Method, Scores
 from dumenet.config import Config, DataConfig, config_from_dict, to_dict
 from dumenet.data import SPLITS, Dataset, fingerprint, load_mask
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import DumenetError, refused, unknown
 from dumenet.experiment import Folders, load_data
 from dumenet.metrics import POOLINGS, evaluate_scores, image_score
 from dumenet.results import machine, write_result
@@ -217,14 +219,14 @@ def _changed(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_FINGERPRINTS: dict[int, tuple[Dataset, str]] = {}
+_FINGERPRINTS: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()  # a worker opens its data set anew for each job
 
 
 def _fingerprint(dataset: Dataset) -> str:
     """Of a data set that several jobs share: read once."""
-    if id(dataset) not in _FINGERPRINTS:
-        _FINGERPRINTS[id(dataset)] = dataset, fingerprint(dataset)
-    return _FINGERPRINTS[id(dataset)][1]
+    if dataset not in _FINGERPRINTS:
+        _FINGERPRINTS[dataset] = fingerprint(dataset)
+    return _FINGERPRINTS[dataset]
 
 
 def plan(
@@ -373,8 +375,8 @@ def _requested(request: dict[str, Any], folders: Folders) -> str | None:
 def _taken(job: Job, folders: Folders) -> str | None:
     """Run one job unless it is done or another process is at it; None, or a sentence that says what went wrong."""
     log = folders.home / "build" / "locks" / f"{job.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     try:
+        log.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(log.with_suffix(".lock"), timeout=0):
             if job.finished() is None:
                 write_result(job.path, run_job(job, folders))
@@ -382,8 +384,11 @@ def _taken(job: Job, folders: Folders) -> str | None:
         pass
     except DumenetError as error:
         return str(error)
+    except OSError as error:
+        return str(refused(f"use {error.filename or log.parent}", error))
     except Exception as error:  # a fault of one method must not end a night's batch
-        log.write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError):
+            log.write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {error}; see {log}"
     return None
 

@@ -12,7 +12,7 @@ from unittest.mock import patch
 from tqdm.auto import tqdm
 
 from dumenet.config import convert
-from dumenet.errors import DumenetError, shown, unknown
+from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.results import machine, write_atomic, write_result
 
 PROFILES = ("quick", "laptop", "paper")
@@ -58,7 +58,7 @@ def reproduce(
         for path, own in defaults.items()
     }
     scratch = not only and not (home / "build" / "runs").exists()  # nothing trained yet: times mean something
-    started, failures = time.time(), []
+    started, failures = time.perf_counter(), []
     for path in tqdm(chosen, "lessons", unit="lesson"):
         mine = given[path]
         stamp = home / "build" / "notebooks" / f".{path.stem}.json"
@@ -157,9 +157,9 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
     import papermill
 
     out = home / "build" / "notebooks" / path.name
-    out.parent.mkdir(parents=True, exist_ok=True)
-    start = time.time()
+    start = time.perf_counter()
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with patch.dict(os.environ, TQDM_DISABLE="1"):  # for the kernel; the bar over the cells is papermill's
             papermill.execute_notebook(
                 str(path), str(out), parameters, cwd=str(path.parent), kernel_name="python3",
@@ -168,10 +168,12 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         last = f"{error.ename}: {' '.join(error.evalue.split())}"
-        return time.time() - start, f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"
+        return time.perf_counter() - start, f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"
+    except OSError as error:
+        return time.perf_counter() - start, str(refused(f"execute {path.name}", error, "finished lessons are kept"))
     except Exception as error:  # a dead kernel or a time-out must not end the batch
-        return time.time() - start, f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return time.time() - start, None
+        return time.perf_counter() - start, f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return time.perf_counter() - start, None
 
 
 def _note_times(home: Path, chosen: list[Path], profile: str) -> None:
@@ -183,7 +185,7 @@ def _note_times(home: Path, chosen: list[Path], profile: str) -> None:
 
 
 def _closing_list(home: Path, chosen: list[Path], started: float) -> None:
-    print(f"\nLessons done in {time.time() - started:.0f} s. What was made, and where:")
+    print(f"\nLessons done in {time.perf_counter() - started:.0f} s. What was made, and where:")
     for path in chosen:
         stamp = home / "build" / "notebooks" / f".{path.stem}.json"
         if stamp.exists():

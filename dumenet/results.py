@@ -58,15 +58,15 @@ def _temporary(path: Path) -> BinaryIO:
     it, or nothing can be locked, it has a name of its own. No name holds that of `path`, which may be as long as it can.
     """
     shared = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.tmp")
-    if fcntl:
-        file = shared.open("ab", buffering=0)
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        if fcntl:
+            file = stack.enter_context(shared.open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(shared)):  # or another writer has just made it `path`
                 file.truncate(0)
+                stack.pop_all()
                 return file
-        file.close()
-    return path.with_name(f".{uuid.uuid4().hex}.tmp").open("xb", buffering=0)
+    return path.with_name(f".{uuid.uuid4().hex}.tmp").open("xb")
 
 
 def write_result(path: Path, record: dict) -> None:

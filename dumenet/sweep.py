@@ -36,6 +36,8 @@ def sweep(
         cluster = None if scheduler else LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=dashboard)
         client = Client(scheduler or cluster)
     except (OSError, ValueError) as error:
+        if scheduler is None:
+            raise DumenetError(f"Cannot start {workers} processes ({error}): free some space or memory, or use --workers 0.") from None
         raise DumenetError(f"No Dask scheduler answers at {scheduler} ({error}): start one with `dask scheduler`.") from None
     results = {}
     try:

@@ -63,7 +63,7 @@ def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(results.os, step, full)
-    with pytest.raises(DumenetError, match="run.json: No space left on device"):
+    with pytest.raises(DumenetError, match="run.json .No space left on device"):
         write_result(path, {"seed": 1})
     assert json.loads(path.read_text())["seed"] == 0
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]

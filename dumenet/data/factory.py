@@ -5,6 +5,7 @@ place. A defective image is drawn twice from the same random state, with and wit
 two differ visibly. Lengths are in 1/256 of the image's width, measured from its centre; colours are in [0, 1].
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -431,11 +432,11 @@ def make_factory(
     part = root.absolute().with_name(f".{root.name}.{os.getpid()}.part")
     digest, lock = hashlib.sha256(), None
     try:
-        for left in part.parent.glob(f".{root.name}.*.part"):  # of a run that was killed: nobody holds its lock
+        for left in part.parent.glob(f".{glob.escape(root.name)}.*.part"):  # of a run that was killed: nobody holds its lock
             if (dead := _locked(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(dead)
-        part.mkdir(parents=True)
+        part.mkdir(parents=True, exist_ok=True)
         lock = _locked(part)
         for done, (name, split, kind, index) in enumerate(jobs, 1):
             image, _, mask = render(name, split, kind, index, seed, size)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dumenet.data.images import FORMATS, IMAGE_SUFFIXES, content_key, mask_array, open_image
 from dumenet.data.samples import Dataset, Sample
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import DumenetError, refused, unknown
 
 IMAGES = "mvtec_anomaly_detection"  # the archive's own top folder; an index lies beside it
 LAYOUT = "<category>/train/good, <category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>"
