@@ -272,8 +272,8 @@ def table_figure(rows: Sequence[Any]) -> Figure:
     return fig
 
 
-def save(fig: Figure, name: str, folder: Path = Path("figures")) -> list[Path]:
-    """Write `fig` as `folder`/name.png (150 dpi) and name.svg, whole or not at all; returns both paths.
+def save(fig: Figure, name: str, folder: Path = Path("figures"), close: bool = False) -> list[Path]:
+    """Write `fig` as `folder`/name.png (150 dpi) and name.svg, whole or not at all; returns both paths. `close` lets go of it then.
 
     The same figure gives the same bytes: no date, and element names from a fixed salt.
     """
@@ -284,6 +284,8 @@ def save(fig: Figure, name: str, folder: Path = Path("figures")) -> list[Path]:
             fig.savefig(data, format=suffix, bbox_inches="tight", **options)
         paths.append(Path(folder) / f"{name}.{suffix}")
         write_atomic(paths[-1], data.getvalue())
+    if close:
+        plt.close(fig)
     return paths
 
 

@@ -132,7 +132,7 @@ def write(jobs: Sequence[Job], home: Path, out: Path) -> list[Path]:
     files = {out / f"{name}.csv": csv(made), out / f"{name}.md": markdown(made)}
     for path, text in files.items():
         write_atomic(path, text.encode())
-    return [*files, *save(table_figure(made), name, out)]
+    return [*files, *save(table_figure(made), name, out, close=True)]
 
 
 class Difference(NamedTuple):
@@ -255,7 +255,7 @@ def main(home: Path = Path(".")) -> int:
     try:
         text, figures = document(read_results(home / "data" / "results"), printed(home))
         for name, made in figures.items():
-            save(table_figure(made), name, home / "docs")
+            save(table_figure(made), name, home / "docs", close=True)
         write_atomic(home / "docs" / "TABLES.md", text.encode())
     except DumenetError as error:
         print(f"Cannot write the tables: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import stats
@@ -227,9 +228,11 @@ def test_a_mean_needs_every_part():
 
 def test_what_is_written(home, tree):
     made = jobs(home, tree, seeds=(0, 1))
+    plt.close("all")
     assert tables.write(made, home.home, home.home / "out") == []
     jobs_.run_jobs(made, home, progress=False)
     paths = tables.write(made, home.home, home.home / "out")
+    assert not plt.get_fignums()  # in a batch figures would pile up
     assert [p.suffix for p in paths] == [".csv", ".md", ".png", ".svg"] and all(p.stat().st_size for p in paths)
     lines = paths[0].read_text().splitlines()
     assert lines[0].split(",") == list(tables.Row._fields) and len(lines) == 1 + 2 * 3 * 3  # methods, parts, metrics
