@@ -152,9 +152,9 @@ def against(records: Sequence[dict[str, Any]], reference: str) -> list[Differenc
         runs.setdefault(record["column"], {})[record["seed"]] = record["metrics"]["mean"]
     if reference not in runs:
         raise unknown("column with results", reference, runs)
-    made = []
+    made, columns = [], TABLES[records[0]["table"]].columns
     for metric in ("image_auroc", "pixel_auroc", "pro"):
-        for column, by_seed in runs.items():
+        for column, by_seed in sorted(runs.items(), key=lambda item: list(columns).index(item[0])):
             seeds = sorted(set(by_seed) & set(runs[reference])) if column != reference else []
             pairs = [(by_seed[s][metric], runs[reference][s][metric]) for s in seeds]
             if pairs and None not in [v for pair in pairs for v in pair]:
