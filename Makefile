@@ -36,7 +36,7 @@ test: install
 	echo "All tests passed."
 
 faults: install
-	@FAULTS=20 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/faults
+	@FAULTS=20 TQDM_DISABLE=1 $(BIN)/python tests/faults/report.py --run tests/faults/test_*.py
 
 classroom: install
 	@$(BIN)/dumenet classroom

@@ -88,6 +88,8 @@ class TrainConfig:
     device: str = "auto"  # "auto", "cpu", "cuda", "mps"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast of the forward pass; weights and loss stay fp32
     compile: bool = False  # torch.compile of the forward pass: a minute once, for long runs; needs a C++ compiler
+    devices: int = 1  # processes of this machine that share each batch, one a GPU or, on a CPU, some of the cores
+    nodes: int = 1  # machines that do so; each runs the same command, see docs/ARCHITECTURE.md
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ _RANGES = {
     "dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0, 1), "lr": (1e-9, 10), "clip": (1e-9, 1e9),
     "weight_decay": (0, 10), "jitter": (0, 1e6), "seed": (0, 2**32 - 1), "grid": (2, 256),
     "contamination": (0, 0.5), "contamination_reserve": (0, 0.5), "bootstrap": (0, 100_000),
+    "devices": (1, 1024), "nodes": (1, 1024),
 }  # fmt: skip
 
 
@@ -263,6 +266,11 @@ def merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 def make_config(**overrides: Any) -> Config:
     """A `Config` from keyword overrides, with `__` for the dot: ``make_config(train__epochs=3)``."""
     return config_from_dict(merge({}, {k.replace("__", "."): v for k, v in overrides.items()}))
+
+
+def result_config(config: Config) -> Config:
+    """The part of a configuration that the result depends on: how many processes share a batch is none."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, devices=1, nodes=1))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dumenet.config import Config, config_from_dict, merge, to_dict
+from dumenet.config import Config, config_from_dict, merge, result_config, to_dict
 from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
 from dumenet.errors import DumenetError, shown
 from dumenet.evaluate import Scores, score, set_thresholds
@@ -66,11 +66,11 @@ def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
 
 
 def run_name(config: Config, dataset: Dataset) -> str:
-    """Readable, and different for every different configuration."""
-    values = to_dict(config)
+    """Readable, and different for every configuration with another result."""
+    values = to_dict(result_config(config))
     younger = {
         "data": ("contamination", "contamination_reserve", "validation_class"), "model": ("spatial_similarity",),
-        "train": ("precision", "compile"), "features": ("runtime",),
+        "train": ("precision", "compile", "devices", "nodes"), "features": ("runtime",),
     }  # fmt: skip
     for section, keys in younger.items():  # settings younger than the first results: at their default they do not
         for key in keys:  # change a name
@@ -178,7 +178,7 @@ def _finished(checkpoint: Path, config: Config, origin: dict[str, Any]) -> Train
         trained = load_checkpoint(checkpoint, config.train.device)
     except DumenetError:
         return None
-    same = trained.config == config and all(trained.origin.get(k) == v for k, v in origin.items())
+    same = result_config(trained.config) == result_config(config) and all(trained.origin.get(k) == v for k, v in origin.items())
     return trained if same else None
 
 

@@ -153,6 +153,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What the numbers depend on."""
         settings = {k: v for k, v in _plain(self.settings).items() if k not in NOT_IN_NAME}
+        if "train" in settings:  # processes share one batch: their number changes rounding alone
+            settings["train"] = {k: v for k, v in settings["train"].items() if k not in ("devices", "nodes")}
         data = {k: v for k, v in _plain(self.data).items() if k not in ("source", "categories", "normals")}  # see the images
         return {"settings": settings, "data": data, "fingerprint": _fingerprint(self.dataset)}
 

@@ -2,8 +2,10 @@
 
 import copy
 import io
+import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dumenet.config import Config, TrainConfig, config_from_dict, to_dict
+from dumenet import parallel
+from dumenet.config import Config, TrainConfig, config_from_dict, result_config, to_dict
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, load_tensors, progress_bar
 from dumenet.models import PositionGaussian, build_model
@@ -83,6 +86,7 @@ def train(
     on_epoch: Callable[[int, nn.Module], None] | None = None,
     progress: bool = True,
     origin: dict[str, Any] | None = None,
+    meeting: Path | None = None,
 ) -> Trained:
     """Train the model of `config` on normal features for its fixed number of epochs.
 
@@ -95,11 +99,16 @@ def train(
         state_file: written after every epoch, read if there; the caller removes it once the result is safe.
         on_epoch: called with (epoch, model) after every epoch, for the lessons.
         origin: what the features are of; a state file of another origin is not read.
+        meeting: folder of the processes that train together; set by the one that started them.
 
     Raises:
-        DumenetError: the loss is not finite, or `train.compile` without a compiler.
+        DumenetError: the loss is not finite, `train.compile` without a compiler, or a process that was lost.
     """
     c, device = config.train, pick_device(config.train.device)
+    if parallel.processes(c) > 1 and not parallel.inside() and config.model.name != "gaussian":
+        return _share(config, features, stage_channels, state_file, on_epoch, progress, origin)
+    fabric = parallel.begin(c, device, meeting)
+    device, first = fabric.device, fabric.global_rank == 0
     torch.manual_seed(c.seed)
     model = build_model(config.model, stage_channels, config.features.grid)
     trained = Trained(config, model, tuple(stage_channels), origin=origin or {})
@@ -116,25 +125,29 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
     schedule = make_schedule(optimizer, c, steps)
     start = _resume(state_file, config, trained, optimizer, schedule)
-    forward = _compiled(model) if c.compile else model
-    bar = progress_bar(range(start, c.epochs), "training", c.epochs, initial=start, show=progress, unit="epoch")
+    if fabric.all_reduce(torch.tensor(float(start), device=device)).item() != start:
+        raise DumenetError("The machines do not see the same state of this run: work in a folder that all of them share.")
+    forward, optimizer = fabric.setup(_compiled(model) if c.compile else model, optimizer)
+    bar = progress_bar(range(start, c.epochs), "training", c.epochs, initial=start, show=progress and first, unit="epoch")
     for epoch in bar:
-        torch.manual_seed(c.seed * 100_003 + epoch + 1)
+        parallel.reseed(fabric, c.seed * 100_003 + epoch + 1)
         model.train()
         total = torch.zeros((), device=device)
         for index in torch.randperm(len(features)).split(c.batch_size):
-            batch = features.batch(index)  # (B, C, H, W)
+            rows, weight = parallel.part(fabric, len(index))
+            batch = features.batch(index[rows])  # (B, C, H, W), or this process's share of it
             batch = (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16) if c.precision == "bf16" else nullcontext():
-                result = forward(batch)
-                loss = nn.functional.mse_loss(result.features.float(), result.target.float())
+                with parallel.noise(fabric, rows, len(index)):
+                    result = forward(batch)
+                loss = nn.functional.mse_loss(result.features.float(), result.target.float()) * weight
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            fabric.backward(loss)
             nn.utils.clip_grad_norm_(model.parameters(), c.clip)
             optimizer.step()
             schedule.step()
             total += loss.detach() * len(index)
-        mean_loss = (total / len(features)).item()
+        mean_loss = (fabric.all_reduce(total) / len(features)).item()
         if not np.isfinite(mean_loss):
             raise DumenetError(f"The loss became {mean_loss} in epoch {epoch + 1}: lower train.lr or train.clip.")
         trained.history["loss"].append(mean_loss)
@@ -143,11 +156,53 @@ def train(
         model.eval()
         if on_epoch:
             on_epoch(epoch, model)
-        if state_file:
+        if state_file and first:
             state = {"epoch": epoch + 1, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             _write(state_file, _pack(trained) | state)
     model.eval()
     return trained
+
+
+def _share(
+    config: Config, features: Features, stage_channels: tuple[int, ...], state_file: str | Path | None,
+    on_epoch: Callable[[int, nn.Module], None] | None, progress: bool, origin: dict[str, Any] | None,
+) -> Trained:  # fmt: skip
+    """`train` in several processes, which read the same features; gives the model that all of them end with."""
+    device = pick_device(config.train.device)
+    parallel.check(config, device)
+    if on_epoch:
+        raise DumenetError("Nobody can look on after each epoch where several processes train: use train.devices=1.")
+    with tempfile.TemporaryDirectory(prefix="dumenet-") as name:
+        folder, store = Path(name), features.store
+        if not getattr(store, "filename", None):  # not on disk: a lesson's, or a test's
+            np.save(folder / "store.npy", store)
+            store = np.load(folder / "store.npy", mmap_mode="r")
+        where = {"file": str(store.filename), "offset": store.offset, "shape": store.shape, "rows": features.rows.tolist()}
+        job = {
+            "config": to_dict(config), "stage_channels": list(stage_channels), "features": where, "progress": progress,
+            "state_file": str(state_file) if state_file else None, "origin": origin or {},
+        }  # fmt: skip
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        code = "import sys; from pathlib import Path; from dumenet import parallel, train; " \
+            "parallel.work(train.take_part, Path(sys.argv[1]))"
+        parallel.share(code, folder, config.train)
+        return load_checkpoint(folder / "trained.pt", config.train.device)
+
+
+def take_part(folder: Path) -> None:
+    """In one of several processes: train as the job in `folder` says; the first of this machine leaves the model there."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    config, where, rank = config_from_dict(job["config"]), job["features"], int(os.environ["LOCAL_RANK"])
+    if config.train.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(rank)  # "cuda" is this process's own from here on
+    store = np.memmap(where["file"], np.float16, "r", where["offset"], tuple(where["shape"]))
+    features = Features([], np.array(where["rows"], dtype=int), store)
+    trained = train(
+        config, features, tuple(job["stage_channels"]), job["state_file"],
+        progress=job["progress"], origin=job["origin"], meeting=folder,
+    )  # fmt: skip
+    if rank == 0:
+        save_checkpoint(trained, folder / "trained.pt")
 
 
 def _compiled(model: nn.Module) -> Callable[[torch.Tensor], Any]:
@@ -168,7 +223,7 @@ def _resume(state_file: str | Path | None, config: Config, trained: Trained, opt
     fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         state = load_tensors(state_file)
-        if config_from_dict(state["config"]) != config or state["origin"] != trained.origin:
+        if result_config(config_from_dict(state["config"])) != result_config(config) or state["origin"] != trained.origin:
             return 0
         done, history = int(state["epoch"]), {name: [float(x) for x in state["history"][name]] for name in trained.history}
         if {len(values) for values in history.values()} != {done}:

@@ -272,7 +272,7 @@ def test_settings_younger_than_the_first_results_change_no_name_at_their_default
     config = tiny(data__source=str(tree))
     dataset, values = load_data(config), to_dict(config)
     for section, key in (
-        ("data", "contamination"), ("data", "contamination_reserve"), ("train", "precision"), ("train", "compile"),
+        ("data", "contamination"), ("data", "contamination_reserve"), ("train", "precision"), ("train", "compile"), ("train", "devices"), ("train", "nodes"),
         ("data", "validation_class"), ("model", "spatial_similarity"), ("features", "runtime"),
     ):  # fmt: skip
         del values[section][key]
