@@ -169,9 +169,9 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
     except papermill.PapermillExecutionError as error:
         last = f"{error.ename}: {' '.join(error.evalue.split())}"
         return time.perf_counter() - start, f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"
-    except OSError as error:
-        return time.perf_counter() - start, str(refused(f"execute {path.name}", error, "finished lessons are kept"))
-    except Exception as error:  # a dead kernel or a time-out must not end the batch
+    except Exception as error:  # a full disk, a dead kernel or a time-out (also an OSError) must not end the batch
+        if isinstance(error, OSError) and error.errno:
+            return time.perf_counter() - start, str(refused(f"execute {path.name}", error, "finished lessons are kept"))
         return time.perf_counter() - start, f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return time.perf_counter() - start, None
 

@@ -24,6 +24,7 @@ import yaml
 from conftest import TINY, photos
 from test_kill import content, lesson
 
+import dumenet
 from dumenet import experiment, features, plots
 from dumenet.cli import main
 from dumenet.config import make_config
@@ -199,6 +200,8 @@ def test_a_folder_without_permission(work, capfd):
             if os.geteuid() == 0:
                 os.seteuid(65534)
             try:
+                if not os.access(Path(dumenet.__file__), os.R_OK, effective_ids=True):
+                    pytest.skip("the checkout lies where nobody but root may read")
                 said = sentence(do, capfd)
             finally:
                 os.seteuid(os.getuid())
