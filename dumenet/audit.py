@@ -27,6 +27,7 @@ HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
 CANNOT, NOT_RUN = "cannot be tested here", "not run yet"
 VERDICTS = (HOLDS, PART, NOT, CANNOT, NOT_RUN)
 BUDGET = ("tf_efficientnet_lite0", "fast", 8, 0)  # backbone, recipe, epochs, contamination of the real runs
+PRINTED = "data/paper_results.csv"
 ROUNDED = 0.1  # points: a mean printed with one digit (0.05), of rows printed with one digit (0.05)
 
 
@@ -72,19 +73,32 @@ class Evidence:
     real: list[dict]
     measured: dict[str, dict]  # lesson 11: name of the measurement -> its numbers
     tables: dict[tuple[str, str, str], list[dict]] = field(default_factory=dict)  # (table, data set, setting) -> records
+    sources: dict[str, str] = field(default_factory=dict)  # name of a measurement -> its file
+    used: set[str] = field(default_factory=set, compare=False)  # files that were asked since the last claim
 
-    def table(self, name: str) -> list[dict]:
-        """The committed runs of a table on real images, one model for all categories."""
-        return self.tables.get((name, "cifar10" if TABLES[name].source == "digits" else "real", "unified"), [])
+    def _use(self, records: Iterable[dict]) -> list[dict]:
+        records = list(records)
+        self.used.update(r["files"]["results"] for r in records)
+        return records
+
+    def measurement(self, name: str) -> dict:
+        """The numbers of one measurement of lesson 11; KeyError where nobody has made it."""
+        self.used.update({self.sources[name]} if name in self.sources else ())
+        return self.measured[name]
+
+    def table(self, name: str, *columns: str) -> list[dict]:
+        """The committed runs of a table, or of some of its columns, on real images, one model for all categories."""
+        found = self.tables.get((name, "cifar10" if TABLES[name].source == "digits" else "real", "unified"), [])
+        return self._use(r for r in found if not columns or r["column"] in columns)
 
     def row(self, name: str, column: str, metric: str = "image_auroc", part: str = "mean") -> Row | None:
         """One cell of such a table."""
-        cells = {(r.column, r.metric, r.part): r for r in rows(self.table(name), self.paper)}
+        cells = {(r.column, r.metric, r.part): r for r in rows(self.table(name, column), self.paper)}
         return cells.get((column, metric, part))
 
     def change(self, name: str, column: str, reference: str, metric: str) -> tuple[float | None, float | None, int]:
         """Column minus reference in points, paired by seed: difference, half-width, seeds."""
-        records = [r for r in self.table(name) if r["column"] in (column, reference)]
+        records = self.table(name, column, reference)
         if {r["column"] for r in records} != {column, reference}:
             return None, None, 0
         found = {d.metric: d for d in against(records, reference)}
@@ -92,6 +106,7 @@ class Evidence:
 
     def column(self, table: str, method: str, metric: str) -> tuple[dict[str, float], float | None]:
         """The rows that the paper prints for a method, in percent, and the mean that it prints below."""
+        self.used.add(PRINTED)
         rows = {v.category: v.value for v in self.paper if (v.table, v.method, v.metric) == (table, method, metric)}
         printed = rows.pop("mean", None)
         return {k: v for k, v in rows.items() if v is not None}, printed
@@ -103,6 +118,7 @@ class Evidence:
 
     def printed(self, table: str, metric: str) -> float:
         """What the abstract or the text prints for DuMeNet."""
+        self.used.add(PRINTED)
         return next(v.value for v in self.paper if (v.table, v.method, v.metric) == (table, "DuMeNet", metric))
 
     def runs(self, categories: Sequence[str], **model: object) -> dict[int, dict]:
@@ -120,6 +136,7 @@ class Evidence:
                 if record["seed"] in found:
                     raise DumenetError(f"Two real runs of one kind and seed: {found[record['seed']]['name']}, {record['name']}.")
                 found[record["seed"]] = record
+        self._use(found.values())
         return found
 
     def pair(self, categories: Sequence[str], metric: str, a: dict, b: dict) -> tuple[float | None, float | None, int]:
@@ -135,8 +152,9 @@ def gather(home: Path = Path(".")) -> Evidence:
     folder = Path(home) / "data" / "results"
     records = [r for r in read_results(folder) if r.get("tag") in ("real", "audit", "table")]
     measured = {k: v for r in records if r["tag"] == "audit" for k, v in r["measured"].items()}
+    sources = {k: f"data/results/audit-{r['name']}.json" for r in records if r["tag"] == "audit" for k in r["measured"]}
     real = [r for r in records if r["tag"] == "real"]
-    return Evidence(paper_results(folder.parent / "paper_results.csv"), real, measured, groups(records))
+    return Evidence(paper_results(folder.parent / "paper_results.csv"), real, measured, groups(records), sources)
 
 
 class Finding(NamedTuple):
@@ -144,6 +162,7 @@ class Finding(NamedTuple):
 
     verdict: str
     evidence: str
+    files: tuple[str, ...] = ()  # what was asked for it, from the project's folder
 
 
 @dataclass(frozen=True)
@@ -159,14 +178,15 @@ class Claim:
     finding: Callable[[Evidence], Finding | None]  # None: not run yet
 
     def judged(self, evidence: Evidence) -> Finding:
-        """The verdict and its evidence; without evidence "not run yet"."""
+        """The verdict, its evidence and the files of that; without evidence "not run yet"."""
+        evidence.used.clear()
         try:
             found = self.finding(evidence)
         except KeyError as missing:  # a measurement that nobody has made
             if missing.args[0] not in MEASUREMENTS:
                 raise
             found = None
-        return found or Finding(NOT_RUN, "none")
+        return found._replace(files=tuple(sorted(evidence.used))) if found else Finding(NOT_RUN, "none")
 
 
 # --- numbers: the paper's own arithmetic
@@ -280,7 +300,7 @@ def _cifar_gain(e: Evidence) -> Finding | None:
 
 
 def _mvtec(e: Evidence) -> Finding | None:
-    ours = {m: [r for r in rows(e.table("mvtec"), e.paper) if r.column == "DuMeNet" and r.metric == m and r.paper is not None]
+    ours = {m: [r for r in rows(e.table("mvtec", "DuMeNet"), e.paper) if r.metric == m and r.paper is not None]
             for m in ("image_auroc", "pixel_auroc")}  # fmt: skip
     parts = [r.part for r in ours["image_auroc"] if r.part != "mean"]
     if not parts:
@@ -294,7 +314,7 @@ def _mvtec(e: Evidence) -> Finding | None:
 
 
 def _cifar(e: Evidence) -> Finding | None:
-    ours = [r for r in rows(e.table("cifar"), e.paper) if r.column == "DuMeNet" and r.metric == "image_auroc" and r.part != "mean"]
+    ours = [r for r in rows(e.table("cifar", "DuMeNet"), e.paper) if r.metric == "image_auroc" and r.part != "mean"]
     said = [f"{r.part} {r.ours:.1f} ± {r.half:.1f}, printed {r.paper}" for r in ours]
     verdicts = [HOLDS if r.ours + r.half >= r.paper - ROUNDED / 2 else NOT for r in ours]
     return Finding(together(verdicts), "; ".join(said)) if ours else None
@@ -360,7 +380,7 @@ def _changes(table: str, *pairs: tuple[str, str]) -> Callable[[Evidence], Findin
 
 def _noise(e: Evidence) -> Finding | None:
     def loss(method: str) -> dict[int, float]:
-        by = {(r["column"], r["seed"]): 100 * r["metrics"]["mean"]["image_auroc"] for r in e.table("contamination")}
+        by = {(r["column"], r["seed"]): 100 * r["metrics"]["mean"]["image_auroc"] for r in e.table("contamination", f"{method}, 0%", f"{method}, 20%")}
         seeds = [s for c, s in by if c == f"{method}, 0%" and (f"{method}, 20%", s) in by]
         return {s: by[f"{method}, 0%", s] - by[f"{method}, 20%", s] for s in seeds}
 
@@ -382,7 +402,7 @@ SMALL = 0.5  # points: an effect of a free choice that would not change a rankin
 def _pooling(e: Evidence) -> Finding | None:
     by = {}
     for table, own in (("mvtec", "max"), ("cifar", "mean")):
-        found = [r["image_auroc_by_pooling"] for r in e.table(table) if r["column"] == "DuMeNet"]
+        found = [r["image_auroc_by_pooling"] for r in e.table(table, "DuMeNet")]
         if not found:
             return None
         by[table] = {rule: 100 * statistics.fmean(f[rule] for f in found) for rule in found[0]}, own
@@ -405,7 +425,8 @@ def _one_threshold(e: Evidence) -> Finding | None:
     pairs = {"bottle + tire": [r["metrics"] for r in e.runs(["bottle", "tire"]).values()]}
     pairs = {k: [(m["mean"]["image_auroc"], m["pooled"]["image_auroc"]) for m in v] for k, v in pairs.items() if v}
     if "pooled" in e.measured:
-        pairs["factory"] = [(e.measured["pooled"]["mean"], e.measured["pooled"]["pooled"])]
+        m = e.measurement("pooled")
+        pairs["factory"] = [(m["mean"], m["pooled"])]
     pairs = {k: [statistics.fmean(x) for x in zip(*v)] for k, v in pairs.items()}
     said = [f"{k}: mean over categories {m:.3f}, pooled {p:.3f}" for k, (m, p) in pairs.items()]
     verdicts = [CANNOT if m <= 0.6 else HOLDS if p >= m - 0.01 else NOT for m, p in pairs.values()]
@@ -418,56 +439,56 @@ MEASUREMENTS = ("query", "layout", "shuffle", "temperature", "sigmoid", "neck", 
 
 
 def _query(e: Evidence) -> Finding:
-    m = e.measured["query"]
+    m = e.measurement("query")
     verdicts = [within(m[k], 0) for k in ("described", "released")]
     return Finding(together(verdicts), f"output changes by {m['described']:.2g} as described, {m['released']:.2g} as released")
 
 
 def _layout(e: Evidence) -> Finding:
-    m = e.measured["layout"]
+    m = e.measurement("layout")
     verdicts = [within(m[k], 0) for k in ("map", "released")]
     return Finding(together(verdicts), f"map changes by {m['map']:.2g} as described, {m['released']:.2g} as released, of a mean of {m['scale']:.2g}")
 
 
 def _shuffle(e: Evidence) -> Finding:
-    m = e.measured["shuffle"]
+    m = e.measurement("shuffle")
     said = f"same shuffle for both maps: SSIM changes by {m['ssim']:.1g}; with {m['window']} x {m['window']} windows it would by {m['windowed']:.2g}"
     return Finding(HOLDS if m["ssim"] > 0.01 else NOT, said + f"; a module with shuffled weights reads the shuffled maps up to {m['module']:.1g}")
 
 
 def _temperature(e: Evidence) -> Finding:
-    m = e.measured["temperature"]
+    m = e.measurement("temperature")
     said = f"no slot can weigh more than {m['most']:.1%} of {m['slots']} slots (ratio at most e² = {m['bound']:.2f}); largest seen {m['seen']:.1%}"
     return Finding(HOLDS if m["most"] > 0.5 else NOT, said)
 
 
 def _sigmoid(e: Evidence) -> Finding:
-    m = e.measured["sigmoid"]
+    m = e.measurement("sigmoid")
     said = (f"{k}: {m[k]['saturated']:.0%} saturated, mean slope {m[k]['slope']:.3f} of 0.25" for k in ("raw", "standardised"))
     return Finding(HOLDS if m["raw"]["saturated"] < 0.05 else NOT, "; ".join(said))
 
 
 def _neck(e: Evidence) -> Finding:
-    m = e.measured["neck"]
+    m = e.measurement("neck")
     said = (f"{k}: length of the target x {m[k][-1] / m[k][0]:.2f}" for k in ("plain", "cbam"))
     return Finding(within(m["cbam"][-1] / m["cbam"][0] - 1, 0.1), "; ".join(said) + f" after {len(m['cbam']) - 1} epochs")
 
 
 def _slots(e: Evidence) -> Finding:
-    m = e.measured["slots"]
+    m = e.measurement("slots")
     learned = [HOLDS if m[k] > 0.01 else NOT for k in ("channel", "spatial")]
     said = f"slots moved by {m['channel']:.0%} (channel) and {m['spatial']:.0%} (spatial) of their length in {m['epochs']} epochs"
     return Finding(together([*learned, CANNOT]), said + "; adaptation to domains not tested")
 
 
 def _fusion(e: Evidence) -> Finding:
-    m = e.measured["fusion"]
+    m = e.measurement("fusion")
     verdicts = [within(m[k] - m["promised"], 0) for k in ("here", "released")]
     return Finding(together(verdicts), f"{m['here']} of {m['promised']} run here; {m['released']} in the released code, as read")
 
 
 def _multi_class(e: Evidence) -> Finding:
-    m, here = e.measured["multi_class"], e.runs(["bottle", "tire"])
+    m, here = e.measurement("multi_class"), e.runs(["bottle", "tire"])
     said = f"the released script trains {m['models']} models for {m['categories']} categories (read, not run)"
     verdicts = [within(m["models"] - 1, 0)]
     if here:
@@ -476,7 +497,7 @@ def _multi_class(e: Evidence) -> Finding:
 
 
 def _shortcut(e: Evidence) -> Finding:
-    m = e.measured["shortcut"]
+    m = e.measurement("shortcut")
     shown = m["peak"] - m["last"] > 0.02 and m["loss_last"] < m["loss_peak"]
     said = f"{m['network']}: pooled image AUROC {m['peak']:.3f} at epoch {m['peak_epoch']}, {m['last']:.3f} at {m['last_epoch']}"
     return Finding(HOLDS if shown else NOT, said + f", while the loss went from {m['loss_peak']:.4f} to {m['loss_last']:.4f}")
@@ -567,6 +588,8 @@ HEAD = """# Audit: claims against evidence
 Made by `python -m dumenet.audit` from `data/paper_results.csv`, `data/results/{real,table,audit}-*.json`;
 change those, or the rules in `dumenet/audit.py`, not this file. Lesson 11 makes the measurements and explains them.
 AUROC in percent, differences in points. A verdict speaks about what was run here, and about no more.
+The last column leads to the files that were asked; each holds every setting, the seed, the data's fingerprint, versions and
+machine, and those of a table the command that makes them again.
 """
 
 
@@ -585,13 +608,21 @@ def document(evidence: Evidence) -> str:
     found = judgements(evidence)
     counts = {v: sum(f.verdict == v for _, f in found) for v in VERDICTS}
     lines = [HEAD, f"{len(found)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n) + ".", ""]
-    lines += ["| claim | kind | what was run | evidence | rule | verdict |", "|---|---|---|---|---|---|"]
+    lines += ["| claim | kind | what was run | evidence | rule | verdict | from |", "|---|---|---|---|---|---|---|"]
     for claim, finding in found:
-        cells = (quoted(claim), claim.kind, claim.run, finding.evidence, claim.rule, f"**{finding.verdict}**")
+        cells = (quoted(claim), claim.kind, claim.run, finding.evidence, claim.rule, f"**{finding.verdict}**", _links(finding.files))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## What would decide more", ""]
     lines += [f"- {quoted(c)} ({f.verdict}): {c.needs}." for c, f in found if c.needs and f.verdict != HOLDS]
     return "\n".join(lines) + "\n"
+
+
+def _links(files: Sequence[str]) -> str:
+    """The files as links from docs/; of many runs of one table, the list of them in docs/TABLES.md."""
+    of_tables = [f for f in files if Path(f).name.startswith("table-")]
+    many = of_tables if len(of_tables) > 6 else []
+    links = [f"[{i}](../{f})" for i, f in enumerate((f for f in files if f not in many), 1)]
+    return " ".join([*links, *([f"[{len(many)} runs](TABLES.md)"] if many else [])])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

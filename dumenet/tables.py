@@ -186,8 +186,8 @@ HEAD = """# Tables: every method of the paper's tables, run side by side
 
 Made by `python -m dumenet.tables` from `data/results/table-*.json`; run more jobs, or change those, not this file.
 Numbers are percent; ± is the half-width of a 95 % interval: other seeds (two or more) and, for image AUROC, another draw of
-test images. In brackets: ours minus what the paper prints for the same method and row. Each record holds every setting and,
-under `command`, the line that makes it again; a table's figure is drawn from the same rows.
+test images. In brackets: ours minus what the paper prints for the same method and row. Below each table stand the files that it
+is made from: each holds every setting and, under `command`, the line that makes it again. A figure is drawn from the same rows.
 """
 
 
@@ -214,14 +214,26 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
             COMMITTED[data] + (f" {UNIFIED}" if (table, data, setting) == ("mvtec", "real", "unified") else ""), "",
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
-            f"Files: `data/results/table-{table}-{data}-*`. One of the commands:", "",
-            f"```sh\n{group[-1]['command']}\n```", "", markdown(made),
+            "One of the commands:", "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
             lines += [versus(against(group, "default"), "default")]
         lines += [f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)", ""]
     used = dict.fromkeys(r["method"] for group in groups(records).values() for r in group)
     return "\n".join([*lines, *budgets(used)]) + "\n", figures
+
+
+def files(group: Sequence[dict[str, Any]]) -> str:
+    """The results files of a table as links from docs/, folded, by column and part."""
+    found: dict[str, list[dict]] = {}
+    for record in sorted(group, key=lambda r: (list(TABLES[r["table"]].columns).index(r["column"]), r["seed"])):
+        parts = list(record["metrics"]["per_category"])
+        found.setdefault(record["column"] + (f", {parts[0]}" if len(parts) == 1 else ""), []).append(record)
+    lines = ["<details><summary>Results files, with settings and commands</summary>", ""]
+    for name, records in found.items():
+        links = ", ".join(f"[seed {r['seed']}](../{r['files']['results']})" for r in records)
+        lines.append(f"- {name}: {links}")
+    return "\n".join([*lines, "", "</details>", ""])
 
 
 def versus(differences: Sequence[Difference], reference: str) -> str:

@@ -55,6 +55,16 @@ def test_without_evidence_a_claim_is_not_run_yet(evidence):
     assert set(found.values()) <= set(audit.VERDICTS)
 
 
+def test_every_verdict_leads_to_the_files_it_was_made_from(evidence):
+    found = {c.key: f for c, f in audit.judgements(evidence)}
+    for key, finding in found.items():
+        assert bool(finding.files) == (finding.verdict != NOT_RUN), key
+        assert all((ROOT / file).is_file() for file in finding.files), key
+    assert found["abstract-image"].files == (audit.PRINTED,)
+    assert all("-bottle-" in file for file in found["memories"].files) and len(found["memories"].files) == 6
+    assert all("real-real-" not in file for file in found["ssim-dot"].files)
+
+
 def test_a_verdict_follows_its_measurement(evidence):
     def verdict(key, **measured):
         claim = next(c for c in audit.CLAIMS if c.key == key)

@@ -1,6 +1,7 @@
 """Tables: which jobs there are, that none runs twice, and what is made of their results files."""
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,7 @@ from dumenet import tables
 from dumenet.cli import main
 from dumenet.errors import DumenetError
 from dumenet.experiment import Folders
-from dumenet.results import PaperValue
+from dumenet.results import PaperValue, read_results
 
 FAST = {"all.features.image_size": 64, "all.device": "cpu"}
 
@@ -258,12 +259,18 @@ def test_every_column_can_be_planned(home, tree, name):
 
 
 def test_the_document_is_what_the_committed_results_say():
-    from dumenet.results import read_results
-
     root = Path(__file__).parents[1]
     text, figures = tables.document(read_results(root / "data" / "results"), tables.printed(root))
     assert (root / "docs" / "TABLES.md").read_text(encoding="utf-8") == text, "run: python -m dumenet.tables"
     assert all((root / "docs" / f"{name}.svg").exists() for name in figures)
+
+
+def test_every_number_of_the_document_leads_to_its_files():
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "TABLES.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(\.\./(data/results/[^)]+)\)", text)
+    committed = [r["files"]["results"] for group in tables.groups(read_results(root / "data" / "results")).values() for r in group]
+    assert sorted(linked) == sorted(committed) and all((root / file).is_file() for file in linked)
 
 
 def test_every_method_has_a_budget_to_show():
