@@ -1,10 +1,13 @@
 """What several test files share: a tiny data set, tiny settings, and no network."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from scipy import ndimage
 
 from dumenet.config import make_config
 from dumenet.data import Sample, load_mask, make_factory, open_dataset
@@ -93,23 +96,41 @@ def parts(tmp_path_factory):
     return open_dataset(str(root), ("all",), home=home), home / "cache"
 
 
-@pytest.fixture
-def judged(parts):
-    """Fit a method and judge it: ``judged(method)`` gives image AUROC, and the share of defects whose map is higher inside.
+class Judgement(NamedTuple):
+    """Of a fitted method on test images that it has not seen."""
 
-    Of defects large enough to show on a 14 x 14 grid: the map's mean inside against its mean outside.
+    area: float  # image AUROC
+    chance: float  # what the AUROC of scores without meaning exceeds in 1 of 100 such test sets (normal approximation)
+    peak: float  # share of the defects with the map's largest value in the mask, or at most 1/14 of the side beside it
+    normal: list[Sample]  # the normal test images
+
+
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory):
+    """Fit a method on a category of the factory and judge it: ``judged(method, "cap")`` gives a `Judgement`.
+
+    30 normal images to train on; 40 normal and 10 of each defect kind, or of `kinds` alone, to test on. The tolerance of
+    1/14 is a cell of the 14 x 14 grid that most maps come from.
     """
-    dataset, _ = parts
+    home = tmp_path_factory.mktemp("judged")
 
-    def judge(method, size):
+    def judge(method, category, kinds=(), side=128):
+        size, made = method.settings.features.image_size, home / f"{category}{side}"
+        root = make_factory(made, categories=category, train=30, test_good=40, per_defect=10, size=side)
+        dataset = open_dataset(str(root), ("all",), home=home)
+        test = [s for s in dataset.test if not s.label or not kinds or s.defect in kinds]
         method.fit(dataset.train)
-        scores = method.score(dataset.test)
-        n = len(dataset.test)
-        assert scores.image.shape == (n,) and scores.maps.shape == (n, size, size) and np.isfinite(scores.maps).all()
-        labels = np.array([s.label for s in dataset.test])
-        masks = np.stack([load_mask(s, size) for s in dataset.test])
-        inside = [m[k].mean() > m[~k].mean() for m, k in zip(scores.maps, masks) if k.any()]
-        return auroc(labels, scores.image), np.mean(inside)
+        scores = method.score(test)
+        assert scores.image.shape == (len(test),) and scores.maps.shape == (len(test), size, size)
+        assert np.isfinite(scores.maps).all()
+        labels, found = np.array([s.label for s in test]), []
+        for s, m in zip(test, scores.maps):
+            if s.label and (mask := load_mask(s, size)).any():
+                found.append(ndimage.distance_transform_edt(~mask).flat[m.argmax()] <= size / 14)
+        bad = labels.sum()
+        sd = ((len(test) + 1) / (12 * (len(test) - bad) * bad)) ** 0.5  # of the Mann-Whitney statistic under chance
+        normal = [s for s in test if not s.label]
+        return Judgement(auroc(labels, scores.image), 0.5 + 2.33 * sd, np.mean(found), normal)
 
     return judge
 

@@ -8,7 +8,7 @@ so an anomaly is far from 0. With the pseudo-Huber distance of each entry and it
 The image score is mean A(x). The map is brought to the image's size by a Gaussian at the middle of each entry's
 receptive field. Where outliers come from is `outliers`:
 
-- "confetti", the default: soft coloured squares added to normal images, the paper's unsupervised setting on MVTec-AD. It
+- "confetti", the default: soft coloured squares taken away from normal images, the paper's unsupervised setting on MVTec-AD. It
   needs no other data, and without any outlier a learned centre has a trivial optimum, phi = 0 everywhere;
 - outlier exposure (FCDD+OE; CIFAR-100 for CIFAR-10): samples of anything else, a folder of images, or one that holds
   CIFAR-100's archive (cifar-100-python). "photographs" are random squares of the two photographs that scikit-learn
@@ -21,7 +21,7 @@ receptive field. Where outliers come from is `outliers`:
 | trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune` trains all | 2 CPU cores |
 | outliers | each image with probability 1/2 | the same | |
 | confetti (released code) | on 240 px, squares of 8 to 54 px, 1.04 coloured and 0.69 of full strength on average, at least one each; turned +-45 degrees; blurred, sigma 5 | sizes and numbers (0.9, 0.6) for 224 px, scaled to the image; the blur in closed form | |
-| confetti's sign (released code) | taken away; added where the image is too dark to show it | added; taken away where it is too bright | |
+| confetti's sign (released code) | taken away; added where the image is too dark to show it | the same | |
 | augmentation | crop of 224 from 240 or the whole, colour jitter, noise; local contrast normalisation | the crop always, brightness jitter and noise | simpler |
 | optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, weight decay 1e-4, batch 128 (8 of 16), 200 epochs of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
 | upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; the field is measured by a gradient | any backbone |
@@ -180,7 +180,7 @@ def fcdd_loss(a: Tensor, outlier: Tensor) -> Tensor:
 
 
 def with_confetti(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`image` (3, S, S) in 0..1 with blurred squares added (taken away where the image is too bright to show them)."""
+    """`image` (3, S, S) in 0..1 with blurred squares taken away (added where the image is too dark to show them)."""
     size = image.shape[-1]
     unit, noise = size / 224, np.zeros_like(image)
     for mean, coloured in ((0.9, True), (0.6, False)):
@@ -189,8 +189,8 @@ def with_confetti(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             colour = rng.uniform(0, 1, (3, 1, 1)) if coloured else 1.0
             noise += colour * soft_square(size, place, side, turn, 5 * unit)
     added, taken = (image + noise).clip(0, 1), (image - noise).clip(0, 1)
-    shows = np.abs(added - image).mean()
-    return taken if shows < 1e-4 and np.abs(taken - image).mean() > shows else added
+    shows = np.abs(taken - image).mean()
+    return added if shows < 1e-4 and np.abs(added - image).mean() > shows else taken
 
 
 def soft_square(size: int, place: Sequence[float], side: float, turn: float, sigma: float) -> np.ndarray:

@@ -19,7 +19,6 @@ from dumenet.baselines.dinomaly import (
 )
 from dumenet.baselines.protocol import features_of
 from dumenet.config import FeatureConfig
-from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
 from dumenet.evaluate import upsample
 from dumenet.features import Backbone
@@ -113,22 +112,12 @@ SMALL = {"features": FeatureConfig(image_size=128), "grid": 16, "width": 96, "he
 
 
 def test_finds_defects(parts, judged):
-    """The fixture's defects are a few pixels wide, and 100 steps of a small decoder are few: the map ranks the pixels
-    of a defect, the image score does not tell such images apart yet. It does tell a defect that is easy to see."""
-    method = Dinomaly(DinomalySettings(**SMALL, steps=100, cache=parts[1]))
-    _, inside = judged(method, 128)
-    assert inside > 0.5 and method.losses[-1] < 0.3 * method.losses[0]
-    good = [s for s in parts[0].test if not s.label]
-    before, after = method.score(good), method.score([spoilt(s) for s in good])
-    assert (after.image > before.image).all()
-    assert (after.maps[:, 44:60, 52:72].mean((1, 2)) > np.quantile(after.maps, 0.99, axis=(1, 2))).all()
-
-
-def spoilt(sample):
-    """The same image with a red patch of 16 x 20 pixels on it."""
-    image = load_image(sample, 128).copy()
-    image[44:60, 52:72] = (200, 40, 40)
-    return Sample(f"{sample.name}-spoilt", sample.category, "patch", image)
+    """On parquet at 224 pixels: a hundred steps learn a texture, not yet an object's parts and edges."""
+    features = FeatureConfig(image_size=224)
+    method = Dinomaly(DinomalySettings(**SMALL | {"features": features, "grid": 14}, steps=100, cache=parts[1]))
+    found = judged(method, "parquet", side=224)
+    assert found.area > found.chance and found.peak > 0.5, found
+    assert method.losses[-1] < 0.3 * method.losses[0]
 
 
 def test_scores_by_hand(parts):

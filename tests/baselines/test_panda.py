@@ -70,11 +70,11 @@ def method_parameters(method):
     return list(getattr(method, "backbone", Backbone(method.settings.features)).net.parameters())
 
 
-def test_finds_defects(parts, judged):
-    """At 224 pixels: at 128 even the frozen features' image score is near chance here (0.59), its map is not."""
+def test_finds_defects(judged):
+    """On caps at 224 pixels: its image score is of pooled features, which a defect of a few pixels hardly moves."""
     settings = PANDASettings(features=FeatureConfig(image_size=224), steps=8, batch=8)
-    area, inside = judged(PANDA(settings), 224)
-    assert area > 0.65 and inside > 0.5
+    found = judged(PANDA(settings), "cap")
+    assert found.area > found.chance and found.peak > 0.5, found
 
 
 def test_same_seed_same_scores(parts, seed_decides):

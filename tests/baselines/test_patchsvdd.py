@@ -12,7 +12,6 @@ from sklearn.neighbors import NearestNeighbors
 from dumenet.baselines.patchsvdd import BIG, LATTICE, SIDES, SMALL, Encoder, PatchSVDD, PatchSVDDSettings
 from dumenet.baselines.patchsvdd import crops, nearest, pairs, spread
 from dumenet.config import FeatureConfig
-from dumenet.data import make_factory, open_dataset
 from dumenet.errors import DumenetError
 
 
@@ -53,22 +52,15 @@ def test_neighbours_lie_on_their_side_and_inside(patch):
         assert corners.min() == 0 and corners.max() == 128 - patch
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """Cloth in place of the connectors, for `judged` too."""
-    home = tmp_path_factory.mktemp("cloth")
-    root = make_factory(home / "factory", categories="weave", train=30, test_good=10, per_defect=3, size=128)
-    return open_dataset(str(root), ("all",), home=home), home / "cache"
-
-
 def settings_of(parts, **changes):
     short = {"features": FeatureConfig(image_size=128), "images": 8, "pairs": 2, "most": 6000, "cache": parts[1]}
     return PatchSVDDSettings(**short | changes)
 
 
 def test_finds_defects(parts, judged):
-    area, inside = judged(PatchSVDD(settings_of(parts, steps=100)), 128)
-    assert area > 0.65 and inside > 0.5
+    """Wrong order of threads, which is what the puzzle of neighbours teaches; a hole fills a hundredth of a patch."""
+    found = judged(PatchSVDD(settings_of(parts, steps=100)), "weave", ("float", "swapped_threads"))
+    assert found.area > found.chance and found.peak > 0.5, found
 
 
 def test_same_seed_same_scores(parts, seed_decides):

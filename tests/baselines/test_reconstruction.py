@@ -41,8 +41,13 @@ def test_two_seeds_or_devices_at_odds_are_an_error():
             Reconstruction(ReconstructionSettings(train=train, seed=4))
 
 
-def test_finds_defects(parts, judged):
-    features = FeatureConfig(image_size=128, grid=16)
-    settings = ReconstructionSettings(features=features, model=ModelConfig(name="gaussian"), cache=parts[1])
-    area, inside = judged(Reconstruction(settings), 128)
-    assert area > 0.65 and inside > 0.5
+@pytest.mark.parametrize("name", ["dumenet", "uniad", "gaussian"])
+def test_finds_defects(parts, judged, name):
+    """On parquet: 400 steps of a small network learn a texture, not yet an object's parts and edges."""
+    small = {} if name == "gaussian" else {"encoder_layers": 1, "decoder_layers": 1, "ffn_dim": 128, "heads": 4}
+    settings = ReconstructionSettings(
+        features=FeatureConfig(image_size=128, grid=8), train=TrainConfig(epochs=100, lr=3e-3),
+        model=ModelConfig(name=name, channel_memory_size=64, spatial_memory_size=64, **small), cache=parts[1],
+    )  # fmt: skip
+    found = judged(Reconstruction(settings), "parquet")
+    assert found.area > found.chance and found.peak > 0.5, found
