@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
   dumenet export build/runs/.../checkpoint.pt --out model.onnx
   dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
+  dumenet reproduce --workers 2                      all lessons, by two processes
   dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
   dumenet classroom                                  the lessons as student's and instructor's copies
@@ -122,8 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--category", default="all", help="whose threshold to use (default: the common one)")
     predict.add_argument("--device", default="auto", help="of the runtime torch")
     predict.add_argument(
-        "--runtime", choices=("torch", "onnx", "openvino"), help="what computes (default: torch, or onnx for an exported file)"
-    )
+        "--runtime", choices=("torch", "onnx", "openvino", "openvino-bf16"),
+        help="what computes (default: torch, or onnx for an exported file)",
+    )  # fmt: skip
     predict.set_defaults(run=_predict)
 
     export = _add(commands, "export", "a checkpoint as one ONNX graph, from images to anomaly maps and scores")
@@ -144,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seed", type=int, nargs="+", default=[0], help="one or several seeds")
     reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
     reproduce.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300")
-    reproduce.add_argument("--workers", type=int, default=0, help="processes that share the jobs (default: this one alone)")
+    reproduce.add_argument("--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)")
     reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler, for several machines")
     reproduce.add_argument("--out", type=Path, default=Path("figures"), help="folder for CSV, Markdown and figure")
     reproduce.set_defaults(run=_reproduce)
@@ -230,6 +232,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _train(args: argparse.Namespace) -> None:
     from dumenet.config import config_from_dict, load_config, merge
     from dumenet.experiment import per_category, run
+    from dumenet.parallel import check_start
 
     values = {}
     if args.config:
@@ -243,6 +246,7 @@ def _train(args: argparse.Namespace) -> None:
     seeds = [{"train.seed": seed} for seed in args.seed or ()] or [{}]
     configs = [config_from_dict(merge(values, seed)) for seed in seeds]
     for config in configs:
+        check_start(config.train.nodes)
         for one in per_category(config) if args.separate else [config]:
             _report(run(one, tag=args.tag).record)
 
@@ -326,7 +330,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from dumenet.reproduce import reproduce
 
     parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
-    return reproduce(args.profile, args.only, parameters, force=args.force)
+    return reproduce(args.profile, args.only, parameters, force=args.force, workers=args.workers, scheduler=args.scheduler)
 
 
 def _reproduce_table(args: argparse.Namespace) -> int:

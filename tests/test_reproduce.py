@@ -2,13 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from dumenet.cli import main
 from dumenet.errors import DumenetError
-from dumenet.reproduce import CELL_TIMEOUT, reproduce
+from dumenet.reproduce import CELL_TIMEOUT, before, reproduce
 
 PARAMETERS = 'profile = "quick"\ndata = "factory"'
 
@@ -85,7 +86,7 @@ def test_a_lesson_that_failed_is_not_taken_for_done(home, capfd, monkeypatch):
     """Back at the version that once ran, its executed notebook is still the failed one."""
     ran = []
 
-    def execute(path, home, parameters):
+    def execute(path, home, parameters, bar):
         ran.append(path.stem)
         (home / "build" / "notebooks" / path.name).write_text("executed")
         failed = "bad" in path.read_text()
@@ -102,7 +103,7 @@ def test_a_lesson_that_failed_is_not_taken_for_done(home, capfd, monkeypatch):
 @pytest.mark.parametrize("change", ["parameters", "package", "force"])
 def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
     ran = []
-    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
     reproduce()
     reproduce()
     assert ran == ["00_one", "01_two"]
@@ -115,7 +116,7 @@ def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
 
 def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):
     got = {}
-    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, h, p: (got.update({path.stem: p}), (0.0, None))[1])
+    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, h, p, bar: (got.update({path.stem: p}), (0.0, None))[1])
     reproduce(profile="laptop", parameters={"seed": 5})
     assert got == {"00_one": {"profile": "laptop"}, "01_two": {"profile": "laptop", "seed": 5}}
 
@@ -123,7 +124,7 @@ def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):
 @pytest.mark.parametrize(("only", "expected"), [(["1", "00"], ["00_one", "01_two"]), (["01_two"], ["01_two"])])
 def test_lessons_are_chosen_by_number_or_name_and_run_in_order(home, monkeypatch, only, expected):
     ran = []
-    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
     reproduce(only=only)
     assert ran == expected
 
@@ -136,7 +137,7 @@ def test_a_hanging_cell_ends_its_lesson_only(home, monkeypatch, capfd):
 
 
 def test_a_stamp_holds_what_was_made(home, monkeypatch):
-    def execute(path, home, parameters):
+    def execute(path, home, parameters, bar):
         (home / "data" / "results").mkdir(parents=True, exist_ok=True)
         (home / "data" / "results" / f"{path.stem}.json").write_text("{}")
         return 1.25, None
@@ -150,3 +151,101 @@ def test_a_stamp_holds_what_was_made(home, monkeypatch):
 def test_refuses_a_parameter_that_no_lesson_has(home):
     with pytest.raises(DumenetError, match="Unknown notebook parameter 'sed': did you mean 'seed'"):
         reproduce(parameters={"sed": 1})
+
+
+# --- many workers
+
+NOTE = "import os, signal\nfrom pathlib import Path\nnumber = '{}'\nopen('../ran', 'a').write(number + '\\n')"
+WRITE = """
+Path('../figures').mkdir(exist_ok=True)
+seen = sorted(p.name for p in Path('../figures').iterdir())
+Path(f'../figures/{number}_text.txt').write_text('left' if number < '10' else ' '.join(seen))"""
+DIE = """
+try:
+    Path('../died').touch(exist_ok=False)
+    os.kill(os.getppid(), signal.SIGKILL)  # the worker that runs this lesson
+except FileExistsError:
+    pass"""
+
+
+def course(home):
+    """Four lessons that note that they ran, and leave a figure; the last one's says which others there are."""
+    for number in ("00", "01", "02", "10"):
+        put(home, f"{number}_lesson", NOTE.format(number), WRITE)
+
+
+def left(home):
+    return {p.name: p.read_text() for p in (home / "figures").iterdir()}
+
+
+def test_workers_run_each_lesson_once_and_leave_the_same_files(tmp_path, capfd):
+    homes = {workers: tmp_path / str(workers) for workers in (0, 1, 2, 4)}
+    for workers, home in homes.items():
+        home.mkdir()
+        course(home)
+        assert reproduce(home=home, workers=workers) == 0
+        assert sorted((home / "ran").read_text().split()) == ["00", "01", "02", "10"]
+        assert left(home) == left(homes[0])
+        stamps = {p.name: json.loads(p.read_text())["made"] for p in (home / "build" / "notebooks").glob(".*.json")}
+        assert stamps[".01_lesson.json"] == ["build/notebooks/01_lesson.ipynb", "figures/01_text.txt"]
+    assert left(homes[0])["10_text.txt"] == "00_text.txt 01_text.txt 02_text.txt"  # it waited for them
+    assert (homes[0] / "build" / "lessons-quick.json").exists()
+    assert not (homes[2] / "build" / "lessons-quick.json").exists()  # times of lessons side by side are other times
+    assert reproduce(home=homes[2], workers=2) == 0
+    assert len((homes[2] / "ran").read_text().split()) == 4 and "01_lesson: unchanged, kept" in "".join(capfd.readouterr())
+
+
+def test_a_worker_that_dies_and_a_lesson_that_fails_cost_no_other_lesson(tmp_path, capfd):
+    course(tmp_path)
+    put(tmp_path, "01_lesson", NOTE.format("01"), DIE, WRITE)
+    put(tmp_path, "02_lesson", NOTE.format("02"), WRITE, "1 / 0")
+    assert main_in(tmp_path, "reproduce", "--workers", "2") == 1
+    assert re.search(r"(?m)^02_lesson\.ipynb: cell \d failed: ZeroDivisionError", capfd.readouterr().out)
+    assert (tmp_path / "died").exists() and left(tmp_path)["10_text.txt"] == "00_text.txt 01_text.txt 02_text.txt"
+    ran = (tmp_path / "ran").read_text().split()
+    assert {n: ran.count(n) for n in ran} == {"00": 1, "01": 2, "02": 1, "10": 1} and ran[0] == "00" and ran[-1] == "10"
+
+
+def main_in(home, *words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        return main(list(words))
+
+
+def test_a_lesson_that_another_process_is_at_is_waited_for(home, monkeypatch):
+    """By the time that its lock is free it is done."""
+    from filelock import FileLock
+
+    ran = []
+    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
+    assert reproduce(only=["00"]) == 0
+    stamp = home / "build" / "notebooks" / ".00_one.json"
+    done = stamp.read_text()
+    stamp.unlink()
+
+    class Other(FileLock):
+        def acquire(self, *args, **kwargs):
+            stamp.write_text(done)
+            return super().acquire(*args, **kwargs)
+
+    monkeypatch.setattr("dumenet.reproduce.FileLock", Other)
+    assert reproduce(only=["00"]) == 0
+    assert ran == ["00_one"]
+
+
+def test_what_a_lesson_waits_for():
+    lessons = sorted(p.stem for p in (Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
+    waits = {name[:2]: {n[:2] for n in before(name, lessons)} for name in lessons}
+    assert waits["00"] == set() and waits["01"] == {"00"} and waits["07"] == {"00", "05"}
+    assert waits["12"] == {name[:2] for name in lessons} - {"12"}
+    used_again = set()
+    for path in (Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"):
+        used = set(re.findall(r"lesson (\d\d)'s network: (?:used|trained)", path.read_text(encoding="utf-8")))
+        assert used <= waits[path.stem[:2]], f"{path.stem} uses again what a lesson trains that it does not wait for"
+        used_again |= used
+    assert used_again == {"05"}
+
+
+def test_refuses_a_number_of_workers_that_is_none(home):
+    with pytest.raises(DumenetError, match="--workers is -1: give the number"):
+        reproduce(workers=-1)
