@@ -1,30 +1,45 @@
 """Images per second of one training step, and its share of what the machine's matrix product can do.
 
-    python benchmarks/step.py            # writes data/results/bench-step.json and benchmarks/RESULTS.md
+    python benchmarks/step.py            # writes data/results/bench-step.json and its section of benchmarks/RESULTS.md
+    python benchmarks/step.py --compile  # with rows for torch.compile
 
 Setting: hidden 256, 4 + 4 layers, 272 channels, 14 x 14, batch 8, neighbour mask in all three attentions for UniAD.
 The baseline is UniAD's published structure written with `nn.MultiheadAttention`, its mask rebuilt and its positions
-repeated in every step, as its code does. The candidates take turns, so that a drift of the machine hits all alike.
+repeated in every step, as its code does. Each candidate trains in fp32 and under bf16 autocast, its weights in fp32.
 """
 
 import argparse
-import re
-import statistics
+import copy
+import sys
 import time
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from report import in_turn, publish, where
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from dumenet.config import make_config
 from dumenet.models import build_model
-from dumenet.results import machine, write_atomic, write_result
 
-ROOT = Path(__file__).parents[1]
 STAGES, GRID, D, BATCH = (24, 32, 56, 160), 14, 256, 8
 MASKED = ["encoder", "decoder_first", "decoder_second"]
+BASELINE = "UniAD, plain (baseline)"
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SIZE, PROFILED = 2048, 3  # of the matrix product; steps
+TIMES, SHARE = 2.0, 0.6  # the aim: images/s of the baseline, share of the matrix product's peak
+CLASSES = {  # of operators, by a part of their name; the first that fits
+    "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm"),
+    "attention: softmax, masks": ("softmax", "scaled_dot_product", "::where", "::all", "::isneginf", "::masked_fill"),
+    "dropout": ("::bernoulli_", "::random_", "::ge", "::mul_", "::div_"),
+    "layer norms": ("layer_norm",),
+    "copies and conversions": ("::copy_", "::cat"),
+    "sums, ReLU and the like": ("::add", "::mul", "::div", "::sum", "::clamp_min", "::relu", "::threshold", "::fill_"),
+}
 
 
 class PlainUniAD(nn.Module):
@@ -75,43 +90,70 @@ class PlainUniAD(nn.Module):
         return out, x
 
 
-def make_step(model: nn.Module, x: Tensor):
-    """A function that runs one whole training step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+def make_step(model: nn.Module, x: Tensor, precision: str, forward: Callable | None = None) -> Callable[[], float]:
+    """A function that runs one whole training step, as `dumenet.train` does, and returns its loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
 
-    def step() -> None:
-        out, target = model(x)[:2]
+    def step() -> float:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out, target = (forward or model)(x)[:2]
+            loss = nn.functional.mse_loss(out.float(), target.float())
         optimizer.zero_grad(set_to_none=True)
-        nn.functional.mse_loss(out, target).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        optimizer.step()
+        loss.backward()
+        with record_function("optimiser"):
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+        return loss.item()  # waits for the device
 
     return step
 
 
-def count_flops(step) -> int:
+def count_flops(step: Callable) -> int:
     """Matrix-product FLOPs of one step, forward and backward, counted by torch on the plain attention kernel."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
 
 
-def timed(function, device: torch.device) -> float:
-    """Seconds of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def profiled(step: Callable) -> dict[str, float]:
+    """Share of a step's time on the CPU by class of operators; products of two tensors of one shape are dropout's."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        for _ in range(PROFILED):
+            step()
+    spent: Counter[str] = Counter()
+    for event in seen.events():
+        above, shapes = event, [s for s in event.input_shapes or [] if s]
+        while above and above.name != "optimiser":
+            above = above.cpu_parent
+        if above:
+            name = "optimiser"
+        elif event.name == "aten::mul" and len(shapes) == 2 and shapes[0] == shapes[1]:
+            name = "dropout"
+        else:
+            name = next((n for n, parts in CLASSES.items() if any(p in event.name for p in parts)), "other")
+        spent[name] += event.self_cpu_time_total
+    return {name: round(spent[name] / spent.total(), 3) for name in (*CLASSES, "optimiser", "other")}
+
+
+@torch.no_grad()
+def bf16_error(model: nn.Module, x: Tensor) -> float:
+    """Largest difference that bf16 makes to the anomaly map of the same weights, in shares of its largest value."""
+    model = copy.deepcopy(model).eval()
+    exact = model(x).anomaly_map
+    with torch.autocast(x.device.type, torch.bfloat16):
+        rough = model(x).anomaly_map.float()
+    return ((rough - exact).abs().max() / exact.max()).item()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's own number")
+    parser.add_argument("--compile", action="store_true", help="rows for torch.compile; needs a C++ compiler")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     torch.manual_seed(0)
     x = torch.randn(BATCH, sum(STAGES), GRID, GRID, device=device)
@@ -120,54 +162,96 @@ def main() -> None:
         "DuMeNet": {},
         "DuMeNet, no memory": {"model__memory_mode": "none"},
     }
-    models = {"UniAD, plain (baseline)": PlainUniAD()}
+    start = {BASELINE: PlainUniAD()}
     for name, options in settings.items():
-        models[name] = build_model(make_config(model__hidden_dim=D, **options).model, STAGES, GRID)
-    steps = {name: make_step(model.to(device).train(), x) for name, model in models.items()}
-    flops = {name: count_flops(step) for name, step in steps.items()}
-    a = torch.randn(2048, 2048, device=device)
-    jobs = {"matrix product": lambda: a @ a, **steps}
-    seconds = {name: [] for name in jobs}
-    for round_ in range(args.rounds + 2):
-        for name, job in jobs.items():
-            value = timed(job, device)
-            if round_ >= 2:  # two rounds to warm up
-                seconds[name].append(value)
-    peak = 2 * 2048**3 / min(seconds["matrix product"])  # FLOP/s
-    base = statistics.median(seconds["UniAD, plain (baseline)"])
-    rows = [
-        {
-            "model": name, "images_per_second": round(BATCH / statistics.median(seconds[name]), 2),
-            "ratio_to_baseline": round(base / statistics.median(seconds[name]), 2), "gflop_per_step": round(flops[name] / 1e9, 1),
-            "share_of_peak": round(flops[name] / statistics.median(seconds[name]) / peak, 2),
-            "parameters": sum(p.numel() for p in models[name].parameters()),
-        }
-        for name in steps
-    ]  # fmt: skip
+        start[name] = build_model(make_config(model__hidden_dim=D, **options).model, STAGES, GRID)
+    models, steps, first = {}, {}, {}
+    for precision in TYPES:
+        for name, model in start.items():
+            for how in ["", ", compiled"] if args.compile and name != BASELINE else [""]:
+                key = name + how, precision
+                models[key] = copy.deepcopy(model).to(device).train()
+                forward = torch.compile(models[key], dynamic=False) if how else None
+                steps[key] = make_step(models[key], x, precision, forward)
+                begin = time.perf_counter()
+                steps[key]()
+                first[key] = time.perf_counter() - begin  # of a compiled one: with its start-up
+    flops = {name: count_flops(make_step(model.to(device).train(), x, "fp32")) for name, model in start.items()}
+    squares = {precision: torch.randn(SIZE, SIZE, device=device, dtype=type_) for precision, type_ in TYPES.items()}
+    products = {("matrix product", p): lambda a=a: (a @ a)[0, 0].item() for p, a in squares.items()}
+    losses: dict[Any, list[float]] = {key: [] for key in steps}
+    jobs = {key: lambda key=key: losses[key].append(steps[key]()) for key in steps}
+    seconds = in_turn({**products, **jobs}, args.rounds, warm_up=1)
+    peak = {p: 2 * SIZE**3 / min(seconds["matrix product", p]) for p in TYPES}  # FLOP/s
+    best = {key: min(seconds[key]) for key in steps}  # like the peak; a machine is not always alone with this
+    base = best[BASELINE, "fp32"]
+    rows = []
+    for (name, precision), took in best.items():
+        plain = name.removesuffix(", compiled")
+        row = {
+            "model": name, "precision": precision, "images_per_second": round(BATCH / took, 2),
+            "ratio_to_baseline": round(base / took, 2), "gflop_per_step": round(flops[plain] / 1e9, 1),
+            "share_of_peak": round(flops[plain] / took / peak[precision], 3),
+            "loss": round(losses[name, precision][-1], 4),
+            "parameters": sum(p.numel() for p in models[name, precision].parameters()),
+        }  # fmt: skip
+        if plain != name:
+            gain = best[plain, precision] - took
+            row["start_up_seconds"] = round(first[name, precision], 1)
+            row["pays_after_steps"] = round(first[name, precision] / gain) if gain > 0 else None
+        rows.append(row)
+    errors = {name: round(bf16_error(models[name, "bf16"], x), 4) for name in settings}
     record = {
-        "name": "bench-step", "command": f"python benchmarks/step.py --device {args.device} --rounds {args.rounds}",
-        "peak_gflop_per_second": round(peak / 1e9, 1), "rows": rows, "seconds": seconds, "machine": machine(),
+        "command": " ".join(["python benchmarks/step.py", *sys.argv[1:]]),
+        "peak_gflop_per_second": {p: round(value / 1e9, 1) for p, value in peak.items()},
+        "rows": rows, "bf16_error": errors,
+        "seconds": {", ".join(key): values for key, values in seconds.items()},
     }  # fmt: skip
-    write_result(ROOT / "data" / "results" / "bench-step.json", record)
-    cpu = record["machine"]["cpu"]
+    if device.type == "cpu":
+        chosen = [(BASELINE, "fp32"), ("UniAD", "fp32"), ("DuMeNet", "fp32"), (BASELINE, "bf16"), ("DuMeNet", "bf16")]
+        record["profile"] = {", ".join(key): profiled(steps[key]) for key in chosen}
+    name = "bench-step" if device.type == "cpu" else f"bench-step-{device.type}"
+    title = "One training step" if device.type == "cpu" else f"One training step, {device.type}"
+    publish(name, title, record, in_words(name, record, args.rounds))
+
+
+def in_words(name: str, record: dict[str, Any], rounds: int) -> list[str]:
+    """The lines of the section in RESULTS.md."""
+    rows, peak = record["rows"], record["peak_gflop_per_second"]
+    met = lambda key, aim: [f"{r['model']} in {r['precision']}" for r in rows if r[key] >= aim]  # noqa: E731
+    fast, full = met("ratio_to_baseline", TIMES), met("share_of_peak", SHARE)
+    errors = ", ".join(f"{model} {error:.1%}" for model, error in record["bf16_error"].items())
     lines = [
-        "# Benchmarks", "", "## One training step", "",
-        f"`{record['command']}`, medians of {args.rounds} rounds in turn; matrix product of 2048 x 2048 at best "
-        f"{record['peak_gflop_per_second']:.0f} GFLOP/s; {cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}. "
-        "Raw seconds: `data/results/bench-step.json`.", "",
-        "| model | images/s | ratio to baseline | GFLOP a step | share of peak | parameters |", "|---|---|---|---|---|---|",
+        f"`{record['command']}`, the best of {rounds} rounds in turn; {where(name)} A matrix product of {SIZE} x {SIZE} "
+        f"reaches at best {peak['fp32']:.0f} GFLOP/s in fp32 and {peak['bf16']:.0f} in bf16. The aims are {TIMES:g} times the baseline's "
+        f"images/s, met by {', '.join(fast) or 'none'}; and {SHARE:.0%} of the peak in the same precision, met by "
+        f"{', '.join(full) or 'none'}.", "",
+        "| model | precision | images/s | ratio to baseline | GFLOP a step | share of peak | last loss | parameters |",
+        "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {r['model']} | {r['images_per_second']} | {r['ratio_to_baseline']} | {r['gflop_per_step']} | "
-            f"{r['share_of_peak']:.0%} | {r['parameters']:,} |"
+            f"| {r['model']} | {r['precision']} | {r['images_per_second']} | {r['ratio_to_baseline']} | "
+            f"{r['gflop_per_step']} | {r['share_of_peak']:.0%} | {r['loss']} | {r['parameters']:,} |"
             for r in rows
         ),
-        "",
+        "", "The ratio is to the baseline in fp32; the losses are after the same number of steps. What bf16 changes at most in "
+        f"an anomaly map, the weights being the same, in shares of the map's largest value: {errors}.", "",
+        *(
+            f"{r['model']} in {r['precision']}: {r['start_up_seconds']} s for the first step, which "
+            + (f"{r['pays_after_steps']:,} steps make good." if r["pays_after_steps"] else "nothing makes good.")
+            for r in rows if "start_up_seconds" in r
+        ),
     ]  # fmt: skip
-    text, path = "\n".join(lines), ROOT / "benchmarks" / "RESULTS.md"
-    parts = re.split(r"(?m)^(?=## )", path.read_text())[1:] if path.exists() else []
-    others = [f"\n{p.rstrip()}\n" for p in parts if not p.startswith("## One training step\n")]  # of other benchmarks
-    write_atomic(path, (text + "".join(others)).encode())
-    print(text)
+    if "profile" in record:
+        shares = record["profile"]
+        lines += [
+            "", f"Where a step's time goes, from the profile of {PROFILED} steps:", "",
+            "| operators | " + " | ".join(shares) + " |", "|---" * (len(shares) + 1) + "|",
+            *(
+                f"| {kind} | " + " | ".join(f"{share[kind]:.0%}" for share in shares.values()) + " |"
+                for kind in next(iter(shares.values()))
+            ),
+        ]  # fmt: skip
+    return lines
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from dumenet.models import (
     ChannelMemory, Fusion, PositionGaussian, ShortcutNet, SpatialMemory, UniAD, build_model, ssim,
 )  # fmt: skip
 from dumenet.models.layers import (
-    Attention, DecoderLayer, EncoderLayer, LearnedPosition, Standardise, jitter, map_of, neighbour_mask, tokens_of,
+    Attention, DecoderLayer, Dropout, EncoderLayer, LearnedPosition, Standardise, jitter, map_of, neighbour_mask,
+    tokens_of,
 )  # fmt: skip
 
 B, GRID, STAGES = 2, 5, (3, 5)  # N must not divide D: else a released "map" lies inside one token, and nothing mixes
@@ -251,6 +252,32 @@ def test_attention_is_torchs():
     hidden.fill_diagonal_(False)
     assert torch.allclose(ours(q, k, v), theirs(q, k, v)[0], atol=1e-5)
     assert torch.allclose(ours(q, k, v, ~hidden), theirs(q, k, v, attn_mask=hidden)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, neighbour_mask(GRID, 3)])
+def test_attention_that_drops_computes_what_the_other_does(mask):
+    layer, x = Attention(D, 4, 0.3).eval(), torch.randn(2, N, D)
+    expected = layer(x, x, x, mask)
+    layer.train()
+    assert not torch.allclose(layer(x, x, x, mask), expected, atol=1e-2)
+    layer.drop.forward = lambda weights: weights
+    assert torch.allclose(layer(x, x, x, mask), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("p", "rounded"), [(0.1, 26 / 256), (0.5, 0.5), (0.001, 1 / 256), (0.999, 255 / 256)])
+def test_dropout_drops_its_share_and_keeps_the_mean(p, rounded):
+    x = torch.full((300, 7, 101), 3.0, requires_grad=True)  # 101: not a whole number of draws
+    y = Dropout(p).train()(x)
+    y.sum().backward()
+    kept = y != 0
+    near = 5 * (rounded * (1 - rounded) / x.numel()) ** 0.5  # five standard errors
+    assert (~kept).float().mean().item() == pytest.approx(rounded, abs=near)
+    assert torch.allclose(y[kept], torch.tensor(3 / (1 - rounded)))
+    assert torch.allclose(x.grad, y.detach() / 3)
+    for shift, axis in ((1, 2), (8, 2), (1, 1), (1, 0)):  # no element knows of another
+        both = (~kept & ~kept.roll(shift, axis)).float().mean().item()
+        assert both == pytest.approx(rounded**2, abs=6 * (rounded**2 / x.numel()) ** 0.5)
+    assert torch.equal(Dropout(p).eval()(x), x) and torch.equal(Dropout(0.0).train()(x), x)
 
 
 def copy_attention(ours, theirs):

@@ -43,12 +43,29 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that takes eight elements from each random number on a CPU, where torch takes one.
+
+    An element reads one byte, so there p is rounded to k / 256, but not to 0. The rest is scaled by 1 / (1 - k / 256),
+    which keeps the expectation (to the rounding of the scale in x's type).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        if not (self.training and self.p and x.device.type == "cpu"):
+            return super().forward(x)
+        k = min(max(round(self.p * 256), 1), 255)
+        draws = torch.empty(*x.shape[:-1], -(-x.shape[-1] // 8), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+        keep = torch.ge(draws.view(torch.uint8)[..., : x.shape[-1]], k, out=torch.empty_like(x))  # 0 or 1, in x's type
+        return x * keep.mul_(256 / (256 - k))
+
+
 class Attention(nn.Module):
     """Multi-head attention, softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, section 3.2)."""
 
     def __init__(self, dim: int, heads: int, dropout: float):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.drop = heads, Dropout(dropout)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -57,15 +74,20 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """All (B, N, D); `mask` (N, N) is True where attending is allowed."""
         q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
-        read = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )  # (B, heads, N, D / heads)
+        dropout = self.drop.p if self.training else 0.0
+        if dropout and q.device.type == "cpu":  # torch has no fused kernel for this, and draws slowly
+            scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)  # (B, heads, N, N)
+            if mask is not None:
+                scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+            read = self.drop(scores.softmax(dim=-1)) @ v  # (B, heads, N, D / heads)
+        else:
+            read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out(read.transpose(1, 2).flatten(2))  # (B, N, D)
 
 
 def feed_forward(dim: int, ffn_dim: int, dropout: float) -> nn.Sequential:
     """The position-wise two-layer network of a transformer layer."""
-    return nn.Sequential(nn.Linear(dim, ffn_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dim, dim))
+    return nn.Sequential(nn.Linear(dim, ffn_dim), nn.ReLU(), Dropout(dropout), nn.Linear(ffn_dim, dim))
 
 
 class EncoderLayer(nn.Module):
@@ -76,7 +98,7 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(dim, heads, dropout)
         self.ffn = feed_forward(dim, ffn_dim, dropout)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, N, D), position (N, D)."""
@@ -97,7 +119,7 @@ class DecoderLayer(nn.Module):
         self.attention1, self.attention2 = Attention(dim, heads, dropout), Attention(dim, heads, dropout)
         self.ffn = feed_forward(dim, ffn_dim, dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self, x: Tensor, first: Tensor, second: Tensor, position: Tensor, mask1: Tensor | None, mask2: Tensor | None
