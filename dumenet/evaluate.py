@@ -35,13 +35,15 @@ def score(trained: Trained, features: Features, keep_maps: bool = True) -> Score
         keep_maps: False keeps the image scores alone, so memory does not grow with images x pixels.
     """
     config, device = trained.config, next(trained.model.buffers()).device
-    scores, kept = [], []
+    size, n = config.features.image_size, len(features)
+    scores, kept, done = np.empty(n), np.empty((n, size, size), np.float32) if keep_maps else None, 0
     for batch in features.batches(config.evaluation.batch_size):
-        maps = upsample(trained.model(batch.to(device)).anomaly_map, config.features.image_size).cpu().numpy()
-        scores.append(image_score(maps, config.evaluation.pooling))
+        maps = upsample(trained.model(batch.to(device)).anomaly_map, size).cpu().numpy()
+        rows = slice(done, done := done + len(maps))
+        scores[rows] = image_score(maps, config.evaluation.pooling)
         if keep_maps:
-            kept.append(maps)
-    return Scores(np.concatenate(scores), np.concatenate(kept) if keep_maps else None)
+            kept[rows] = maps
+    return Scores(scores, kept)
 
 
 def set_thresholds(trained: Trained, holdout: Features | None) -> None:

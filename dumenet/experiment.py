@@ -186,7 +186,7 @@ def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores
     """Scores of the test images, and their metrics per category, mean and pooled."""
     scores = score(trained, test, keep_maps=dataset.has_masks)
     size = trained.config.features.image_size
-    masks = np.stack([load_mask(s, size) for s in test.samples]) if dataset.has_masks else None
+    masks = [load_mask(s, size) for s in test.samples] if dataset.has_masks else None
     metrics = evaluate_scores(
         np.array([s.label for s in test.samples]), scores.image, np.array([s.category for s in test.samples]),
         masks, scores.maps, trained.config.evaluation.bootstrap, trained.config.train.seed,

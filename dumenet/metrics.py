@@ -29,6 +29,7 @@ METRICS = {  # key in the results -> printable title
 }
 POOLINGS = ("max", "mean", "std", "top1")
 WINDOW = 16  # pixels, side of the average pool before the maximum
+BLOCK = 256  # images whose normal pixels are sorted at a time
 
 
 def image_score(maps: np.ndarray, pooling: str = "max") -> np.ndarray:
@@ -107,7 +108,7 @@ class _PixelCounts(NamedTuple):
     """Pixels at or above each of the T distinct scores of the anomalous pixels, highest first.
 
     Nothing but false positives happens between two such scores. That is all the four pixel metrics
-    need, so one sort serves them all, and the many normal pixels are sorted in place, without indices.
+    need, so one sort serves them all. The many normal pixels are sorted by blocks of images, in place, without indices.
     """
 
     true: np.ndarray  # (T,) anomalous pixels at or above the score
@@ -119,31 +120,37 @@ class _PixelCounts(NamedTuple):
 
 
 def _pixel_counts(masks: Iterable[np.ndarray], maps: Iterable[np.ndarray]) -> _PixelCounts:
-    normal, anomalous, weight, n_regions = [], [], [], 0
+    pairs, anomalous, weight, n_regions = [], [], [], 0
     for mask, anomaly_map in zip(masks, maps, strict=True):
-        mask, anomaly_map = np.asarray(mask) > 0, _finite(anomaly_map)
+        mask, anomaly_map = np.asarray(mask), _finite(anomaly_map)
         if mask.shape != anomaly_map.shape or mask.ndim != 2:
             raise DumenetError(f"A mask of shape {mask.shape} does not fit a map of shape {anomaly_map.shape}.")
-        normal.append(anomaly_map[~mask])
+        pairs.append((mask, anomaly_map))  # not copied: of normal pixels there are too many to hold twice
+        mask = mask > 0
         if mask.any():
             regions, count = ndimage.label(mask, structure=np.ones((3, 3)))
             region = regions[mask]  # region number of each anomalous pixel
             anomalous.append(anomaly_map[mask])
             weight.append(1.0 / np.bincount(region)[region])
             n_regions += count
-    normal = np.concatenate(normal) if normal else np.zeros(0)
-    normal.sort()
     if not n_regions:
         empty = np.zeros(0)
-        return _PixelCounts(empty, empty, empty, empty, len(normal), 0)
+        return _PixelCounts(empty, empty, empty, empty, sum(mask.size for mask, _ in pairs), 0)
     scores, level, size = np.unique(np.concatenate(anomalous), return_inverse=True, return_counts=True)
     overlap = np.bincount(level, np.concatenate(weight)) / n_regions  # what each level adds to PRO
+    below, up_to, n_normal = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64), 0
+    for start in range(0, len(pairs), BLOCK):
+        normal = np.concatenate([m[~(mask > 0)] for mask, m in pairs[start : start + BLOCK]])
+        normal.sort()
+        below += np.searchsorted(normal, scores, side="left")
+        up_to += np.searchsorted(normal, scores, side="right")
+        n_normal += len(normal)
     return _PixelCounts(
         true=size[::-1].cumsum(),
-        false=(len(normal) - np.searchsorted(normal, scores, side="left"))[::-1],
-        false_above=(len(normal) - np.searchsorted(normal, scores, side="right"))[::-1],
+        false=(n_normal - below)[::-1],
+        false_above=(n_normal - up_to)[::-1],
         overlap=overlap[::-1].cumsum(),
-        n_normal=len(normal),
+        n_normal=n_normal,
         n_anomalous=int(size.sum()),
     )
 

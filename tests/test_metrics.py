@@ -267,6 +267,14 @@ def test_memory_map_and_list_of_maps(tmp_path):
     assert evaluate_scores(labels, scores, names, masks.astype(np.uint8) * 255, list(maps)) == expected
 
 
+def test_blocks_of_images_change_nothing(monkeypatch):
+    masks, maps, names = two_categories()
+    maps = np.round(maps, 1)  # with ties across blocks
+    whole = evaluate(masks, maps, names)
+    monkeypatch.setattr("dumenet.metrics.BLOCK", 5)
+    assert evaluate(masks, maps, names) == whole
+
+
 def test_evaluate_errors():
     with pytest.raises(DumenetError, match="2 labels but 3 categories"):
         evaluate_scores([0, 1], [0.0, 1.0], ["a", "b", "c"])

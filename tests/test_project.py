@@ -32,7 +32,7 @@ def tracked():
 # --- one list of packages
 
 
-BY_CHOICE = {"compare", "fast"}  # extras that nothing installs unless asked
+BY_CHOICE = {"compare", "openvino"}  # extras that nothing installs unless asked
 
 
 def test_environment_holds_pyprojects_packages_and_nothing_else():
@@ -205,3 +205,10 @@ def test_readmes_table_is_made_from_results_files(capsys):
     shown = re.search(r"<!-- table: dumenet (.*?) -->\n(.*?)\n<!-- end -->", text, re.S)
     assert main([*shown[1].split(), "--results", str(ROOT / "data" / "results")]) == 0
     assert capsys.readouterr().out.strip() == shown[2].strip()
+
+
+def test_scaling_is_what_the_results_say():
+    import sys
+
+    command = [sys.executable, ROOT / "benchmarks" / "growth.py", "--document", "--check"]
+    assert subprocess.run(command).returncode == 0, "run: python benchmarks/growth.py --document"
