@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml
 		{ echo "dumenet needs Python 3.10 or newer: set PYTHON=/path/to/python3."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (PyTorch is large: some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[notebooks,test]'
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[notebooks,test,fast]'
 	@touch $@
 
 reproduce: install

@@ -18,6 +18,7 @@ def in_turn(jobs: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for round_ in range(rounds + warm_up):
         for name, job in jobs.items():
+            time.sleep(0.05)  # or threads of the one before, which spin for a while, hold up this one
             start = time.perf_counter()
             job()
             if round_ >= warm_up:

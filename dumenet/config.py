@@ -42,7 +42,7 @@ class FeatureConfig:
     grid: int = 14  # every stage is resized to grid x grid, then concatenated
     batch_size: int = 16  # images a backbone pass
     runtime: Literal["torch", "onnx", "openvino"] = "torch"  # what computes them for the cache: torch as it is, or an
-    # inference engine on the CPU (extra `fast`), equal to 1e-3 and cached apart
+    # inference engine on the CPU (extras `fast`, `openvino`), equal to 1e-3 and cached apart
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dumenet.config import FeatureConfig, config_from_dict, load_config
 from dumenet.errors import DumenetError
 
-EXTRAS = ("notebooks", "test")  # what `make install` and environment.yml take
+EXTRAS = ("notebooks", "test", "fast")  # what `make install` and environment.yml take
 CONFIGS = Path(__file__).parent / "configs"
 DISK = 2e9  # bytes: the factory, caches and checkpoints of the lessons, and some more
 

@@ -16,7 +16,8 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,13 +29,14 @@ from torch import nn
 from dumenet.errors import DumenetError, unknown
 from dumenet.results import write_atomic
 
-RUNTIMES = ("torch", "onnx", "openvino")  # torch itself needs no engine
-PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what runs it
+RUNTIMES = ("torch", "onnx", "openvino", "openvino-bf16")  # torch itself needs no engine
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "openvino-bf16": "openvino"}  # what runs it
+CUT = "features"  # the tensor inside a graph behind which openvino-bf16 computes in bfloat16
 SUM = "checksum"  # the last entry of the metadata: length of the graph, SHA-256 of graph and other entries
 
 
 def package(name: str) -> ModuleType:
-    """A package of the extra `fast`.
+    """A package of the extra `fast` or `openvino`.
 
     Raises:
         DumenetError: it is not installed.
@@ -44,13 +46,15 @@ def package(name: str) -> ModuleType:
     except ImportError:
         name = name.partition(".")[0]
         raise DumenetError(
-            f"This needs the package {name}, which is not installed: pip install -e '.[fast]', or use the runtime torch."
+            f"This needs the package {name}, which is not installed: "
+            f"pip install -e '.[{'fast,openvino' if name == 'openvino' else 'fast'}]', or use the runtime torch."
         ) from None
 
 
 def export(
-    module: nn.Module, size: int, outputs: tuple[str, ...], metadata: dict[str, Any], path: Path, int8: bool = False
-) -> None:
+    module: nn.Module, size: int, outputs: tuple[str, ...], metadata: dict[str, Any], path: Path, int8: bool = False,
+    inside: tuple[str, ...] = (),
+) -> None:  # fmt: skip
     """Write `module` as one ONNX graph, atomically, with `metadata` as JSON values.
 
     Args:
@@ -58,6 +62,7 @@ def export(
         outputs: names of those.
         int8: weights and inputs of matrix products as 8-bit integers, scaled anew for each input. Convolutions stay as
             they are: tried in 8 bits, they were slower, and anomaly maps moved by a third of their range.
+        inside: names of the tensors that `module` gives after its outputs; the graph keeps them to itself.
 
     Raises:
         DumenetError: packages of the extra `fast` are missing, torch cannot express the module, or the disk is full.
@@ -71,9 +76,11 @@ def export(
             warnings.simplefilter("ignore")  # of torch about itself
             program = torch.onnx.export(
                 copy.deepcopy(module).cpu().eval(), (example,), dynamo=True, verbose=False, input_names=["images"],
-                output_names=list(outputs), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65535)},),
+                output_names=[*outputs, *inside], dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65535)},),
             )  # fmt: skip
-        model = _int8(program.model_proto) if int8 else program.model_proto
+        model = program.model_proto
+        del model.graph.output[len(outputs) :]
+        model = _int8(model) if int8 else model
         del model.metadata_props[:]  # of its makers
         graph = model.SerializeToString()
     except DumenetError:
@@ -140,7 +147,9 @@ class Engine:
 
     def _session(self, streams: int, threads: int) -> Callable[[np.ndarray], list[np.ndarray]]:
         try:
-            return {"onnx": _onnxruntime, "openvino": _openvino}[self._runtime](self._content, streams, threads)
+            return STARTS[self._runtime](self._content, streams, threads)
+        except DumenetError:
+            raise
         except Exception as error:  # an older engine than the graph, or a damaged installation
             detail = " ".join(str(error).split())[:200]
             raise DumenetError(
@@ -169,28 +178,52 @@ def _onnxruntime(content: bytes, streams: int, threads: int) -> Callable[[np.nda
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or, on a busy machine, threads wait for each other
     options.add_free_dimension_override_by_name("batch", 1)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"images": image})
 
 
-def _openvino(content: bytes, streams: int, threads: int) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """As `_onnxruntime`, for at most `streams` calls at once."""
-    openvino = package("openvino")
-    core = openvino.Core()
+def _openvino(content: bytes, streams: int, threads: int, bf16: bool = False) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """As `_onnxruntime`, for at most `streams` calls at once; with `bf16` what follows the features is in bfloat16."""
+    core = package("openvino").Core()
+    if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise DumenetError("This processor does not compute in bfloat16: use the runtime openvino.")
     model = core.read_model(content)
     model.reshape([1, *model.input(0).partial_shape[1:]])
     options = {
-        "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the processor has it
         "INFERENCE_NUM_THREADS": streams * threads, "NUM_STREAMS": streams,
+        "ENABLE_CPU_PINNING": False,  # or two parts could be bound to one core
     }  # fmt: skip
-    compiled = core.compile_model(model, "CPU", options)
+    compiled = [  # by itself it would take bfloat16 everywhere, where the processor has it
+        core.compile_model(part, "CPU", options | {"INFERENCE_PRECISION_HINT": precision})
+        for part, precision in zip(_parted(model) if bf16 else (model,), ("f32", "bf16"))
+    ]
     mine = threading.local()  # a request serves one call at a time
 
     def run(image: np.ndarray) -> list[np.ndarray]:
-        if not hasattr(mine, "request"):
-            mine.request = compiled.create_infer_request()
-        found = mine.request.infer({0: image})
-        return [found[i] for i in range(len(compiled.outputs))]
+        if not hasattr(mine, "requests"):
+            mine.requests = [part.create_infer_request() for part in compiled]
+            for first, second in pairwise(mine.requests):
+                second.set_input_tensor(first.get_output_tensor())
+        found = mine.requests[0].infer({0: image})
+        for request in mine.requests[1:]:
+            found = request.infer()
+        return [found[i] for i in range(len(found))]
 
     return run
+
+
+def _parted(model: Any) -> tuple[Any, Any]:
+    """An OpenVINO model as two: up to the tensor `CUT`, and from there."""
+    cuts = [output for op in model.get_ops() for output in op.outputs() if CUT in output.get_names()]
+    if len(cuts) != 1:
+        raise DumenetError("This graph does not say where its features are: write it again with `dumenet export`.")
+    start = package("openvino.opset13").parameter(cuts[0].get_partial_shape(), np.float32)
+    for user in cuts[0].get_target_inputs():
+        user.replace_source_output(start.output(0))
+    make = package("openvino").Model
+    return make([cuts[0]], model.get_parameters(), "features"), make(model.get_results(), [start], "map and score")
+
+
+STARTS = {"onnx": _onnxruntime, "openvino": _openvino, "openvino-bf16": partial(_openvino, bf16=True)}

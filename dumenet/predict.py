@@ -4,14 +4,16 @@ import csv
 import hashlib
 import io
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
+from matplotlib import colormaps, get_data_path
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from dumenet import engine
@@ -19,9 +21,8 @@ from dumenet.config import Config, config_from_dict, to_dict
 from dumenet.data import IMAGE_SUFFIXES, Sample, load_image
 from dumenet.errors import DumenetError, unknown
 from dumenet.evaluate import upsample, verdicts
-from dumenet.features import Backbone, progress_bar
+from dumenet.features import READERS, Backbone, progress_bar
 from dumenet.metrics import WINDOW, image_score
-from dumenet.plots import heatmap
 from dumenet.results import write_atomic
 from dumenet.train import Trained, load_backbone, load_checkpoint
 
@@ -29,6 +30,9 @@ COLUMNS = ("image", "score", "threshold", "verdict", "problem")
 HEATMAP = ".heatmap.png"  # never read as an image, so that `out` may lie inside the folder of images
 NAME_BYTES = 255  # of a file name, on every usual disk
 GRAPHS = Path("build/export")  # graphs of checkpoints, made when first asked for: safe to delete
+OUTPUTS, INSIDE = ("maps", "scores"), (engine.CUT,)  # names of what a graph gives, and of what it keeps
+TOGETHER = 8  # images that an engine gets at once
+PANEL, TITLE, GAP = 336, 26, 8  # pixels of an overlay: side of image and heatmap at least, height of the title, margins
 
 
 class Graph(nn.Module):
@@ -36,12 +40,16 @@ class Graph(nn.Module):
 
     def __init__(self, trained: Trained, backbone: Backbone):
         super().__init__()
-        self.backbone, self.model, self.config = backbone, trained.model, trained.config
+        self.backbone, self.model, self.pooling = backbone, trained.model, trained.config.evaluation.pooling
+        size, grid = trained.config.features.image_size, trained.config.features.grid
+        rows = F.interpolate(torch.eye(grid)[None], size, mode="linear", align_corners=True)[0].T  # (S, H)
+        self.register_buffer("rows", rows.contiguous())
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 images (B, S, S, 3) to anomaly maps (B, S, S) and image scores (B,)."""
-        maps = upsample(self.model(self.backbone(images)).anomaly_map, self.config.features.image_size)
-        return maps, pooled(maps, self.config.evaluation.pooling)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 images (B, S, S, 3) to anomaly maps (B, S, S), image scores (B,) and features (B, C, H, W)."""
+        features = self.backbone(images)
+        maps = self.rows @ self.model(features).anomaly_map @ self.rows.T  # `upsample` as matrix products: faster
+        return maps, pooled(maps, self.pooling), features
 
 
 def pooled(maps: Tensor, pooling: str) -> Tensor:
@@ -75,7 +83,7 @@ def export(checkpoint: Path, out: Path, int8: bool = False) -> Path:
         "backbone": trained.origin.get("backbone"), "int8": int8,
     }  # fmt: skip
     size = trained.config.features.image_size
-    engine.export(Graph(trained, load_backbone(trained)), size, ("maps", "scores"), metadata, Path(out), int8)
+    engine.export(Graph(trained, load_backbone(trained)), size, OUTPUTS, metadata, Path(out), int8, INSIDE)
     return Path(out)
 
 
@@ -86,14 +94,16 @@ class Detector:
     config: Config
     thresholds: dict[str, float]
     run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images (B, S, S, 3): maps (B, S, S), image scores (B,)
+    together: int = 1  # images that are best given to it at once
 
 
 def load_detector(path: Path, runtime: str | None = None, device: str = "auto") -> Detector:
     """The network of a checkpoint, or of a file that `export` wrote.
 
     Args:
-        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file) or "openvino". For an engine
-            a checkpoint is exported into build/export, unless that was done before.
+        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file), "openvino", or "openvino-bf16":
+            what follows the features in bfloat16, which moves maps by a few thousandths of their range (that of the
+            others: 1e-3 at most). For an engine a checkpoint is exported into build/export, unless that was done before.
         device: of torch; engines run on the CPU.
 
     Raises:
@@ -105,7 +115,7 @@ def load_detector(path: Path, runtime: str | None = None, device: str = "auto") 
         raise unknown("runtime", runtime, engine.RUNTIMES)
     if runtime == "torch":
         if path.suffix == ".onnx":
-            raise DumenetError(f"{path} is for the runtimes {' and '.join(engine.PACKAGES)}; torch runs a checkpoint.")
+            raise DumenetError(f"{path} is for the runtimes {', '.join(engine.PACKAGES)}; torch runs a checkpoint.")
         trained = load_checkpoint(path, device)
         return Detector(trained.config, trained.thresholds, _eager(trained, load_backbone(trained)))
     content, metadata = engine.read(path if path.suffix == ".onnx" else _exported(path))
@@ -115,7 +125,7 @@ def load_detector(path: Path, runtime: str | None = None, device: str = "auto") 
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
     session = engine.Engine(content, runtime)
-    return Detector(config, thresholds, lambda images: tuple(session(images)))
+    return Detector(config, thresholds, lambda images: tuple(session(images)), TOGETHER)
 
 
 def _eager(trained: Trained, backbone: Backbone) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -137,7 +147,7 @@ def _exported(checkpoint: Path) -> Path:
         digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
     except OSError:
         digest = ""  # `export` has a sentence for it
-    path = GRAPHS / f"{digest[:16]}.onnx"
+    path = GRAPHS / f"{digest[:16]}-{engine.CUT}.onnx"  # not an older one, which does not name them
     try:
         engine.read(path)
     except DumenetError:
@@ -150,6 +160,7 @@ def predict(
 ) -> list[dict[str, object]]:
     """Score an image or every image below a folder; writes `scores.csv` and one overlay for each image.
 
+    Images are decoded by threads while others are computed; their overlays are drawn by the same threads.
     An unreadable image becomes a row with the verdict "unreadable" and its problem; the others are scored.
     An overlay is named after its image; where that name would be too long, after its beginning and its SHA-256.
     In an overlay the middle of the colour scale is the verdict's threshold, so colours compare across images.
@@ -174,29 +185,57 @@ def predict(
     if detector.thresholds and category not in detector.thresholds:
         raise unknown("category of this checkpoint", category, detector.thresholds)
     threshold = detector.thresholds.get(category)
-    size, rows = detector.config.features.image_size, []
-    for file in progress_bar(files, "predicting", unit="image"):
-        name = file.relative_to(images).as_posix() if images.is_dir() else file.name
-        name = name.encode("utf-8", "backslashreplace").decode()  # a byte of the name that is not UTF-8
-        row: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"image": name}
-        rows.append(row)
-        try:
-            image = load_image(Sample(name, category, "good", file), size)  # (S, S, 3)
-        except DumenetError as error:
-            row |= {"verdict": "unreadable", "problem": str(error)}
-            continue
-        (anomaly_map,), (value,) = detector.run(image[None])  # (S, S), ()
-        row |= {"score": f"{value:.6g}", "verdict": verdicts(detector, [value], category)[0]}
-        if threshold is not None:
-            row["threshold"] = f"{threshold:.6g}"
-        overlay = _overlay(image, anomaly_map, threshold, f"{name}: {row['verdict']}")
-        write_atomic(_beside(out / name), overlay)
+    rows: list[dict[str, object]] = []
+
+    def draw(row: dict[str, object], image: np.ndarray, anomaly_map: np.ndarray) -> None:
+        overlay = _overlay(image, anomaly_map, threshold, f"{row['image']}: {row['verdict']}")
+        write_atomic(_beside(out / str(row["image"])), overlay)
+
+    with ThreadPoolExecutor(READERS, "reader") as pool, progress_bar(total=len(files), desc="predicting", unit="image") as bar:
+        for part in _read_ahead(files, detector.config.features.image_size, detector.together, pool):
+            read = []  # rows of images, and of nothing that could not be read
+            for file, image in part:
+                name = file.relative_to(images).as_posix() if images.is_dir() else file.name
+                name = name.encode("utf-8", "backslashreplace").decode()  # a byte of the name that is not UTF-8
+                rows.append(dict.fromkeys(COLUMNS, "") | {"image": name})
+                if isinstance(image, DumenetError):
+                    rows[-1] |= {"verdict": "unreadable", "problem": str(image)}
+                else:
+                    read.append((rows[-1], image))
+            if read:
+                maps, scores = detector.run(np.stack([image for _, image in read]))  # (B, S, S), (B,)
+                for (row, _), value, verdict in zip(read, scores, verdicts(detector, scores, category)):
+                    row |= {"score": f"{value:.6g}", "verdict": verdict}
+                    if threshold is not None:
+                        row["threshold"] = f"{threshold:.6g}"
+                list(pool.map(draw, *zip(*read), maps))  # raises what they raised
+            bar.update(len(part))
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(out / "scores.csv", text.getvalue().encode())
     return rows
+
+
+def _read_ahead(
+    files: list[Path], size: int, together: int, pool: ThreadPoolExecutor
+) -> Iterator[list[tuple[Path, np.ndarray | DumenetError]]]:
+    """So many files at a time, each with its image (S, S, 3) or why there is none, while the pool decodes the next ones."""
+
+    def read(file: Path) -> np.ndarray | DumenetError:
+        try:
+            return load_image(Sample(file.name, "", "good", file), size)
+        except DumenetError as error:
+            return error
+
+    parts = [files[i : i + together] for i in range(0, len(files), together)]
+    decode = lambda part: [pool.submit(read, file) for file in part]  # noqa: E731
+    coming = decode(parts[0])
+    for part, following in zip(parts, [*parts[1:], []]):
+        images = [image.result() for image in coming]
+        coming = decode(following)
+        yield list(zip(part, images))
 
 
 def _beside(image: Path) -> Path:
@@ -207,17 +246,20 @@ def _beside(image: Path) -> Path:
 
 
 def _overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None, title: str) -> bytes:
-    """PNG of the image beside its heatmap."""
+    """PNG of the image beside its heatmap, in the colours of `plots.heatmap`: a figure of matplotlib takes many times as long."""
     top = 2 * threshold if threshold else float(anomaly_map.max())
-    figure, axes = plt.subplots(1, 2, figsize=(6, 3.3))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.02)  # what a layout engine finds by drawing everything twice
-    axes[0].imshow(image)
-    axes[0].set_axis_off()
-    heatmap(axes[1], image, anomaly_map, 0, top)
-    figure.suptitle(title if len(title) < 90 else f"{title[:40]}...{title[-40:]}", fontsize=9, parse_math=False)
+    side = math.ceil(PANEL / len(image)) * len(image)
+    shares = np.clip(anomaly_map / max(top, 1e-12), 0, 1)  # of the scale; (S, S)
+    colours = Image.fromarray(colormaps["magma"](shares, bytes=True)[..., :3])
+    picture = Image.fromarray(image)
+    heatmap = Image.blend(picture.convert("L").convert("RGB"), colours, 0.5)  # grey, so that all colour is score
+    page = Image.new("RGB", (2 * side + 3 * GAP, TITLE + side + GAP), "white")
+    for i, panel in enumerate((picture, heatmap)):
+        page.paste(panel.resize((side, side), Image.Resampling.NEAREST), (GAP + i * (side + GAP), TITLE))
+    title = " ".join(title.split())  # one line
+    title = title if len(title) < 90 else f"{title[:40]}...{title[-40:]}"
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
+    ImageDraw.Draw(page).text((page.width / 2, TITLE / 2), title, "black", font, anchor="mm")
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a character of the name that the font lacks
-        figure.savefig(buffer, dpi=120, pil_kwargs={"compress_level": 1})
-    plt.close(figure)
+    page.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,10 +1,11 @@
 """Exported graphs and the engines that run them: the same numbers as torch, damaged files refused, and what is read ahead.
 
-Where the packages of the extra `fast` are absent, what needs them is skipped: pip install -e '.[fast]'.
+Where OpenVINO or the packages of the extra `fast` are absent, what needs them is skipped: pip install -e '.[fast,openvino]'.
 """
 
 import csv
 import importlib.util
+import io
 import shutil
 import sys
 import warnings
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import write
+from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
 import dumenet.features as features_module
 from dumenet import engine
 from dumenet.cli import main
+from dumenet.config import make_config
 from dumenet.data import Sample
 from dumenet.engine import Engine
 from dumenet.errors import DumenetError
@@ -26,11 +29,16 @@ from dumenet.experiment import Folders, run
 from dumenet.features import Backbone, extract
 from dumenet.metrics import POOLINGS, image_score
 from dumenet.models import build_model
-from dumenet.predict import Graph, load_detector, pooled
+from dumenet.plots import LUMA
+from dumenet.predict import GAP, INSIDE, OUTPUTS, TITLE, Detector, Graph, _overlay, load_detector, pooled, predict
 from dumenet.train import Trained, save_checkpoint
 
-ABSENT = [p for p in ("onnx", "onnxscript", "onnxruntime", "openvino") if not importlib.util.find_spec(p)]
-fast = pytest.mark.skipif(bool(ABSENT), reason=f"absent: {', '.join(ABSENT)}; by choice: pip install -e '.[fast]'")
+ABSENT = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
+fast = pytest.mark.skipif(bool(ABSENT), reason=f"absent: {', '.join(ABSENT)}; pip install -e '.[fast]'")
+openvino = pytest.mark.skipif(
+    bool(ABSENT) or not importlib.util.find_spec("openvino"), reason="openvino is absent; by choice: pip install -e '.[fast,openvino]'"
+)
+OPENVINO = pytest.param("openvino", marks=openvino)
 
 
 @pytest.fixture
@@ -153,7 +161,7 @@ def test_poolings_in_torch_are_those_of_the_metrics():
 
 
 @fast
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnx", OPENVINO])
 def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     images.setflags(write=False)  # as Pillow's are
@@ -164,6 +172,31 @@ def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
     for n in (1, 2, 5):  # any batch
         some, values = found.run(images[:n])
         assert alike(some, maps[:n]) and np.allclose(values, scores[:n], rtol=1e-3)
+
+
+@openvino
+def test_in_bfloat16_what_follows_the_features_is_near(tiny, tmp_path):
+    from openvino import Core
+
+    config = tiny(features__grid=8, model__hidden_dim=64)
+    torch.manual_seed(0)
+    module = Graph(Trained(config, build_model(config.model, (3,), 8).eval(), (3,)), Pixels())
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    engine.export(module, 8, OUTPUTS, {}, tmp_path / "g.onnx", inside=INSIDE)
+    run = Engine(engine.read(tmp_path / "g.onnx")[0], "openvino-bf16")
+    if "BF16" not in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(DumenetError, match="does not compute in bfloat16: use the runtime openvino"):
+            run(images)
+        return
+    with torch.no_grad():
+        expected = module(torch.tensor(images))[0].numpy()
+    for n in (1, 3):
+        maps, scores = run(images[:n])
+        assert 0 < np.abs(maps - expected[:n]).max() < 0.03 * np.ptp(expected)
+        assert np.allclose(scores, image_score(maps, "max"), rtol=1e-3)
+    engine.export(module, 8, OUTPUTS, {}, tmp_path / "older.onnx", inside=("values",))
+    with pytest.raises(DumenetError, match="does not say where its features are: write it again with `dumenet export`"):
+        Engine(engine.read(tmp_path / "older.onnx")[0], "openvino-bf16")(images)
 
 
 @fast
@@ -201,13 +234,13 @@ def test_every_kind_of_network_becomes_a_graph(tiny, tmp_path, settings, pooling
     config = tiny(features__grid=8, evaluation__pooling=pooling, **given)
     torch.manual_seed(0)
     module = Graph(Trained(config, build_model(config.model, (3,), 8).eval(), (3,)), Pixels())
-    engine.export(module, 8, ("maps", "scores"), {}, tmp_path / "g.onnx")
+    engine.export(module, 8, OUTPUTS, {}, tmp_path / "g.onnx", inside=INSIDE)
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     maps, scores = Engine(engine.read(tmp_path / "g.onnx")[0], "onnx")(images)
     with torch.no_grad():  # one by one, as the engine does: in the released layout images of a batch see each other
         expected = [module(torch.tensor(image[None])) for image in images]
-    assert alike(maps, torch.cat([m for m, _ in expected]))
-    assert np.allclose(scores, torch.cat([s for _, s in expected]), rtol=1e-3)
+    assert alike(maps, torch.cat([m for m, _, _ in expected]))
+    assert np.allclose(scores, torch.cat([s for _, s, _ in expected]), rtol=1e-3)
 
 
 @fast
@@ -230,7 +263,7 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
     (tmp_path / "image.png").write_bytes(b"")
     command = ["predict", str(tmp_path / "model.onnx"), str(tmp_path / "image.png")]
     assert main([*command, "--runtime", "torch"]) == 2
-    assert "is for the runtimes onnx and openvino; torch runs a checkpoint" in capsys.readouterr().err
+    assert "is for the runtimes onnx, openvino, openvino-bf16; torch runs a checkpoint" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(command) == 2
     assert "needs the package onnx, which is not installed" in capsys.readouterr().err
@@ -249,7 +282,7 @@ def test_in_8_bits_the_file_is_smaller_and_the_maps_are_near(tiny, checkpoint, t
     config = tiny(features__grid=8, model__hidden_dim=64, model__ffn_dim=256)
     torch.manual_seed(0)
     module = Graph(Trained(config, build_model(config.model, (3,), 8).eval(), (3,)), Pixels())
-    engine.export(module, 8, ("maps", "scores"), {}, tmp_path / "g.onnx", int8=True)
+    engine.export(module, 8, OUTPUTS, {}, tmp_path / "g.onnx", True, INSIDE)
     assert (tmp_path / "g.onnx").stat().st_size < 0.7 * sum(4 * p.numel() for p in module.parameters())
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     maps, _ = Engine(engine.read(tmp_path / "g.onnx")[0], "onnx")(images)
@@ -259,7 +292,7 @@ def test_in_8_bits_the_file_is_smaller_and_the_maps_are_near(tiny, checkpoint, t
     asked = []
     monkeypatch.setattr("dumenet.engine.export", lambda *a: asked.append(a))
     assert main(["export", str(checkpoint), "--int8"]) == 0
-    ((_, size, outputs, metadata, path, int8),) = asked
+    ((_, size, outputs, metadata, path, int8, _),) = asked
     assert (size, outputs, path, int8) == (64, ("maps", "scores"), checkpoint.with_suffix(".onnx"), True) and metadata["int8"]
 
 
@@ -280,21 +313,59 @@ def test_predict_gives_the_same_verdicts_whatever_computes(home, checkpoint, exp
 
     monkeypatch.setattr("dumenet.predict.export", copied)
     photos = tree / "felt" / "test"
-    for name, words in {
-        "torch": [checkpoint], "onnx": [checkpoint, "--runtime", "onnx"], "openvino": [checkpoint, "--runtime", "openvino"],
-        "file": [exported],
-    }.items():  # fmt: skip
+    others = {"onnx": [checkpoint, "--runtime", "onnx"], "file": [exported]}
+    if importlib.util.find_spec("openvino"):
+        others["openvino"] = [checkpoint, "--runtime", "openvino"]
+    for name, words in {"torch": [checkpoint], **others}.items():
         model, *options = map(str, words)
         assert main(["predict", model, str(photos), "--out", name, *options]) == 0
     torchs = verdicts(home / "torch")
     assert len(torchs) == 6 and {v for v, _, _ in torchs.values()} == {"anomalous", "normal"}
-    for name in ("onnx", "openvino", "file"):
+    for name in others:
         found = verdicts(home / name)
         assert {k: v[:2] for k, v in found.items()} == {k: v[:2] for k, v in torchs.items()}
         assert np.allclose([v[2] for v in found.values()], [v[2] for v in torchs.values()], rtol=1e-3)
         assert (home / name / "good" / "008.png.heatmap.png").exists()
-    ((asked, path),) = made  # once for both engines
+    ((asked, path),) = made  # once for all engines
     assert asked == checkpoint and path.parent.as_posix() == "build/export"
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_an_unreadable_image_stands_in_its_place(tmp_path, monkeypatch, together):
+    """Whatever number of images is computed at once, and beside overlays of each."""
+    for i in range(5):
+        write(tmp_path / "images" / f"{i}.png", np.full((20, 20, 3), 40 * i, np.uint8))
+    (tmp_path / "images" / "2.png").write_bytes(b"none")
+    sizes = []
+
+    def brightness(images):
+        sizes.append(len(images))
+        return images[..., 0].astype(np.float32), images[:, 0, 0, 0].astype(float)
+
+    detector = Detector(make_config(features__image_size=32), {"all": 100.0}, brightness, together)
+    monkeypatch.setattr("dumenet.predict.load_detector", lambda *a: detector)
+    rows = predict(tmp_path / "none.pt", tmp_path / "images", tmp_path / "out")
+    assert [r["image"] for r in rows] == [f"{i}.png" for i in range(5)]
+    assert [r["score"] for r in rows] == ["0", "40", "", "120", "160"] and sum(sizes) == 4
+    assert [r["verdict"] for r in rows] == ["normal", "normal", "unreadable", "anomalous", "anomalous"]
+    assert "2.png is empty, cut short" in rows[2]["problem"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"{i}.png.heatmap.png" for i in (0, 1, 3, 4)]
+
+
+def test_an_overlay_has_the_colours_of_a_heatmap_and_the_threshold_in_their_middle():
+    image = np.full((112, 112, 3), (200, 100, 0), np.uint8)
+    maps = np.zeros((112, 112))
+    maps[:, 56:] = 2.0
+    page = Image.open(io.BytesIO(_overlay(image, maps, 2.0, "a\nname of\ntwo lines \u00e9\u4e2d" + 100 * "x")))
+    side = (page.width - 3 * GAP) // 2
+    pixel = lambda x: np.array(page.getpixel((x, TITLE + 50)), float)  # noqa: E731
+    assert side % 112 == 0 and page.height == TITLE + side + GAP
+    assert np.array_equal(pixel(GAP + 5), image[0, 0])
+    grey = image[0, 0] @ np.array(LUMA)
+    for x, share in ((5, 0.0), (side - 5, 0.5)):
+        expected = (np.array(colormaps["magma"](share)[:3]) * 255 + grey) / 2
+        assert np.abs(pixel(2 * GAP + side + x) - expected).max() < 2
+    assert (np.asarray(page.convert("L"))[:TITLE] < 100).any()  # there is a title
 
 
 @fast
@@ -309,7 +380,7 @@ def test_what_cannot_be_exported_says_so(tmp_path):
 
 
 @fast
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnx", OPENVINO])
 def test_what_an_engine_cannot_run_says_so(runtime):
     with pytest.raises(DumenetError, match=f"{engine.PACKAGES[runtime]} cannot run this graph .*: install a newer one"):
         Engine(b"no graph", runtime)(np.zeros((1, 8, 8, 3), np.uint8))
