@@ -3,8 +3,9 @@
     python benchmarks/metrics.py             # writes data/results/bench-metrics.json and its section of benchmarks/RESULTS.md
     python benchmarks/metrics.py --quick     # a try on few images: prints, writes nothing
 
-The baseline is the loop of most repositories: 200 thresholds between the least and the largest score, and for each of them every
-image and every labelled region. It gives PRO alone; ours gives pixel AUROC, AP, F1-max and PRO, from one sort, without thresholds.
+The baseline is the loop of many repositories (RD4AD's `compute_pro`, say; its scikit-image is SciPy here): 200 thresholds between
+the least and the largest score, and for each of them every image, whose mask is labelled anew, and every region. The same loop
+with the labels kept stands beside it. It gives PRO alone; ours gives pixel AUROC, AP, F1-max and PRO, from one sort, without thresholds.
 The difference is also held against the exact integral, a threshold at every score, on a part small enough for that.
 """
 
@@ -37,13 +38,15 @@ def scene(images: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return masks, maps
 
 
-def common_pro(masks: np.ndarray, maps: np.ndarray, thresholds: np.ndarray) -> float:
-    """PRO by loops over thresholds, images and regions."""
+def common_pro(masks: np.ndarray, maps: np.ndarray, thresholds: np.ndarray, anew: bool) -> float:
+    """PRO by loops over thresholds, images and regions; regions found once, or `anew` for each threshold."""
     regions = [ndimage.label(mask, np.ones((3, 3))) for mask in masks]
     normal, rates, overlaps = (~masks).sum(), [], []
     for threshold in thresholds:
         above, found = maps >= threshold, []
-        for image, (labels, count) in zip(above, regions):
+        for image, mask, (labels, count) in zip(above, masks, regions):
+            if anew:
+                labels, count = ndimage.label(mask, np.ones((3, 3)))
             for region in range(1, count + 1):
                 inside = labels == region
                 found.append(image[inside].mean())
@@ -76,9 +79,11 @@ def main() -> None:
     labels, scores = masks.any((1, 2)).astype(int), maps.max((1, 2))
     one = np.full(images, "one")
     ours, metrics = timed(lambda: evaluate_scores(labels, scores, one, masks, maps, n_bootstrap=0)["per_category"]["one"], options.rounds)
-    loop, rough = timed(lambda: common_pro(masks, maps, np.linspace(maps.max(), maps.min(), 200)), 1)
+    thresholds = np.linspace(maps.max(), maps.min(), 200)
+    loop, rough = timed(lambda: common_pro(masks, maps, thresholds, anew=True), 1)
+    kept, _ = timed(lambda: common_pro(masks, maps, thresholds, anew=False), 1)
     part_masks, part_maps = scene(4, 48, seed=1)
-    exact = common_pro(part_masks, part_maps, np.sort(np.unique(part_maps))[::-1])
+    exact = common_pro(part_masks, part_maps, np.sort(np.unique(part_maps))[::-1], anew=False)
     gap = abs(pro(part_masks, part_maps) - exact)
     tracemalloc.start()
     evaluate_scores(labels, scores, one, masks, maps, n_bootstrap=0)
@@ -86,6 +91,7 @@ def main() -> None:
     tracemalloc.stop()
     rows = [
         f"| the common loop, 200 thresholds, PRO alone (baseline) | {loop:.2f} | 1.0 | {rough:.4f} |",
+        f"| the same, each mask labelled once | {kept:.2f} | {loop / kept:.1f} | {rough:.4f} |",
         f"| ours: pixel AUROC, AP, F1-max and PRO | {ours:.2f} | {loop / ours:.0f} | {metrics['pro']:.4f} |",
     ]
     text = [
@@ -95,7 +101,7 @@ def main() -> None:
         f"Aims: under 2 s ({'met' if ours < 2 else 'missed'}), 100 times the loop ({'met' if loop / ours >= 100 else 'missed'}), "
         f"1e-4 of the exact value ({'met' if gap <= 1e-4 else 'missed'}).",
     ]  # fmt: skip
-    record = {"images": images, "size": size, "seconds": {"loop": loop, "ours": ours}, "pro": {"loop": rough, "ours": metrics["pro"]},
+    record = {"images": images, "size": size, "seconds": {"loop": loop, "loop, labelled once": kept, "ours": ours}, "pro": {"loop": rough, "ours": metrics["pro"]},
               "difference_from_exact": gap, "bytes_a_pixel": peak}  # fmt: skip
     if options.quick:
         print("\n".join(text))

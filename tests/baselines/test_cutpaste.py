@@ -7,6 +7,7 @@ from scipy import ndimage
 from sklearn.covariance import LedoitWolf
 
 from dumenet.baselines.cutpaste import CutPaste, CutPasteSettings, cut_paste, gaussian, mahalanobis, paste, scar
+from dumenet.baselines.protocol import images_of
 from dumenet.config import FeatureConfig
 from dumenet.features import Backbone
 
@@ -61,8 +62,14 @@ def settings_of(parts, **changes):
 
 def test_finds_defects(parts, judged):
     """What lies on the surface and was not there, as what is pasted; a crushed crimp is something gone from the edge."""
-    found = judged(CutPaste(settings_of(parts)), "cap", ("mirrored_print", "scratch", "stain", "wrong_number"))
+    method = CutPaste(settings_of(parts))
+    found = judged(method, "cap", ("mirrored_print", "scratch", "stain", "wrong_number"))
     assert found.area > found.chance and found.peak > 0.5, found
+    generator = torch.Generator().manual_seed(1)  # the features alone find as much: is the puzzle learned, on unseen images?
+    images = next(images_of(found.normal, 128, len(found.normal)))
+    pasted = torch.stack([cut_paste(x, method.settings, generator) for x in images])
+    right = [method.network.classify(method.network(x).mean((2, 3))).argmax(1) == 0 for x in (images, pasted)]
+    assert (right[0].float().mean() + 1 - right[1].float().mean()) / 2 > 0.8
 
 
 def test_same_seed_same_scores(parts, seed_decides):

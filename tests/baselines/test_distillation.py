@@ -44,8 +44,12 @@ def test_finds_defects(judged):
     """On parquet without scratches, lines of a pixel that the map's smoothing, sigma 4, spreads thin. The gradient of a
     student of 200 steps peaks in fewer than half of the defects (seen: 0.42), but in more than a place without meaning would."""
     settings = DistillationSettings(features=FeatureConfig(image_size=128), steps=200)
-    found = judged(KnowledgeDistillation(settings), "parquet", ("dent", "stain", "turned_tile", "worm_hole"))
+    method = KnowledgeDistillation(settings)
+    found = judged(method, "parquet", ("dent", "stain", "turned_tile", "worm_hole"))
     assert found.area > found.chance and found.peak > 0.25, found
+    learned = method.score(found.normal).image.mean()
+    method.student = Student(method.teacher.stage_channels, settings.inner).eval()  # one that has learned nothing
+    assert learned < 0.5 * method.score(found.normal).image.mean()
 
 
 def small(seed=0, **options):
