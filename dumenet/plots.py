@@ -267,8 +267,10 @@ def table_figure(rows: Sequence[Any]) -> Figure:
             crosses = [(r.paper, k) for k, r in enumerate(shown) if r and r.paper is not None]
             ax.plot(*zip(*crosses) if crosses else ((), ()), "x", ms=5, color=ANOMALOUS, label="paper")
             ax.set_title(f"{part}\n{METRICS[metric]}, %", fontsize=9)
+            left, right = ax.get_xlim()
+            ax.set_xlim(right=min(right, 100 + 0.02 * (right - left)))  # an interval may reach beyond what there can be
     if any(r.paper is not None for r in rows):
-        axes[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     return fig
 
 
