@@ -245,9 +245,9 @@ def test_every_column_of_the_paper_is_there():
     from dumenet.results import paper_results
 
     paper = paper_results(Path(__file__).parents[1] / "data" / "paper_results.csv")
-    for table in jobs_.TABLES.values():
+    for table in (jobs_.TABLES["mvtec"], jobs_.TABLES["cifar"]):
         printed = {v.method for v in paper if v.table == table.paper}
-        assert printed <= set(table.columns)
+        assert printed and printed <= set(table.columns)
 
 
 @pytest.mark.parametrize("name", jobs_.TABLES)
