@@ -12,7 +12,6 @@ shows its picture of the original features beside it: that control must show the
 import hashlib
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
