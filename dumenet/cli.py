@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of lessons")
     reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
-    reproduce.add_argument("--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations or contamination")
+    reproduce.add_argument("--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations, contamination, shortfall")
     reproduce.add_argument("--method", nargs="+", default=[], help="columns of the table (default: all)")
     reproduce.add_argument("--category", nargs="+", default=[], help="categories, or splits such as 01234 (default: all)")
     reproduce.add_argument("--seed", type=int, nargs="+", default=[0], help="one or several seeds")

@@ -1,11 +1,15 @@
 """Reading folders, masks, CIFAR-10 and digits: what works, and what is refused in one sentence."""
 
+import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import tarfile
+import threading
 import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from dumenet.data import (
     Sample, check_folder, content_key, fingerprint, load_image, load_mask, open_dataset, read_cifar10, read_digits,
     read_folder, read_index, write_index,
 )  # fmt: skip
-from dumenet.data.cifar import CLASSES
+from dumenet.data.cifar import BATCHES, CLASSES, fetch
 from dumenet.errors import DumenetError
 
 SHARED = Path(os.environ.get("DUMENET_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -248,7 +252,7 @@ BAD = {
     "no CIFAR-10": (lambda r: None, lambda r: read_cifar10(r), "holds no CIFAR-10: expected"),
     "broken tar": (lambda r: (r / "x.tar.gz").write_bytes(b"no"), lambda r: read_cifar10(r), "x.tar.gz.*again"),
     "broken archive": (
-        lambda r: (r / "cifar-10-batches-py").mkdir(), lambda r: read_cifar10(r), "incomplete or damaged.*by hand"
+        lambda r: (r / "cifar-10-batches-py").mkdir(), lambda r: read_cifar10(r), "incomplete or damaged.*again"
     ),
 }  # fmt: skip
 
@@ -330,16 +334,125 @@ def test_cifar_subsets_follow_the_seed(cifar):
         read_cifar10(cifar)
 
 
-def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
-    import torchvision
+class Server(BaseHTTPRequestHandler):
+    """Sends `content`; `breaks` and `whole` are faults: bytes after which it hangs up, and whether it knows no ranges."""
 
-    def fail(*args, **kwargs):
-        raise OSError("no route\nto host")
+    content, breaks, whole, asked = b"", None, False, []
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
-    with pytest.raises(DumenetError, match=r"could not be downloaded .* by hand") as caught:
+    def do_GET(self):  # noqa: N802
+        start = 0 if self.whole else int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        self.asked.append(start)
+        self.send_response(200 if self.whole else 206)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        self.end_headers()
+        self.wfile.write(self.content[start:][: self.breaks])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    """A server of this machine, a class whose settings hold for its next answer, and the address of a file."""
+    handler = type("Handler", (Server,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield handler, f"http://127.0.0.1:{httpd.server_port}/file.tar.gz"
+        httpd.shutdown()
+
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+SUM = (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["ranges", "no ranges"])
+def test_a_download_that_breaks_off_goes_on(tmp_path, server, whole):
+    handler, url = server
+    path = tmp_path / "new" / "file.tar.gz"
+    handler.content, handler.breaks, handler.whole = CONTENT, 1_234_567, whole
+    with pytest.raises(DumenetError, match=r"1,234,567 of 3,000,000 bytes are here.*run the same command again") as caught:
+        fetch(url, path, *SUM)
+    assert "\n" not in str(caught.value) and not path.exists()
+    handler.breaks = None
+    assert fetch(url, path, *SUM).read_bytes() == CONTENT
+    assert handler.asked == [0, 0 if whole else 1_234_567]
+    assert fetch(url, path, *SUM) == path and len(handler.asked) == 2  # what is there is not asked for again
+    assert not list(path.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1] + b"?", CONTENT + bytes(9_000_000)], ids=["other bytes", "too long"])
+def test_a_download_of_something_else_is_refused(tmp_path, server, content):
+    handler, url = server
+    handler.content = content
+    if len(content) == len(CONTENT):
+        assert content != CONTENT
+    path = tmp_path / "file.tar.gz"
+    path.write_bytes(b"an old file, damaged")
+    with pytest.raises(DumenetError, match="SHA-256 differs"):
+        fetch(url, path, *SUM)
+    assert path.read_bytes() == b"an old file, damaged" and not list(tmp_path.glob("*.part"))
+    handler.content = CONTENT
+    assert fetch(url, path, *SUM).read_bytes() == CONTENT
+
+
+def test_a_download_without_a_way_is_one_sentence(tmp_path, server, monkeypatch):
+    handler, url = server
+    for address in (url.replace("127.0.0.1", "no.such.host.invalid"), url.replace("http://", "nothing://")):
+        monkeypatch.setattr("dumenet.data.cifar.ARCHIVE", (address, *SUM))
+        with pytest.raises(DumenetError, match=r"could not be downloaded .*0 of 3,000,000 bytes .* by hand") as caught:
+            read_cifar10(tmp_path, download=True)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr("dumenet.data.cifar.ARCHIVE", (url, *SUM))
+    blocked = tmp_path / "blocked"
+    blocked.write_bytes(b"")
+    with pytest.raises(DumenetError, match="could not be downloaded"):
+        read_cifar10(blocked, download=True)
+    handler.content = CONTENT  # the right sum, and yet no archive
+    with pytest.raises(DumenetError, match="damaged .* again"):
         read_cifar10(tmp_path, download=True)
-    assert "\n" not in str(caught.value)
+
+
+def test_cifar10_comes_from_its_archive(tmp_path, server, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    rng = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as tar:
+
+        def add(name, content):
+            member = tarfile.TarInfo(f"{BATCHES}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+            return [name, hashlib.md5(content).hexdigest()]
+
+        def batch():
+            return pickle.dumps({"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [*range(10)] * 2})
+
+        monkeypatch.setattr(CIFAR10, "train_list", [add(f"data_batch_{i}", batch()) for i in range(1, 6)])
+        monkeypatch.setattr(CIFAR10, "test_list", [add("test_batch", batch())])
+        name, md5 = add("batches.meta", pickle.dumps({"label_names": list(CLASSES)}))
+        monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    handler, url = server
+    handler.content = (tmp_path / "made.tar.gz").read_bytes()
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(handler.content).hexdigest())
+    monkeypatch.setattr(CIFAR10, "filename", Path(url).name)
+    known = (url, hashlib.sha256(handler.content).hexdigest(), len(handler.content))
+    monkeypatch.setattr("dumenet.data.cifar.ARCHIVE", known)
+    folder = tmp_path / "cifar10"
+    dataset = read_cifar10(folder, download=True)
+    assert (len(dataset.train), len(dataset.test)) == (50, 20)
+    handler.content = b""  # from here on nothing is asked of it
+    again = read_cifar10(folder)
+    assert [s.name for s in again.test] == [s.name for s in dataset.test]
+    assert all((a.source == b.source).all() for a, b in zip(again.train, read_cifar10(folder, download=True).train))
+    (folder / BATCHES / "test_batch").write_bytes(b"damaged")
+    with pytest.raises(DumenetError, match="damaged .*again"):
+        read_cifar10(folder)
+    assert len(read_cifar10(folder, download=True).test) == 20  # unpacked again from the archive, which is still there
+    (folder / Path(url).name).unlink()
+    shutil.rmtree(folder / BATCHES)
+    with pytest.raises(DumenetError, match="could not be downloaded"):
+        read_cifar10(folder, download=True)
 
 
 def test_digits():

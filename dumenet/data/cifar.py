@@ -1,19 +1,31 @@
 """The ten-class protocol of CIFAR-10, unified: five classes are normal, the other five are the anomalies."""
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
+from urllib.request import Request, urlopen
 
 import numpy as np
+from filelock import FileLock
+from tqdm.auto import tqdm
 
-from dumenet.data.images import IMAGE_SUFFIXES, open_image, to_rgb
+from dumenet.data.images import IMAGE_SUFFIXES, content_key, open_image, to_rgb
 from dumenet.data.samples import Dataset, Sample
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import MENDS, DumenetError, refused, unknown
 
 SPLITS = ("01234", "56789", "02468", "13579")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = "cifar-10-batches-py"  # the folder inside the official archive
+# Its address, SHA-256 and bytes. The sum is the one that Keras and many scripts of others state; torchvision's is an MD5.
+ARCHIVE = (
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    170_498_071,
+)
 # What an archive may unpack to, in memory: CIFAR-10 is 60,000 images of 1 KB to 3 KB. The rest is a mistake, or a bomb.
 MEMBERS, MEMBER_BYTES, ALL_BYTES, SIDE = 200_000, 1 << 20, 1 << 30, 256
 
@@ -29,7 +41,7 @@ def read_cifar10(
             tar files (a folder of them, one, or a list), read in memory.
         normals: five digits; class 0 is airplane, 9 is truck (alphabetical order).
         per_class_train, per_class_test: that many images of each class, drawn with `seed`; None takes all.
-        download: fetch the official archive into `source` first.
+        download: fetch the official archive into `source` first, unless it is there; see `fetch`.
 
     Raises:
         DumenetError: an unknown split, nothing to read, a broken file, one that unpacks to more than CIFAR-10 can be,
@@ -107,22 +119,89 @@ def _has_batches(source: str | Path | list[Path]) -> bool:
 
 
 def _read_batches(root: str | Path, download: bool) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """(split, class) -> file name -> image, from the official archive; torchvision checks its MD5 sums."""
+    """(split, class) -> file name -> image, from the official archive; torchvision compares the MD5 sum of each file in it."""
     from torchvision.datasets import CIFAR10
 
     images = {}
     for part in ("train", "test"):
         try:
-            data = CIFAR10(str(root), train=part == "train", download=download)
-        except Exception as error:  # network, disk and archive errors of several libraries
-            how = "could not be downloaded" if download else "is incomplete or damaged"
+            try:
+                data = CIFAR10(str(root), train=part == "train")
+            except RuntimeError:  # what there is does not have the right sums
+                if not download:
+                    raise
+                fetch(ARCHIVE[0], Path(root) / Path(ARCHIVE[0]).name, *ARCHIVE[1:])
+                data = CIFAR10(str(root), train=part == "train", download=True)  # it finds the archive, and unpacks it
+        except DumenetError:
+            raise
+        except Exception as error:  # disk and archive errors of several libraries
             raise DumenetError(
-                f"CIFAR-10's archive in {root} {how} ({type(error).__name__}): fetch cifar-10-python.tar.gz by hand "
-                f"and unpack it there, so that {BATCHES} appears."
+                f"CIFAR-10's archive in {root} is incomplete or damaged ({type(error).__name__}): unpack "
+                f"cifar-10-python.tar.gz there again, so that {BATCHES} is whole, or use download=True."
             ) from None
         for i, (image, k) in enumerate(zip(data.data, data.targets)):
             images.setdefault((part, CLASSES[k]), {})[f"{i:05d}.png"] = image
     return images
+
+
+def fetch(url: str, path: Path, sha256: str, size: int) -> Path:
+    """The file behind `url` as `path`, whole and with that SHA-256 (hex) and `size` (bytes); a `path` that has them stays.
+
+    It comes as `path`.part first. What an interrupted download left is gone on with, where the server can do so.
+
+    Raises:
+        DumenetError: no way to the server, a connection that breaks off, a disk that refuses (what has come is kept);
+            other bytes than expected (they are deleted).
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if path.is_file() and _sha256(path) == sha256:
+                return path
+            with part.open("ab") as file:
+                try:
+                    _go_on(url, file, size)
+                finally:
+                    have = file.seek(0, os.SEEK_END)
+                    os.fsync(file.fileno())
+            if have >= size and _sha256(part) != sha256:
+                part.unlink()
+                raise DumenetError(
+                    f"What came from {url} is not the file that was expected (its SHA-256 differs), and was deleted: run the "
+                    f"same command again; if it differs again, put the file from a source that you trust at {path}."
+                )
+            if have >= size:
+                os.replace(part, path)
+                return path
+            error = "the connection broke off"
+    except (OSError, HTTPException) as caught:  # urllib's errors are OSErrors
+        if isinstance(caught, OSError) and caught.errno in MENDS:
+            raise refused(f"download to {part}", caught, "what has come is kept") from None
+        error = " ".join(str(caught).split()) or type(caught).__name__
+    have = part.stat().st_size if part.is_file() else 0
+    raise DumenetError(
+        f"{url} could not be downloaded ({error}; {have:,} of {size:,} bytes are here): run the same command again, "
+        f"which goes on from there, or fetch the file by hand and put it at {path}."
+    ) from None
+
+
+def _go_on(url: str, file: BinaryIO, size: int) -> None:
+    """Append to `file` what it lacks of `url`; a server that sends the whole file begins it anew. One MiB too many at most."""
+    if file.tell() >= size:
+        return
+    with urlopen(Request(url, headers={"Range": f"bytes={file.tell()}-"}), timeout=60) as answer:
+        if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
+            if answer.status == 206:
+                raise HTTPException("the server sends another part than was asked for")
+            file.truncate(0)
+        with tqdm(initial=file.tell(), total=size, desc=Path(file.name).stem, unit="B", unit_scale=True) as bar:
+            while file.tell() <= size and (block := answer.read(1 << 20)):
+                bar.update(file.write(block))
+
+
+def _sha256(path: Path) -> str:
+    return content_key(Sample(path.name, "", "good", path))
 
 
 def _tars(source: Path) -> list[Path]:
