@@ -259,7 +259,7 @@ def evaluate_scores(
     for key in METRICS:
         defined = [m[key] for m in per_category.values() if m[key] is not None]
         mean[key], count[key] = (float(np.mean(defined)) if defined else None), len(defined)
-    pooled = metrics(np.arange(len(labels)))
+    pooled = dict(*per_category.values()) if len(per_category) == 1 else metrics(np.arange(len(labels)))
     return {"per_category": per_category, "mean": {**mean, "count": count}, "pooled": pooled}
 
 
