@@ -3,7 +3,7 @@
     python benchmarks/explorer.py        # writes data/results/bench-explorer.json and its section of benchmarks/RESULTS.md
 
 Two models side by side, decoded pictures, features and reconstructions already computed; the browser's own time is not in it.
-The baseline draws the static twin of the same state anew, as `dumenet.widgets.live` does with a figure. The two take turns,
+The baseline draws the static twin of the same state anew, as `dumenet.course.widgets.live` does with a figure. The two take turns,
 so that a drift of the machine hits both.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from dumenet.config import make_config
+from dumenet.course.explorer import Session
+from dumenet.course.pictures import picture_decoder
+from dumenet.course.widgets import explorer, explorer_figure
 from dumenet.experiment import Folders, run
-from dumenet.explorer import Session
-from dumenet.pictures import picture_decoder
 from dumenet.results import machine, write_atomic, write_result
-from dumenet.widgets import explorer, explorer_figure
 
 ROOT = Path(__file__).parents[1]
 TITLE = "The explorer's controls"

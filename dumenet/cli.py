@@ -327,14 +327,14 @@ def _export(args: argparse.Namespace) -> None:
 def _reproduce(args: argparse.Namespace) -> int:
     if args.table:
         return _reproduce_table(args)
-    from dumenet.reproduce import reproduce
+    from dumenet.course.reproduce import reproduce
 
     parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
     return reproduce(args.profile, args.only, parameters, force=args.force, workers=args.workers, scheduler=args.scheduler)
 
 
 def _reproduce_table(args: argparse.Namespace) -> int:
-    from dumenet import jobs, tables
+    from dumenet.paper import jobs, tables
 
     wanted = jobs.plan(args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set))
     failures = jobs.run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
@@ -348,7 +348,7 @@ def _reproduce_table(args: argparse.Namespace) -> int:
 
 
 def _classroom(args: argparse.Namespace) -> None:
-    from dumenet.classroom import classroom, refresh
+    from dumenet.course.classroom import classroom, refresh
 
     if args.readme:
         print(f"Changed: {', '.join(refresh()) or 'nothing'}.")

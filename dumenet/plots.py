@@ -249,7 +249,7 @@ def dots(
 
 
 def table_figure(rows: Sequence[Any]) -> Figure:
-    """A table's rows (`dumenet.tables.Row`): a panel for each metric and part, a dot with its interval for each method,
+    """A table's rows (`dumenet.paper.tables.Row`): a panel for each metric and part, a dot with its interval for each method,
     a cross where the paper prints a value. With more than four parts only their mean is shown.
     """
     metrics = list(dict.fromkeys(r.metric for r in rows))

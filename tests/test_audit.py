@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dumenet import audit
-from dumenet.audit import CANNOT, HOLDS, NOT, NOT_RUN, PART, Evidence
 from dumenet.errors import DumenetError
+from dumenet.paper import audit
+from dumenet.paper.audit import CANNOT, HOLDS, NOT, NOT_RUN, PART, Evidence
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,7 +100,7 @@ def test_claims_are_complete_and_each_has_a_rule():
 
 
 def test_the_document_is_what_the_committed_results_say(evidence):
-    assert (ROOT / "docs" / "AUDIT.md").read_text(encoding="utf-8") == audit.document(evidence), "run: python -m dumenet.audit"
+    assert (ROOT / "docs" / "AUDIT.md").read_text(encoding="utf-8") == audit.document(evidence), "run: python -m dumenet.paper.audit"
 
 
 def test_take_commits_a_measurement_and_writes_the_document(tmp_path, evidence, capsys):

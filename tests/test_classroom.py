@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dumenet import classroom
 from dumenet.cli import main
+from dumenet.course import classroom
 from dumenet.errors import DumenetError
 
 ROOT = Path(__file__).resolve().parents[1]

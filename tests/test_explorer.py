@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score, precision_score, recall_score
 
-from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
-from dumenet.explorer import (
+from dumenet.course.explorer import (
     COLOUR_MAPS,
     Look,
     ReportPainter,
@@ -19,6 +17,8 @@ from dumenet.explorer import (
     position_report,
     stage_map,
 )
+from dumenet.errors import DumenetError
+from dumenet.experiment import Folders, run
 
 
 @pytest.fixture

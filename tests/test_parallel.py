@@ -17,7 +17,7 @@ import torch
 import yaml
 from conftest import TINY, photos
 
-from dumenet import jobs, parallel, tables
+from dumenet import parallel
 from dumenet.cli import main
 from dumenet.config import make_config, to_dict
 from dumenet.data import open_dataset
@@ -25,6 +25,7 @@ from dumenet.errors import DumenetError
 from dumenet.evaluate import score
 from dumenet.experiment import Folders, run, run_name
 from dumenet.models import build_model
+from dumenet.paper import jobs, tables
 from dumenet.train import load_checkpoint, save_checkpoint, train
 
 EPOCHS = 40  # of the run that is killed
@@ -177,7 +178,8 @@ def test_a_gaussian_needs_no_company(tiny, make_features, started):
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from dumenet import jobs, parallel, tables
+from dumenet import parallel
+from dumenet.paper import jobs, tables
 from dumenet.errors import DumenetError
 def work(folder):
     {}

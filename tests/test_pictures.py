@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from dumenet.course.pictures import ALTERED, PictureDecoder, altered, backbone_features, picture_decoder
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
 from dumenet.experiment import Folders
 from dumenet.models import build_model
-from dumenet.pictures import ALTERED, PictureDecoder, altered, backbone_features, picture_decoder
 
 
 @pytest.fixture

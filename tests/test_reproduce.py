@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 from dumenet.cli import main
+from dumenet.course.reproduce import CELL_TIMEOUT, before, reproduce
 from dumenet.errors import DumenetError
-from dumenet.reproduce import CELL_TIMEOUT, before, reproduce
 
 PARAMETERS = 'profile = "quick"\ndata = "factory"'
 
@@ -92,7 +92,7 @@ def test_a_lesson_that_failed_is_not_taken_for_done(home, capfd, monkeypatch):
         failed = "bad" in path.read_text()
         return 0.0, f"{path.name}: cell 1 failed" if failed else None
 
-    monkeypatch.setattr("dumenet.reproduce._execute", execute)
+    monkeypatch.setattr("dumenet.course.reproduce._execute", execute)
     (home / "build" / "notebooks").mkdir(parents=True)
     for cell, code in (("1", 0), ("bad", 1), ("1", 0), ("1", 0)):
         put(home, "00_one", cell)
@@ -103,7 +103,7 @@ def test_a_lesson_that_failed_is_not_taken_for_done(home, capfd, monkeypatch):
 @pytest.mark.parametrize("change", ["parameters", "package", "force"])
 def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
     ran = []
-    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
     reproduce()
     reproduce()
     assert ran == ["00_one", "01_two"]
@@ -116,7 +116,7 @@ def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
 
 def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):
     got = {}
-    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, h, p, bar: (got.update({path.stem: p}), (0.0, None))[1])
+    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, h, p, bar: (got.update({path.stem: p}), (0.0, None))[1])
     reproduce(profile="laptop", parameters={"seed": 5})
     assert got == {"00_one": {"profile": "laptop"}, "01_two": {"profile": "laptop", "seed": 5}}
 
@@ -124,7 +124,7 @@ def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):
 @pytest.mark.parametrize(("only", "expected"), [(["1", "00"], ["00_one", "01_two"]), (["01_two"], ["01_two"])])
 def test_lessons_are_chosen_by_number_or_name_and_run_in_order(home, monkeypatch, only, expected):
     ran = []
-    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
     reproduce(only=only)
     assert ran == expected
 
@@ -142,7 +142,7 @@ def test_a_stamp_holds_what_was_made(home, monkeypatch):
         (home / "data" / "results" / f"{path.stem}.json").write_text("{}")
         return 1.25, None
 
-    monkeypatch.setattr("dumenet.reproduce._execute", execute)
+    monkeypatch.setattr("dumenet.course.reproduce._execute", execute)
     reproduce()
     stamp = json.loads((home / "build" / "notebooks" / ".01_two.json").read_text())
     assert stamp["made"] == ["data/results/01_two.json"] and stamp["seconds"] == 1.2
@@ -217,7 +217,7 @@ def test_a_lesson_that_another_process_is_at_is_waited_for(home, monkeypatch):
     from filelock import FileLock
 
     ran = []
-    monkeypatch.setattr("dumenet.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
     assert reproduce(only=["00"]) == 0
     stamp = home / "build" / "notebooks" / ".00_one.json"
     done = stamp.read_text()
@@ -228,7 +228,7 @@ def test_a_lesson_that_another_process_is_at_is_waited_for(home, monkeypatch):
             stamp.write_text(done)
             return super().acquire(*args, **kwargs)
 
-    monkeypatch.setattr("dumenet.reproduce.FileLock", Other)
+    monkeypatch.setattr("dumenet.course.reproduce.FileLock", Other)
     assert reproduce(only=["00"]) == 0
     assert ran == ["00_one"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dumenet import jobs as jobs_
-from dumenet import tables
 from dumenet.cli import main
 from dumenet.errors import DumenetError
 from dumenet.experiment import Folders
+from dumenet.paper import jobs as jobs_
+from dumenet.paper import tables
 from dumenet.results import PaperValue, read_results
 
 FAST = {"all.features.image_size": 64, "all.device": "cpu"}
@@ -261,7 +261,7 @@ def test_every_column_can_be_planned(home, tree, name):
 def test_the_document_is_what_the_committed_results_say():
     root = Path(__file__).parents[1]
     text, figures = tables.document(read_results(root / "data" / "results"), tables.printed(root))
-    assert (root / "docs" / "TABLES.md").read_text(encoding="utf-8") == text, "run: python -m dumenet.tables"
+    assert (root / "docs" / "TABLES.md").read_text(encoding="utf-8") == text, "run: python -m dumenet.paper.tables"
     assert all((root / "docs" / f"{name}.svg").exists() for name in figures)
 
 

@@ -6,9 +6,9 @@ import pytest
 widgets = pytest.importorskip("ipywidgets", reason="an extra: pip install -e '.[notebooks]'")
 pytest.importorskip("anywidget", reason="an extra: pip install -e '.[notebooks]'")
 
+from dumenet.course.explorer import Session  # noqa: E402
+from dumenet.course.widgets import DumenetError, explorer, live  # noqa: E402
 from dumenet.experiment import Folders, run  # noqa: E402
-from dumenet.explorer import Session  # noqa: E402
-from dumenet.widgets import DumenetError, explorer, live  # noqa: E402
 
 
 def draw(level, flip):

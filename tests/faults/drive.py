@@ -5,10 +5,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from dumenet import experiment, features, jobs
+from dumenet import experiment, features
 from dumenet.config import make_config
+from dumenet.course.reproduce import reproduce
 from dumenet.data import make_factory
-from dumenet.reproduce import reproduce
+from dumenet.paper import jobs
 
 SMALL = {"hidden_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "ffn_dim": 32, "heads": 2}
 CONFIG = make_config(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from conftest import photos
 
-from dumenet import jobs
 from dumenet.data import Dataset
 from dumenet.experiment import Folders
+from dumenet.paper import jobs
 from dumenet.train import train
 
 FULL = "FAULTS" in os.environ

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from dumenet.classroom import classroom
+from dumenet.course.classroom import classroom
 
 ROOT = Path(__file__).resolve().parents[2]
 each_lesson = pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))])

@@ -1,10 +1,10 @@
 """The paper's claims, each with a rule from results to a verdict; docs/AUDIT.md is made from them.
 
-    python -m dumenet.audit                                  # write docs/AUDIT.md from the committed results
-    python -m dumenet.audit --take data/results/11-....json  # commit a measurement of lesson 11 first
+    python -m dumenet.paper.audit                                  # write docs/AUDIT.md from the committed results
+    python -m dumenet.paper.audit --take data/results/11-....json  # commit a measurement of lesson 11 first
 
 A verdict is never typed: a claim is a function of results, and the rule stands beside it. Results that count are the
-paper's own table, records tagged "real", those of `dumenet.tables`, and what lesson 11 measured (`data/results/audit-*.json`).
+paper's own table, records tagged "real", those of `dumenet.paper.tables`, and what lesson 11 measured (`data/results/audit-*.json`).
 """
 
 import argparse
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dumenet.errors import DumenetError
-from dumenet.jobs import TABLES
 from dumenet.metrics import seed_interval
+from dumenet.paper.jobs import TABLES
+from dumenet.paper.tables import Row, against, groups, rows
 from dumenet.results import PaperValue, paper_results, read_results, write_atomic, write_result
-from dumenet.tables import Row, against, groups, rows
 
 HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
 CANNOT, NOT_RUN = "cannot be tested here", "not run yet"
@@ -585,8 +585,8 @@ CLAIMS = (
 
 HEAD = """# Audit: claims against evidence
 
-Made by `python -m dumenet.audit` from `data/paper_results.csv`, `data/results/{real,table,audit}-*.json`;
-change those, or the rules in `dumenet/audit.py`, not this file. Lesson 11 makes the measurements and explains them.
+Made by `python -m dumenet.paper.audit` from `data/paper_results.csv`, `data/results/{real,table,audit}-*.json`;
+change those, or the rules in `dumenet/paper/audit.py`, not this file. Lesson 11 makes the measurements and explains them.
 AUROC in percent, differences in points. A verdict speaks about what was run here, and about no more.
 The last column leads to the files that were asked; each holds every setting, the seed, the data's fingerprint, versions and
 machine, and those of a table the command that makes them again.
@@ -626,8 +626,8 @@ def _links(files: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m dumenet.audit`: write docs/AUDIT.md; with --take commit a record of lesson 11 to the evidence first."""
-    parser = argparse.ArgumentParser(prog="python -m dumenet.audit", description=main.__doc__)
+    """`python -m dumenet.paper.audit`: write docs/AUDIT.md; with --take commit a record of lesson 11 to the evidence first."""
+    parser = argparse.ArgumentParser(prog="python -m dumenet.paper.audit", description=main.__doc__)
     parser.add_argument("--home", type=Path, default=Path("."), help="the checkout")
     parser.add_argument("--take", type=Path, help="a results file of lesson 11")
     options = parser.parse_args(arguments)

@@ -13,8 +13,7 @@ import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dumenet.errors import DumenetError
-from dumenet.explorer import (
+from dumenet.course.explorer import (
     COLOUR_MAPS,
     HIDDEN,
     MEMORIES,
@@ -31,6 +30,7 @@ from dumenet.explorer import (
     shown,
     stage_name,
 )
+from dumenet.errors import DumenetError
 
 __all__ = ["Explorer", "Picture", "explorer", "explorer_figure", "live"]
 

@@ -1,6 +1,6 @@
 """Tables from results files alone: ours beside the paper's, differences, intervals; docs/TABLES.md is made from them.
 
-    python -m dumenet.tables    # write docs/TABLES.md and its figures from the committed results
+    python -m dumenet.paper.tables    # write docs/TABLES.md and its figures from the committed results
 """
 
 import io
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from dumenet.baselines import METHODS
 from dumenet.errors import DumenetError, unknown
-from dumenet.jobs import TABLES, Job
 from dumenet.metrics import METRICS, seed_interval
+from dumenet.paper.jobs import TABLES, Job
 from dumenet.plots import save, table_figure
 from dumenet.results import PaperValue, paper_results, read_results, write_atomic
 
@@ -185,7 +185,7 @@ TITLES = {
 }  # fmt: skip
 HEAD = """# Tables: every method of the paper's tables, run side by side
 
-Made by `python -m dumenet.tables` from `data/results/table-*.json`; run more jobs, or change those, not this file.
+Made by `python -m dumenet.paper.tables` from `data/results/table-*.json`; run more jobs, or change those, not this file.
 Numbers are percent; ± is the half-width of a 95 % interval: other seeds (two or more) and, for image AUROC, another draw of
 test images. In brackets: ours minus what the paper prints for the same method and row. Below each table stand the files that it
 is made from: each holds every setting and, under `command`, the line that makes it again. A figure is drawn from the same rows.
@@ -264,7 +264,7 @@ BUDGET_ROWS = ("students", "steps", "training", "optimiser", "stopping", "backbo
 
 
 def main(home: Path = Path(".")) -> int:
-    """`python -m dumenet.tables`: docs/TABLES.md and its figures from the committed results."""
+    """`python -m dumenet.paper.tables`: docs/TABLES.md and its figures from the committed results."""
     try:
         text, figures = document(read_results(home / "data" / "results"), printed(home))
         for name, made in figures.items():

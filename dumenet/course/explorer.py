@@ -19,11 +19,11 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 from scipy import ndimage
 
+from dumenet.course.pictures import PictureDecoder, backbone_features
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
 from dumenet.evaluate import upsample
 from dumenet.experiment import Outcome
-from dumenet.pictures import PictureDecoder, backbone_features
 from dumenet.plots import LUMA, picture
 
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
