@@ -1,6 +1,7 @@
 """Milliseconds from a moved control of the heatmap explorer to its new pictures, beside a full redraw.
 
-    python benchmarks/explorer.py        # writes data/results/bench-explorer.json and its section of benchmarks/RESULTS.md
+    python benchmarks/explorer.py            # writes data/results/bench-explorer.json and its section of benchmarks/RESULTS.md
+    python benchmarks/explorer.py --quick    # a try, one move of each: prints, writes nothing
 
 Two models side by side, decoded pictures, features and reconstructions already computed; the browser's own time is not in it.
 The baseline draws the static twin of the same state anew, as `dumenet.course.widgets.live` does with a figure. The two take turns,
@@ -10,22 +11,18 @@ so that a drift of the machine hits both.
 import argparse
 import io
 import itertools
-import re
 import statistics
 import time
-from pathlib import Path
 
-import torch
+from report import ROOT, publish, where
 
 from dumenet.config import make_config
 from dumenet.course.explorer import Session
 from dumenet.course.pictures import picture_decoder
 from dumenet.course.widgets import explorer, explorer_figure
 from dumenet.experiment import Folders, run
-from dumenet.results import machine, write_atomic, write_result
 
-ROOT = Path(__file__).parents[1]
-TITLE = "The explorer's controls"
+NAME, TITLE = "bench-explorer", "The explorer's controls"
 LIMIT = 200  # milliseconds
 
 
@@ -50,7 +47,9 @@ def timed(function) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    rounds = 1 if args.quick else args.rounds
     session = make_session()
     app = explorer({"a": session, "b": Session(dict(reversed(session.outcomes.items())), session.pictures)})
     app.controls["other"].value = "no memory"
@@ -60,7 +59,7 @@ def main() -> None:
         explorer_figure(app.session, **vars(app.state)).savefig(io.BytesIO(), format="png", dpi=100, bbox_inches="tight")
 
     values = {
-        "data": ["b", "a"], "category": ["connector", "cap"], "image, first time": images[10 : 13 + args.rounds],
+        "data": ["b", "a"], "category": ["connector", "cap"], "image, first time": images[10 : 13 + rounds],
         "image": images[1:5], "model": ["no memory", "both memories"], "other": ["none", "no memory"],
         "stage": [0, 1, 2, 3, "all"], "threshold": [0.8, 0.9, 1.1, 1.0], "opacity": [0.3, 0.9, 0.6],
         "colour_map": ["viridis", "cividis", "magma"], "row": [2, 5, 9], "column": [3, 6, 10],
@@ -84,32 +83,23 @@ def main() -> None:
             else:
                 control.value = next(turns)
 
-        rows = [(timed(move), timed(redraw)) for _ in range(args.rounds + 2)][2:]  # two rounds to warm up
+        rows = [(timed(move), timed(redraw)) for _ in range(rounds + 2)][2:]  # two rounds to warm up
+        if control is not None:
+            control.value = choices[-1]  # what the next control starts from, however many rounds there were
         seconds[name] = {"explorer": [round(a, 2) for a, _ in rows], "redraw": [round(b, 2) for _, b in rows]}
     rows = []
     for name, both in seconds.items():
         ours, full = (statistics.median(both[k]) for k in ("explorer", "redraw"))
         rows.append({"control": name, "explorer_ms": round(ours, 1), "redraw_ms": round(full, 1), "ratio": round(full / ours, 1)})
-    record = {
-        "name": "bench-explorer", "command": f"python benchmarks/explorer.py --rounds {args.rounds}", "limit_ms": LIMIT,
-        "rows": rows, "milliseconds": seconds, "threads": torch.get_num_threads(), "machine": machine(),
-    }  # fmt: skip
-    write_result(ROOT / "data" / "results" / "bench-explorer.json", record)
     slow = [r["control"] for r in rows if r["explorer_ms"] >= LIMIT]
-    lines = [
-        f"## {TITLE}", "",
-        f"`{record['command']}`, medians of {args.rounds} moves, two models side by side at {session.size} px; "
-        f"{record['machine']['cpu']}, {record['threads']} threads. The baseline draws the whole figure anew. The aim is under {LIMIT} ms: "
-        + (f"missed by {', '.join(slow)}. " if slow else "met by every control. ")
-        + "Raw milliseconds: `data/results/bench-explorer.json`.", "",
+    command = f"python benchmarks/explorer.py --rounds {rounds}"
+    text = [
+        f"`{command}`, medians of {rounds} moves, two models side by side at {session.size} px; {where(NAME)} The baseline draws the whole "
+        f"figure anew. The aim is under {LIMIT} ms: " + (f"missed by {', '.join(slow)}." if slow else "met by every control."), "",
         "| control | explorer, ms | full redraw, ms (baseline) | ratio |", "|---|---|---|---|",
-        *(f"| {r['control'].replace('_', ' ')} | {r['explorer_ms']} | {r['redraw_ms']} | {r['ratio']} |" for r in rows), "",
+        *(f"| {r['control'].replace('_', ' ')} | {r['explorer_ms']} | {r['redraw_ms']} | {r['ratio']} |" for r in rows),
     ]  # fmt: skip
-    text, path = "\n".join(lines), ROOT / "benchmarks" / "RESULTS.md"
-    parts = re.split(r"(?m)^(?=## )", path.read_text())
-    kept = [p.rstrip() + "\n\n" for p in parts if not p.startswith(f"## {TITLE}\n")]
-    write_atomic(path, ("".join(kept) + text).encode())
-    print(text)
+    publish(NAME, TITLE, {"command": command, "limit_ms": LIMIT, "rows": rows, "milliseconds": seconds}, text, args.quick)
 
 
 if __name__ == "__main__":

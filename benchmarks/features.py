@@ -170,11 +170,8 @@ def main() -> None:
         f"Reading the cache in random batches of 8: {cache['images_per_second']:,} images/s, {cache['share_of_a_step']:.2%} of the "
         f"time of the training step that follows ({cache['training_step_images_per_second']} images/s, hidden 128).",
     ]  # fmt: skip
-    if args.quick:
-        print("\n".join(text))
-    else:
-        record = {"command": command, "engines": engines, "backbones": rows, "extraction": whole, "cache": cache, "seconds": seconds}
-        publish(NAME, TITLE, record, text)
+    record = {"command": command, "engines": engines, "backbones": rows, "extraction": whole, "cache": cache, "seconds": seconds}
+    publish(NAME, TITLE, record, text, args.quick)
 
 
 if __name__ == "__main__":

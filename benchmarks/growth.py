@@ -405,7 +405,7 @@ def document(home: Path = ROOT) -> str:
         f"| `check`: hash of an image, CRC of its row | {c['checked'] * 1e3:.3f} ms |",
         f"| `read`: a row of the cache, to float32 | {c['read'] * 1e3:.3f} ms |",
         f"| `work`: training step, hidden 256, {a['channels']} channels (`bench-step.json`) | {c['gflop']:.1f} GFLOP an image |", "",
-        f"*Disk*: 2 bytes x channels x grid² x images. " + ", ".join(f"grid {g}: {t:.2f} TB, {t * a['disk_price']:,.0f} €" for g, t in tera.items())
+        "*Disk*: 2 bytes x channels x grid² x images. " + ", ".join(f"grid {g}: {t:.2f} TB, {t * a['disk_price']:,.0f} €" for g, t in tera.items())
         + f"; index {n * INDEX_LINE / 1e6:.0f} MB; the images themselves come on top.", "",
         f"*Features*: images x (1 / min(backbone, {THREADS} threads / decode) + check) = {c['feature_hours']:.2f} h, "
         f"{c['feature_hours'] * a['price']:.2f} €, at {c['feature_rate']:,.0f} images/s. One process does it, so eight GPUs are no faster.", "",

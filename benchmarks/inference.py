@@ -217,12 +217,9 @@ def main() -> None:
         "", f"Drawing and writing the overlay of `dumenet predict` takes {1000 * statistics.median(drawing):.0f} ms an image more, "
         "whatever computes.",
     ]  # fmt: skip
-    if args.quick:
-        print("\n".join(text))
-        return
     raw = {f"batch {batch}": values for batch, values in seconds.items()} | {"overlay": drawing}
     publish(NAME, TITLE, {"command": command, "engines": engines, "megabytes": sizes, "rows": rows,
-              "stages_ms": stages, "seconds": raw, "stage_seconds": stage_seconds}, text)
+              "stages_ms": stages, "seconds": raw, "stage_seconds": stage_seconds}, text, args.quick)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,7 @@ def main() -> None:
     ]  # fmt: skip
     record = {"images": images, "size": size, "seconds": ways | {"ours": ours}, "pro": {"loop": rough, "ours": metrics["pro"]},
               "difference_from_exact": gap, "bytes_a_pixel": peak}  # fmt: skip
-    if options.quick:
-        print("\n".join(text))
-    else:
-        publish(NAME, TITLE, record, text)
+    publish(NAME, TITLE, record, text, options.quick)
 
 
 if __name__ == "__main__":

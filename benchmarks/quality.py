@@ -235,7 +235,17 @@ TRIES: dict[str, dict[str, Any]] = {  # settings; lr: times the recipe's; and wh
     "no dropout": {"settings": {"model.dropout": 0.0}},
     "bf16": {"settings": {"train.precision": "bf16"}},
     "raw target": {"settings": {"model.target": "raw"}},
+    # a second round, of what won: together, and beside ours with all its epochs
+    "fast, 8 epochs": {"epochs": 8},
+    **{f"{name}, {of}": how | {"settings": {"model.encoder_layers": n, "model.decoder_layers": n}}
+       for of, n in (("2 + 2 layers", 2), ("1 + 1 layers", 1))
+       for name, how in {"warm-up, stable, decay": {"schedule": stable}, "Muon": {"optimizer": muon},
+                         "Muon, warm-up, stable, decay": {"optimizer": muon, "schedule": stable},
+                         "schedule-free AdamW": {"optimizer": lambda m, c, n: ScheduleFree(m.parameters(), c.lr, c.weight_decay, n // 10),
+                                                 "schedule": constant},
+                         "8 epochs": {"epochs": 8}}.items()},
 }  # fmt: skip
+EPOCHS = 4  # of a try: half those of ours
 
 
 def attempt(
@@ -343,14 +353,15 @@ def reached_paper(record: dict[str, Any], seed: int) -> bool:
 
 def tried(record: dict[str, Any]) -> list[str]:
     """The attempts as a table, beside ours."""
-    lines = ["| change | image AUROC | pixel AUROC | training loss | CPU seconds, ratio to ours |", "|---" * 5 + "|"]
+    lines = ["| change | seeds | image AUROC | pixel AUROC | training loss | CPU seconds, ratio to ours |", "|---" * 6 + "|"]
     base = {s: r for key, r in record["tries"].items() for n, s in [key.rsplit("/", 1)] if n == OURS}
     for name in TRIES:
         found = {key.rsplit("/", 1)[1]: r for key, r in record["tries"].items() if key.rsplit("/", 1)[0] == name}
         if found:
             mean = lambda k: statistics.fmean(r[k] for r in found.values())  # noqa: E731
+            spread = lambda k: f"{100 * mean(k):.1f}" + (f" ± {100 * statistics.stdev(r[k] for r in found.values()):.1f}" if len(found) > 1 else "")  # noqa: E731
             ratio = statistics.median(r["seconds"] / base[s]["seconds"] for s, r in found.items() if s in base)
-            lines.append(f"| {name} | {100 * mean('image_auroc'):.1f} | {100 * mean('pixel_auroc'):.1f} | {mean('loss'):.4f} | {ratio:.2f} |")
+            lines.append(f"| {name} | {len(found)} | {spread('image_auroc')} | {spread('pixel_auroc')} | {mean('loss'):.4f} | {ratio:.2f} |")
     return lines
 
 
@@ -362,6 +373,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="epochs between two looks at the paper's recipe")
     parser.add_argument("--cap", type=float, default=25.0, help="times the seconds of ours after which it is given up")
     parser.add_argument("--tries", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=TRIES, metavar="CHANGE", help="of --tries: these alone")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--publish", action="store_true", help="run nothing more, tell what is there")
     parser.add_argument("--quick", action="store_true")
@@ -371,7 +383,7 @@ def main() -> None:
         request = json.loads(args.child)
         function = request.pop("function")
         if function == "attempt":
-            request |= {k: v for k, v in TRIES[request.pop("name")].items() if k != "settings"}
+            request |= {k: v for k, v in TRIES[request.pop("name")].items() if k not in ("settings", "epochs")}
         print(json.dumps({"run": run, "attempt": attempt}[function](**request)))
         return
     base = {"data.source": args.data, "data.categories": args.category, "train.device": args.device, "evaluation.bootstrap": 0}
@@ -393,11 +405,11 @@ def main() -> None:
     if args.tries:
         attempts = record.setdefault("tries", {})
         for seed in () if args.publish else seeds:
-            for title, how in list(TRIES.items())[: 2 if args.quick else None]:
+            for title, how in [(k, TRIES[k]) for k in args.only or TRIES][: 2 if args.quick else None]:
                 key = f"{title}/{seed}"
                 if key not in attempts:
                     settings = base | how.get("settings", {}) | {"train.seed": seed}
-                    attempts[key] = child("attempt", {"settings": settings, "epochs": 1 if args.quick else 4, "name": title})
+                    attempts[key] = child("attempt", {"settings": settings, "epochs": 1 if args.quick else how.get("epochs", EPOCHS), "name": title})
                     attempts[key]["settings"] = settings
                     print(key, attempts[key], flush=True)
                     keep()
@@ -412,7 +424,7 @@ def main() -> None:
     words = [f"--data {args.data} --category {' '.join(args.category)}"] if args.data != "factory" else []
     command = " ".join(["python benchmarks/quality.py", *(["--tries"] if args.tries else []), *words])
     about = (
-        f"What was tried: one change each, half the epochs of `fast` (4), its last epoch; {len({k.rsplit('/', 1)[0] for k in attempts})} of "
+        f"What was tried: one change each, half the epochs of `fast` ({EPOCHS}) where nothing else is said, the last epoch; {len({k.rsplit('/', 1)[0] for k in attempts})} of "
         f"{len(TRIES)} changes have been run, seeds {', '.join(sorted({k.rsplit('/', 1)[1] for k in attempts}))}. Seconds are of training "
         "alone. These test images chose nothing yet."
         if args.tries
@@ -421,10 +433,8 @@ def main() -> None:
         else f"Until the level of `{OURS}` with the same seed; medians of seeds {', '.join(map(str, seeds))}."
     )  # fmt: skip
     text = [f"`{command}`, {what}; {where(name)} {about}", "", *table]
-    if args.quick:
-        print("\n".join(text))
-    else:
-        publish(name, f"{TITLE}: {'what was tried on ' if args.tries else ''}{what}", record | {"command": command}, text)
+    title = f"{TITLE}: {'what was tried on ' if args.tries else ''}{what}"
+    publish(name, title, record | {"command": command}, text, args.quick)
 
 
 if __name__ == "__main__":

@@ -26,16 +26,19 @@ def in_turn(jobs: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -
     return seconds
 
 
-def publish(name: str, title: str, record: dict[str, Any], text: list[str]) -> None:
-    """Write data/results/<name>.json, and the section `title` of RESULTS.md in place of an older one."""
+def publish(name: str, title: str, record: dict[str, Any], text: list[str], quick: bool = False) -> None:
+    """Write data/results/<name>.json, and the section `title` of RESULTS.md in place of an older one; `quick`: print alone."""
+    section = "\n".join([f"## {title}", "", *text, ""])
+    print(section)
+    if quick:
+        return
     record = {"name": name, **record, "threads": torch.get_num_threads(), "machine": machine("cpu")}
     write_result(ROOT / "data" / "results" / f"{name}.json", record)
     path = ROOT / "benchmarks" / "RESULTS.md"
     parts = re.split(r"(?m)^(?=## )", path.read_text())
-    kept = [p.rstrip() + "\n\n" for p in parts if not p.startswith(f"## {title}\n")]
-    section = "\n".join([f"## {title}", "", *text, ""])
-    write_atomic(path, ("".join(kept) + section).encode())
-    print(section)
+    place = next((i for i, part in enumerate(parts) if part.startswith(f"## {title}\n")), len(parts))
+    parts[place : place + 1] = [section]
+    write_atomic(path, ("\n\n".join(part.strip() for part in parts) + "\n").encode())
 
 
 def where(record_name: str) -> str:

@@ -2,6 +2,7 @@
 
     python benchmarks/step.py            # writes data/results/bench-step.json and its section of benchmarks/RESULTS.md
     python benchmarks/step.py --compile  # with rows for torch.compile
+    python benchmarks/step.py --quick    # a try, one round: prints, writes nothing
 
 Setting: hidden 256, 4 + 4 layers, 272 channels, 14 x 14, batch 8, neighbour mask in all three attentions for UniAD.
 The baseline is UniAD's published structure written with `nn.MultiheadAttention`, its mask rebuilt and its positions
@@ -151,12 +152,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's own number")
     parser.add_argument("--compile", action="store_true", help="rows for torch.compile; needs a C++ compiler")
+    parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    rounds, size, batch = (1, 256, 1) if args.quick else (args.rounds, SIZE, BATCH)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     torch.manual_seed(0)
-    x = torch.randn(BATCH, sum(STAGES), GRID, GRID, device=device)
+    x = torch.randn(batch, sum(STAGES), GRID, GRID, device=device)
     settings = {
         "UniAD": {"model__name": "uniad", "model__neighbour_mask": MASKED},
         "DuMeNet": {},
@@ -177,19 +180,19 @@ def main() -> None:
                 steps[key]()
                 first[key] = time.perf_counter() - begin  # of a compiled one: with its start-up
     flops = {name: count_flops(make_step(model.to(device).train(), x, "fp32")) for name, model in start.items()}
-    squares = {precision: torch.randn(SIZE, SIZE, device=device, dtype=type_) for precision, type_ in TYPES.items()}
+    squares = {precision: torch.randn(size, size, device=device, dtype=type_) for precision, type_ in TYPES.items()}
     products = {("matrix product", p): lambda a=a: (a @ a)[0, 0].item() for p, a in squares.items()}
     losses: dict[Any, list[float]] = {key: [] for key in steps}
     jobs = {key: lambda key=key: losses[key].append(steps[key]()) for key in steps}
-    seconds = in_turn({**products, **jobs}, args.rounds, warm_up=1)
-    peak = {p: 2 * SIZE**3 / min(seconds["matrix product", p]) for p in TYPES}  # FLOP/s
+    seconds = in_turn({**products, **jobs}, rounds, warm_up=1)
+    peak = {p: 2 * size**3 / min(seconds["matrix product", p]) for p in TYPES}  # FLOP/s
     best = {key: min(seconds[key]) for key in steps}  # like the peak; a machine is not always alone with this
     base = best[BASELINE, "fp32"]
     rows = []
     for (name, precision), took in best.items():
         plain = name.removesuffix(", compiled")
         row = {
-            "model": name, "precision": precision, "images_per_second": round(BATCH / took, 2),
+            "model": name, "precision": precision, "images_per_second": round(batch / took, 2),
             "ratio_to_baseline": round(base / took, 2), "gflop_per_step": round(flops[plain] / 1e9, 1),
             "share_of_peak": round(flops[plain] / took / peak[precision], 3),
             "loss": round(losses[name, precision][-1], 4),
@@ -212,17 +215,17 @@ def main() -> None:
         record["profile"] = {", ".join(key): profiled(steps[key]) for key in chosen}
     name = "bench-step" if device.type == "cpu" else f"bench-step-{device.type}"
     title = "One training step" if device.type == "cpu" else f"One training step, {device.type}"
-    publish(name, title, record, in_words(name, record, args.rounds))
+    publish(name, title, record, in_words(name, record, rounds, size), args.quick)
 
 
-def in_words(name: str, record: dict[str, Any], rounds: int) -> list[str]:
+def in_words(name: str, record: dict[str, Any], rounds: int, size: int) -> list[str]:
     """The lines of the section in RESULTS.md."""
     rows, peak = record["rows"], record["peak_gflop_per_second"]
     met = lambda key, aim: [f"{r['model']} in {r['precision']}" for r in rows if r[key] >= aim]  # noqa: E731
     fast, full = met("ratio_to_baseline", TIMES), met("share_of_peak", SHARE)
     errors = ", ".join(f"{model} {error:.1%}" for model, error in record["bf16_error"].items())
     lines = [
-        f"`{record['command']}`, the best of {rounds} rounds in turn; {where(name)} A matrix product of {SIZE} x {SIZE} "
+        f"`{record['command']}`, the best of {rounds} rounds in turn; {where(name)} A matrix product of {size} x {size} "
         f"reaches at best {peak['fp32']:.0f} GFLOP/s in fp32 and {peak['bf16']:.0f} in bf16. The aims are {TIMES:g} times the baseline's "
         f"images/s, met by {', '.join(fast) or 'none'}; and {SHARE:.0%} of the peak in the same precision, met by "
         f"{', '.join(full) or 'none'}.", "",
