@@ -244,6 +244,11 @@ TRIES: dict[str, dict[str, Any]] = {  # settings; lr: times the recipe's; and wh
                          "schedule-free AdamW": {"optimizer": lambda m, c, n: ScheduleFree(m.parameters(), c.lr, c.weight_decay, n // 10),
                                                  "schedule": constant},
                          "8 epochs": {"epochs": 8}}.items()},
+    # a third: without dropout too
+    **{f"{name}, no dropout, {of}": how | {"settings": {"model.encoder_layers": n, "model.decoder_layers": n, "model.dropout": 0.0}}
+       for of, n in (("2 + 2 layers", 2), ("1 + 1 layers", 1))
+       for name, how in {"warm-up, stable, decay": {"schedule": stable}, "8 epochs, warm-up, stable, decay": {"schedule": stable, "epochs": 8},
+                         "Muon, warm-up, stable, decay": {"optimizer": muon, "schedule": stable}}.items()},
 }  # fmt: skip
 EPOCHS = 4  # of a try: half those of ours
 

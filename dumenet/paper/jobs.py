@@ -419,7 +419,7 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     scores, pooled = scores_of(method, dataset)
     scored = time.perf_counter()
     size = job.settings.features.image_size
-    masks = np.stack([load_mask(s, size) for s in dataset.test]) if dataset.has_masks else None
+    masks = [load_mask(s, size) for s in dataset.test] if dataset.has_masks else None
     labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
     metrics = evaluate_scores(labels, scores.image, categories, masks, scores.maps, seed=job.settings.seed)
     state.unlink(missing_ok=True)
