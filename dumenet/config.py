@@ -79,7 +79,7 @@ class TrainConfig:
     epochs: int = 8
     batch_size: int = 8
     lr: float = 1e-3
-    schedule: Literal["onecycle", "step"] = "onecycle"
+    schedule: Literal["onecycle", "stable", "step"] = "onecycle"  # stable: a tenth of the steps up, level, a fifth down
     step_epoch: int = 500  # schedule "step": the learning rate is divided by 10 every so many epochs
     clip: float = 1.0  # largest norm of the gradient
     holdout: float = 0.1  # share of normal training images kept out, for the verdict's threshold

@@ -70,9 +70,12 @@ def split_holdout(features: Features, share: float, seed: int) -> tuple[Features
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> Any:
-    """One-cycle over all steps (a tenth of them to climb), or the learning rate divided by ten every `step_epoch` epochs."""
+    """Learning rate of each step: "onecycle" over all of them, a tenth to climb; "stable": a tenth to climb, level, the last fifth
+    down to nearly 0 (warm-up, stable, decay: Hu et al. 2024, MiniCPM, section 4); "step": divided by ten every `step_epoch` epochs."""
+    total = steps * config.epochs
+    if config.schedule == "stable":
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, (k + 1) / total * 10, (total - k) / total * 5))
     if config.schedule == "onecycle":
-        total = steps * config.epochs
         climb = max(0.1, 1.5 / max(total, 2))  # of ten steps or fewer, a tenth would be none: torch divides by it
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=climb)
     return torch.optim.lr_scheduler.StepLR(optimizer, config.step_epoch * steps)

@@ -106,14 +106,27 @@ def test_onecycle_climbs_and_falls_over_the_whole_run(tiny):
     assert lr.index(max(lr)) == 9  # a tenth of the steps
 
 
+def test_stable_climbs_stays_and_falls(tiny):
+    config = tiny(train__epochs=10, train__lr=0.01, train__schedule="stable").train
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], config.lr)
+    schedule, lr = make_schedule(optimizer, config, 10), []
+    for _ in range(100):
+        lr.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert lr[:10] == pytest.approx([0.001 * k for k in range(1, 11)]) and lr[9:81] == pytest.approx([0.01] * 72)
+    assert lr[80:] == pytest.approx([0.0005 * k for k in range(20, 0, -1)]) and schedule.get_last_lr() == [0]
+
+
 def test_step_divides_by_ten(go):
     trained = go(train__schedule="step", train__step_epoch=2, train__epochs=5, train__lr=0.01)
     assert trained.history["lr"] == pytest.approx([0.01, 0.001, 0.001, 0.0001, 0.0001])  # at each epoch's end
 
 
+@pytest.mark.parametrize("schedule", ["onecycle", "stable"])
 @pytest.mark.parametrize("epochs", range(1, 13))
-def test_a_run_of_a_few_steps_is_no_error(go, make_features, epochs):
-    history = go(features=make_features(2), train__epochs=epochs).history  # one step an epoch
+def test_a_run_of_a_few_steps_is_no_error(go, make_features, epochs, schedule):
+    history = go(features=make_features(2), train__epochs=epochs, train__schedule=schedule).history  # one step an epoch
     assert len(history["loss"]) == epochs and all(lr >= 0 for lr in history["lr"])
 
 
@@ -183,7 +196,7 @@ def test_refuses_another_precision():
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"train__schedule": "step", "train__step_epoch": 2}, {"model__name": "conv"}, {"train__precision": "bf16"},
+    {}, {"train__schedule": "step", "train__step_epoch": 2}, {"train__schedule": "stable"}, {"model__name": "conv"}, {"train__precision": "bf16"},
 ])  # fmt: skip
 def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
     settings |= {"train__epochs": 4}
