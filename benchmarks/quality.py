@@ -5,11 +5,11 @@
     python benchmarks/quality.py --tries --data data/real --category tire   # variants of ours, at half its epochs
     python benchmarks/quality.py --quick                              # a tiny slice of both: prints, writes nothing
 
-Seconds are CPU seconds of the process and all its threads, from the image files on: features of the training images, then
-training. Looking at the test images is not counted. Ours has a budget that is fixed beforehand and is looked at once, at its
-end. The paper's recipe is looked at after every `--every` epochs; its time is that of the first look with which it has reached
-the level, which favours it, and it is given up after `--cap` times the seconds of ours. Where `--level` is not given and the
-data are not bottle, the level is what ours has at its end with the same seed. Each run is a process of its own; what the
+Seconds are CPU seconds of the process and all its threads (on a GPU: of the clock), from the image files on: features of the training images, then
+training. Looking at the test images is not counted. Ours, `laptop` and `fast`, have a budget that is fixed beforehand and are looked at once, at
+its end. The paper's recipe is looked at after every `--every` epochs; its time is that of the first look with which it has reached
+the level, which favours it, and it is given up after `--cap` times the seconds of `laptop`. Where the data are not bottle, the level
+is what `laptop` has at its end with the same seed. Each run is a process of its own; what the
 results file holds already is not run again.
 """
 
@@ -31,18 +31,22 @@ import torch
 from report import ROOT, publish, where
 from torch import nn
 
-from dumenet.config import config_from_dict, merge
+from dumenet.config import config_from_dict, load_config, merge
 from dumenet.experiment import Folders, evaluate, load_data
 from dumenet.features import Backbone, extract
 from dumenet.models import build_model
 from dumenet.models.layers import DecoderLayer, EncoderLayer
 from dumenet.results import write_result
-from dumenet.train import Trained, split_holdout, train
+from dumenet.train import Trained, pick_device, split_holdout, train
 
 TITLE = "Time to quality"
 LEVEL = {"image_auroc": 0.99, "pixel_auroc": 0.97}  # of bottle
-OURS = "fast"
-RECIPES = {"paper": {"train.recipe": "paper", "model.target": "raw"}, OURS: {}}
+BASE, OURS = "fast", "laptop"  # what is tried is tried on BASE
+SHORT = load_config(ROOT / "dumenet" / "configs" / f"{OURS}.yaml")
+RECIPES = {
+    "paper": {"train.recipe": "paper", "model.target": "raw"}, BASE: {},
+    OURS: {f"{section}.{key}": value for section, values in SHORT.items() for key, value in values.items()},
+}  # fmt: skip
 
 
 # --- one run, in a process of its own
@@ -52,14 +56,19 @@ class Enough(Exception):
     """A run that is watched has reached its level, or its cap."""
 
 
+def clock_of(config: Any) -> Callable[[], float]:
+    """Another process of the machine costs no CPU seconds; a GPU's work has none."""
+    return time.process_time if pick_device(config.train.device).type == "cpu" else time.perf_counter
+
+
 def prepared(settings: dict[str, Any], cache: str) -> tuple:
     """Configuration, data set, features to train on (from files, timed) and to test on, channels of the stages, seconds."""
     config = config_from_dict(merge({}, settings))
-    dataset = load_data(config, Folders(ROOT))
-    start = time.process_time()
-    backbone = Backbone(config.features)
+    dataset, clock = load_data(config, Folders(ROOT)), clock_of(config)
+    start = clock()
+    backbone = Backbone(config.features).to(pick_device(config.train.device))
     features = extract(dataset.train, backbone, cache, progress=False)
-    seconds = time.process_time() - start
+    seconds = clock() - start
     keep, _ = split_holdout(features, config.train.holdout, config.train.seed)
     return config, dataset, keep, extract(dataset.test, backbone, cache, progress=False), backbone.stage_channels, seconds
 
@@ -78,17 +87,18 @@ def run(settings: dict[str, Any], level: dict[str, float] | None, every: int, ca
     """Train by the package; with a level, look every so many epochs until it is reached, else once at the end."""
     with tempfile.TemporaryDirectory() as cold:
         config, dataset, keep, test, channels, feature_seconds = prepared(settings, cold)
-        seen, paused, start = [], 0.0, time.process_time()
+        clock = clock_of(config)
+        seen, paused, start = [], 0.0, clock()
 
         def look(epoch: int, model: nn.Module) -> None:
             nonlocal paused
-            now = time.process_time()
+            now = clock()
             spent = feature_seconds + now - start - paused
             if (epoch + 1) % every == 0 or epoch + 1 == config.train.epochs:
                 seen.append({"epoch": epoch + 1, "seconds": round(spent, 2)} | looked(config, model, dataset, test, channels))
                 if level and (reached(seen[-1], level) or spent > cap):
                     raise Enough
-            paused += time.process_time() - now
+            paused += clock() - now
 
         try:
             trained = train(config, keep, channels, on_epoch=look if level else None, progress=False)
@@ -217,7 +227,7 @@ def quiet_start(model: nn.Module) -> None:
 
 
 TRIES: dict[str, dict[str, Any]] = {  # settings; lr: times the recipe's; and what the loop below knows
-    OURS: {},
+    BASE: {},
     "warm-up, stable, decay": {"schedule": stable},
     "batch 16": {"settings": {"train.batch_size": 16}, "lr": 2**0.5}, "batch 32": {"settings": {"train.batch_size": 32}, "lr": 2},
     "batch 64": {"settings": {"train.batch_size": 64}, "lr": 8**0.5},
@@ -261,15 +271,17 @@ def attempt(
     config, dataset, keep, test, channels, _ = prepared(settings | {"train.epochs": epochs}, str(ROOT / "build" / "cache"))
     c = replace(config.train, lr=config.train.lr * lr)
     torch.manual_seed(c.seed)
-    net = build_model(config.model, channels, config.features.grid)
+    net, device = build_model(config.model, channels, config.features.grid), pick_device(c.device)
     if model:
         model(net)
     if config.model.target == "standardised":
         mean, std = keep.channel_statistics()
         net.standardise.mean.copy_(mean), net.standardise.std.copy_(std)
+    net.to(device)
     steps = -(-len(keep) // c.batch_size) * c.epochs
     made, mean_net, step, losses = optimizer(net, c, steps), copy.deepcopy(net), 0, []
-    rates, start = [g["lr"] for g in made.param_groups], time.process_time()
+    clock = clock_of(config)
+    rates, start = [g["lr"] for g in made.param_groups], clock()
     for _ in range(c.epochs):
         net.train()
         for index in torch.randperm(len(keep)).split(c.batch_size):
@@ -278,8 +290,8 @@ def attempt(
                 group["lr"] = rate * schedule(share)
             if jitter:
                 net.config = replace(config.model, jitter=config.model.jitter * jitter(share))
-            with torch.autocast("cpu", torch.bfloat16, enabled=c.precision == "bf16"):
-                result = net(keep.batch(index))
+            with torch.autocast(device.type, torch.bfloat16, enabled=c.precision == "bf16"):
+                result = net(keep.batch(index).to(device))
             loss = nn.functional.mse_loss(result.features.float(), result.target.float())
             made.zero_grad()
             loss.backward()
@@ -296,7 +308,7 @@ def attempt(
     if average:
         mean_net.standardise = net.standardise
         net = mean_net
-    spent = time.process_time() - start
+    spent = clock() - start
     found = looked(config, net.eval(), dataset, test, channels)
     return {"seconds": round(spent, 2), "loss": statistics.fmean(losses[-len(losses) // c.epochs :]), "images": len(keep)} | found
 
@@ -337,16 +349,17 @@ def told(record: dict[str, Any], seeds: list[int], level: dict | None) -> list[s
     for name in RECIPES:
         found = [record["runs"][f"{name}/{s}"] for s in seeds if f"{name}/{s}" in record["runs"]]
         ends = [r["seen"][-1] for r in found]
-        arrived = [not r["level"] or reached(r["seen"][-1], r["level"]) for r in found]
+        arrived = [reached(r["seen"][-1], r["level"] or level or {}) for r in found]  # ours on other data sets the level
         times[name] = [e["seconds"] for e in ends]
-        at_least = "" if all(arrived) else "more than "
+        at_least = "more than " if name == "paper" and not all(arrived) else ""
         ratios = [p / t for p, t in zip(times["paper"], times[name])]
         least = "" if all(reached_paper(record, s) for s in seeds) else "more than "
+        missed = "" if all(arrived) or name == "paper" else f"; {len(arrived) - sum(arrived)} of {len(arrived)} below the level"
         span = lambda k: f"{100 * min(e[k] for e in ends):.1f} to {100 * max(e[k] for e in ends):.1f}"  # noqa: E731
         lines.append(
             f"| {name} | {at_least}{statistics.median(e['epoch'] for e in ends):g} | {at_least}{statistics.median(times[name]):.0f} | "
             f"{statistics.median(r['features'] for r in found):.1f} | {span('image_auroc')} | {span('pixel_auroc')} | "
-            + ("1" if name == "paper" else f"{least}{statistics.median(ratios):.1f}") + " |"
+            + ("1" if name == "paper" else f"{least}{statistics.median(ratios):.1f}{missed}") + " |"
         )
     return lines
 
@@ -359,7 +372,7 @@ def reached_paper(record: dict[str, Any], seed: int) -> bool:
 def tried(record: dict[str, Any]) -> list[str]:
     """The attempts as a table, beside ours."""
     lines = ["| change | seeds | image AUROC | pixel AUROC | training loss | CPU seconds, ratio to ours |", "|---" * 6 + "|"]
-    base = {s: r for key, r in record["tries"].items() for n, s in [key.rsplit("/", 1)] if n == OURS}
+    base = {s: r for key, r in record["tries"].items() for n, s in [key.rsplit("/", 1)] if n == BASE}
     for name in TRIES:
         found = {key.rsplit("/", 1)[1]: r for key, r in record["tries"].items() if key.rsplit("/", 1)[0] == name}
         if found:
@@ -392,7 +405,7 @@ def main() -> None:
         print(json.dumps({"run": run, "attempt": attempt}[function](**request)))
         return
     base = {"data.source": args.data, "data.categories": args.category, "train.device": args.device, "evaluation.bootstrap": 0}
-    what = f"{Path(args.data).name}-{'+'.join(args.category)}"
+    what = f"{Path(args.data).name}-{'+'.join(args.category)}" + ("" if args.device == "cpu" else f"-{args.device}")
     kind, seeds = ("tries" if args.tries else "time"), args.seeds
     name = f"bench-quality-{kind}-{what}"
     path = ROOT / "data" / "results" / f"{name}.json"
@@ -427,15 +440,15 @@ def main() -> None:
             sys.exit("No run of the paper's recipe has ended yet: leave out --publish.")
         table = told(record, seeds, level)
     words = [f"--data {args.data} --category {' '.join(args.category)}"] if args.data != "factory" else []
-    command = " ".join(["python benchmarks/quality.py", *(["--tries"] if args.tries else []), *words])
+    command = " ".join(["python benchmarks/quality.py", *(["--tries"] if args.tries else []), *words, *([] if args.device == "cpu" else ["--device", args.device])])
     about = (
         f"What was tried: one change each, half the epochs of `fast` ({EPOCHS}) where nothing else is said, the last epoch; {len({k.rsplit('/', 1)[0] for k in attempts})} of "
         f"{len(TRIES)} changes have been run, seeds {', '.join(sorted({k.rsplit('/', 1)[1] for k in attempts}))}. Seconds are of training "
-        "alone. These test images chose nothing yet."
+        "alone. From this table `laptop` was chosen: of the changes with three seeds, the highest AUROCs at less time than `fast` with these epochs."
         if args.tries
         else f"Until image AUROC {LEVEL['image_auroc']} and pixel AUROC {LEVEL['pixel_auroc']}; medians of seeds "
         f"{', '.join(map(str, seeds))}, AUROC from the least to the largest." if level
-        else f"Until the level of `{OURS}` with the same seed; medians of seeds {', '.join(map(str, seeds))}."
+        else f"Until the level that `{OURS}` ends with, seed by seed; medians of seeds {', '.join(map(str, seeds))}."
     )  # fmt: skip
     text = [f"`{command}`, {what}; {where(name)} {about}", "", *table]
     title = f"{TITLE}: {'what was tried on ' if args.tries else ''}{what}"

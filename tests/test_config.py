@@ -44,13 +44,22 @@ def test_recipes():
     assert make_config(train__recipe="fast").train == make_config().train
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_packaged_configs_follow_the_paper(path):
-    config = config_from_dict(load_config(path))
+PAPER = {"mvtec_ad": (700, 500, 133, "max"), "cifar10": (1000, 800, 131, "mean")}
+
+
+def test_packaged_configs():
+    assert {p.stem for p in CONFIGS.glob("*.yaml")} == {*PAPER, "laptop"}
+    short, default = (to_dict(c) for c in (config_from_dict(load_config(CONFIGS / "laptop.yaml")), make_config()))
+    changed = {f"{s}.{k}" for s, values in short.items() for k, v in values.items() if v != default[s][k]}
+    assert changed == {"model.encoder_layers", "model.decoder_layers", "model.dropout", "train.schedule"}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_packaged_configs_follow_the_paper(name):
+    config = config_from_dict(load_config(CONFIGS / f"{name}.yaml"))
     assert config.features.backbone == "tf_efficientnet_b4.aa_in1k"
     assert (config.train.lr, config.train.batch_size, config.train.weight_decay) == (1e-4, 8, 1e-4)
-    expected = {"mvtec_ad": (700, 500, 133, "max"), "cifar10": (1000, 800, 131, "mean")}[path.stem]
-    assert (config.train.epochs, config.train.step_epoch, config.train.seed, config.evaluation.pooling) == expected
+    assert (config.train.epochs, config.train.step_epoch, config.train.seed, config.evaluation.pooling) == PAPER[name]
 
 
 def test_contamination_is_a_share_and_off_by_default():
