@@ -97,7 +97,7 @@ def make_step(model: nn.Module, x: Tensor, precision: str, forward: Callable | N
 
     def step() -> float:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out, target = (forward or model)(x)[:2]
+            out, target = (model if forward is None else forward)(x)[:2]
             loss = nn.functional.mse_loss(out.float(), target.float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
