@@ -31,7 +31,7 @@ import torch
 from report import ROOT, publish, where
 from torch import nn
 
-from dumenet.config import config_from_dict, load_config, merge
+from dumenet.config import CONFIGS, config_from_dict, load_config, merge
 from dumenet.experiment import Folders, evaluate, load_data
 from dumenet.features import Backbone, extract
 from dumenet.models import build_model
@@ -42,7 +42,7 @@ from dumenet.train import Trained, pick_device, split_holdout, train
 TITLE = "Time to quality"
 LEVEL = {"image_auroc": 0.99, "pixel_auroc": 0.97}  # of bottle
 BASE, OURS = "fast", "laptop"  # what is tried is tried on BASE
-SHORT = load_config(ROOT / "dumenet" / "configs" / f"{OURS}.yaml")
+SHORT = load_config(CONFIGS / f"{OURS}.yaml")
 RECIPES = {
     "paper": {"train.recipe": "paper", "model.target": "raw"}, BASE: {},
     OURS: {f"{section}.{key}": value for section, values in SHORT.items() for key, value in values.items()},

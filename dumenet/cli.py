@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from dumenet.config import CONFIGS
 from dumenet.errors import MENDS, DumenetError, refused, unknown
 
-CONFIGS = Path(__file__).parent / "configs"
 EXAMPLES = """examples:
   dumenet data make                                  generate the embedded factory data set in data/factory
   dumenet data check photos/                         list every problem of a folder at once
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   dumenet train --data mvtec/ --category bottle tire one unified model for two categories
   dumenet train --data mvtec/ --separate             one model for each category
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
+  dumenet train --config laptop --data photos/       half the layers and no dropout: less than half the time
   dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
   dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/

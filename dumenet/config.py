@@ -113,6 +113,8 @@ class Config:
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
 
+CONFIGS = Path(__file__).parent / "configs"  # YAML files that come with the package
+
 # What a preset or recipe sets, unless the user sets the field as well (facts: paper page, released config).
 PRESETS: dict[tuple[type, str], dict[str, dict[str, Any]]] = {
     (ModelConfig, "preset"): {

@@ -12,11 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from dumenet.config import FeatureConfig, config_from_dict, load_config
+from dumenet.config import CONFIGS, FeatureConfig, config_from_dict, load_config
 from dumenet.errors import DumenetError
 
 EXTRAS = ("notebooks", "test", "fast")  # what `make install` and environment.yml take
-CONFIGS = Path(__file__).parent / "configs"
 DISK = 2e9  # bytes: the factory, caches and checkpoints of the lessons, and some more
 
 
@@ -134,7 +133,7 @@ def _weights() -> Iterator[Finding]:
     yield Finding("weights", "ok" if cached else "none", f"in the hubs' caches: {', '.join(cached) or 'none'}")
     for path in sorted(CONFIGS.glob("*.yaml")):
         name = config_from_dict(load_config(path)).features.backbone
-        if name not in cached:
+        if name not in (config.backbone, *cached):  # the default's weights come with the installation
             mend = "comes from the hub at first use; without a network set features.weights to a file"
             yield Finding("weights", "none", f"{name}, of --config {path.stem}: {mend}")
 

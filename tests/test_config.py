@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import yaml
 
-from dumenet.cli import CONFIGS, _pairs
-from dumenet.config import Config, ModelConfig, config_from_dict, load_config, make_config, merge, to_dict
+from dumenet.cli import _pairs
+from dumenet.config import CONFIGS, Config, ModelConfig, config_from_dict, load_config, make_config, merge, to_dict
 from dumenet.errors import DumenetError, unknown
 
 

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from dumenet.baselines import METHODS, Method, Scores
-from dumenet.config import Config, DataConfig, config_from_dict, to_dict
+from dumenet.config import CONFIGS, Config, DataConfig, config_from_dict, load_config, to_dict
 from dumenet.data import SPLITS, Dataset, fingerprint, load_mask
 from dumenet.errors import DumenetError, refused, unknown
 from dumenet.experiment import Folders, load_data
@@ -57,6 +57,7 @@ MVTEC = {  # the paper's columns in its order; below them what it does not have
     "DuMeNet": reconstruction(),
     "FCDD": Column("fcdd"), "PANDA": Column("panda"), "PatchCore": Column("patchcore"), "Dinomaly": Column("dinomaly"),
     "Gaussian": reconstruction(name="gaussian"), "PaDiM, ridge 1": Column("padim", {"ridge": 1.0}),
+    "DuMeNet, laptop": Column("reconstruction", load_config(CONFIGS / "laptop.yaml")),
 }  # fmt: skip
 CHOSEN = {  # of the columns RECIPES below: the highest mean on CIFAR-10's held-out training classes, "stage 4 at 7"
     "features": {"stages": [4], "grid": 7}, "model": {"encoder_layers": 2, "decoder_layers": 2}, "evaluation": {"pooling": "mean"},
