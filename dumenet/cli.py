@@ -294,16 +294,22 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _run_label(record: dict[str, Any]) -> str:
-    """Categories, model, and every model option that is not the default."""
+    """Categories, model, and every option that is not the default or what its preset or recipe sets."""
     from dumenet.config import make_config, to_dict
 
-    default, model = to_dict(make_config().model), record["config"]["model"]
-    options = [f"{k} {v}" for k, v in model.items() if v != default[k] and k not in ("name", "neighbour_mask")]
-    data = record["config"]["data"]
+    config = record["config"]
+    chosen = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}
+    default = to_dict(make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"]))
+    usual = to_dict(make_config())
+    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "devices", "nodes", "bootstrap")
+    options = [f"{k} {v}" for k, v in chosen.items() if v not in (usual["model"]["preset"], usual["train"]["recipe"])]
+    for part in ("model", "features", "train", "evaluation"):
+        options += [f"{k} {v}" for k, v in config[part].items() if k not in hidden and v != default[part][k]]
+    data = config["data"]
     if any(data.get(k) for k in ("contamination", "contamination_reserve")):  # records older than these lack them
         options.append(f"contamination {data['contamination']:g}")
     categories = " + ".join(c for c in record["metrics"]["per_category"])
-    return f"{categories}: {', '.join([model['name'], *options])}"
+    return f"{categories}: {', '.join([config['model']['name'], *options])}"
 
 
 def _predict(args: argparse.Namespace) -> int:

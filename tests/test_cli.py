@@ -99,6 +99,19 @@ def test_train_separately_with_two_seeds(home, tree, tiny_yaml, capsys):
     assert "| bolt: dumenet, memory_mode channel" in out and out.count("(n=2)") == 2 * 7
 
 
+def test_runs_that_differ_in_how_they_were_trained_have_rows_of_their_own(home, tree, tiny_yaml, capsys):
+    command = ["train", "--config", str(tiny_yaml), "--data", str(tree), "--category", "bolt"]
+    for settings in (["train.schedule=stable"], ["train.recipe=paper", "train.epochs=1"]):
+        assert main([*command, "--set", *settings]) == 0
+    capsys.readouterr()
+    assert main(["table"]) == 0
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 2
+    assert [("schedule stable" in row, "recipe paper" in row, "lr" in row) for row in rows] in (
+        [(True, False, False), (False, True, False)], [(False, True, False), (True, False, False)],
+    )  # fmt: skip
+
+
 def test_what_is_not_defined_is_said(home, tree, tiny_yaml, capsys):
     shutil.rmtree(tree / "felt" / "test" / "hole")
     shutil.rmtree(tree / "felt" / "ground_truth")
