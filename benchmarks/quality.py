@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data data/real --category bottle   # level: image AUROC 0.99, pixel AUROC 0.97
     python benchmarks/quality.py                                      # embedded set, all categories in one model
-    python benchmarks/quality.py --tries --data data/real --category tire   # variants of ours, at half its epochs
+    python benchmarks/quality.py --tries --data data/real --category tire   # variants of `fast`, at half its epochs
     python benchmarks/quality.py --quick                              # a tiny slice of both: prints, writes nothing
 
 Seconds are CPU seconds of the process and all its threads (on a GPU: of the clock), from the image files on: features of the training images, then
@@ -371,7 +371,7 @@ def reached_paper(record: dict[str, Any], seed: int) -> bool:
 
 def tried(record: dict[str, Any]) -> list[str]:
     """The attempts as a table, beside ours."""
-    lines = ["| change | seeds | image AUROC | pixel AUROC | training loss | CPU seconds, ratio to ours |", "|---" * 6 + "|"]
+    lines = ["| change | seeds | image AUROC | pixel AUROC | training loss | CPU seconds, ratio to the first row |", "|---" * 6 + "|"]
     base = {s: r for key, r in record["tries"].items() for n, s in [key.rsplit("/", 1)] if n == BASE}
     for name in TRIES:
         found = {key.rsplit("/", 1)[1]: r for key, r in record["tries"].items() if key.rsplit("/", 1)[0] == name}
@@ -442,9 +442,9 @@ def main() -> None:
     words = [f"--data {args.data} --category {' '.join(args.category)}"] if args.data != "factory" else []
     command = " ".join(["python benchmarks/quality.py", *(["--tries"] if args.tries else []), *words, *([] if args.device == "cpu" else ["--device", args.device])])
     about = (
-        f"What was tried: one change each, half the epochs of `fast` ({EPOCHS}) where nothing else is said, the last epoch; {len({k.rsplit('/', 1)[0] for k in attempts})} of "
-        f"{len(TRIES)} changes have been run, seeds {', '.join(sorted({k.rsplit('/', 1)[1] for k in attempts}))}. Seconds are of training "
-        "alone. From this table `laptop` was chosen: of the changes with three seeds, the highest AUROCs at less time than `fast` with these epochs."
+        f"What was tried: first one change each, then together what had won; half the epochs of `fast` ({EPOCHS}) where nothing else is said, the last epoch; {len({k.rsplit('/', 1)[0] for k in attempts})} of "
+        f"{len(TRIES)} variants have been run, seeds {', '.join(sorted({k.rsplit('/', 1)[1] for k in attempts}))}. Seconds are of training "
+        "alone. From this table `laptop` was chosen: of the variants with three seeds, the highest AUROCs at less time than `fast` with these epochs."
         if args.tries
         else f"Until image AUROC {LEVEL['image_auroc']} and pixel AUROC {LEVEL['pixel_auroc']}; medians of seeds "
         f"{', '.join(map(str, seeds))}, AUROC from the least to the largest." if level

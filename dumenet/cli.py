@@ -21,12 +21,12 @@ EXAMPLES = """examples:
   dumenet train --data mvtec/ --category bottle tire one unified model for two categories
   dumenet train --data mvtec/ --separate             one model for each category
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
-  dumenet train --config laptop --data photos/       half the layers and no dropout: less than half the time
+  dumenet train --config laptop --data photos/       half the layers, no dropout: less than half the training
   dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
   dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
   dumenet export build/runs/.../checkpoint.pt --out model.onnx
-  dumenet reproduce --only 00 01 -p epochs=3         run lessons headless
+  dumenet reproduce --only 00 01 -p seed=3           run lessons headless
   dumenet reproduce --workers 2                      all lessons, by two processes
   dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
@@ -36,7 +36,8 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 a lesson failed, 2 bad input (one sentence on stderr)."""
+    """Entry point; returns the exit code: 0 done, 1 a lesson, a job, a check or the doctor found something wrong, 2 bad input (one
+    sentence on stderr), 130 interrupted."""
     args = _parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show must not end the run
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     except DumenetError as error:
         code, sentence = 2, str(error)
     except KeyboardInterrupt:
-        code, sentence = 130, "interrupted; the same command goes on where it stopped."
+        code, sentence = 130, "interrupted; run the same command again: training, features, tables and lessons go on where they stopped."
     except BrokenPipeError:  # the reader of our output, for example head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -108,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--tag", help="prefix of the results files, to find a series again")
         command.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10)')
         command.add_argument("--category", nargs="+", help='category names, or "all"')
-        command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. train.epochs=3")
+        example = "data.* and evaluation.*, e.g. evaluation.pooling=mean" if name == "evaluate" else "e.g. train.epochs=3"
+        command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=example)
         command.set_defaults(run=run)
 
     table = _add(commands, "table", "the results files as a table: mean and spread over seeds")
@@ -137,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
     reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
     reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
-    reproduce.add_argument("--data", help='"factory" (default), "digits", or a folder (MVTec layout, CIFAR-10)')
+    reproduce.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10); default: the lesson\'s or table\'s own')
     reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of lessons")
     reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
@@ -294,7 +296,8 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _run_label(record: dict[str, Any]) -> str:
-    """Categories, model, and every option that is not the default or what its preset or recipe sets."""
+    """Categories, model, contamination, and every option of model, features, training and evaluation that neither its preset nor its
+    recipe sets, but for mask, weights, seed, device and resamples."""
     from dumenet.config import make_config, to_dict
 
     config = record["config"]

@@ -1,6 +1,6 @@
 """What this machine has, what will be used, and what is missing, each with its mend.
 
-The first look is at the packages, without importing one of them: a doctor must not die of what the patient lacks.
+The first look is at the packages, without importing one but PyYAML, which the command line itself needs: a doctor must not die of what the patient lacks.
 """
 
 import os

@@ -209,7 +209,7 @@ def test_interruption_is_one_line(home, tree, tiny_yaml, monkeypatch, capsys):
 
     monkeypatch.setattr("dumenet.experiment.train", stop)
     assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("dumenet: interrupted; the same command goes on")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("dumenet: interrupted; run the same command again")
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,10 @@ def _typed(value: Any, default: Any, where: str) -> Any:
 
 
 def _digest(home: Path, path: Path, parameters: dict[str, Any]) -> str:
-    """Changes with the lesson's cells, its parameters, or the package's code."""
+    """Changes with the lesson's cells, its parameters, or the package's code and configurations."""
     cells = [c["source"] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     digest = hashlib.sha256(json.dumps([cells, parameters], sort_keys=True, default=str).encode())
-    for source in sorted((home / "dumenet").rglob("*.py")):
+    for source in sorted(p for p in (home / "dumenet").rglob("*") if p.suffix in (".py", ".yaml")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

@@ -25,7 +25,7 @@ tests and records them. A line is a test: what is claimed in its name, how many 
 A case that is skipped says why when its command is run with `-rs`.
 
 What a kill costs: of training an epoch, of features a batch, of a table a job at most, of the lessons the one under way.
-`dumenet data make` alone starts anew, since its folder appears only when it is whole; all of it is less than a minute of one core.
+`dumenet data make`, `predict` and `export` start anew; that is minutes of one core at most.
 """
 
 
