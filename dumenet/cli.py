@@ -334,7 +334,15 @@ def _export(args: argparse.Namespace) -> None:
     print(f"The graph is in {export(args.checkpoint, out, args.int8)}.")
 
 
+OF_A_TABLE = {"--method": [], "--category": [], "--seed": [0], "--setting": "unified", "--set": []}  # option -> where it is not given
+OF_LESSONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
+
+
 def _reproduce(args: argparse.Namespace) -> int:
+    for option, absent in (OF_LESSONS if args.table else OF_A_TABLE).items():
+        if getattr(args, "parameters" if option == "-p" else option.strip("-")) != absent:
+            other = "the lessons: leave out --table" if args.table else "a table: name it by --table, or set a lesson's parameter by -p NAME=VALUE"
+            raise DumenetError(f"{option} is for {other}.")
     if args.table:
         return _reproduce_table(args)
     from dumenet.course.reproduce import reproduce

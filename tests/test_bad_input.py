@@ -478,6 +478,11 @@ def test_bad_input_is_one_sentence(case, tree, tiny_yaml, tmp_path, monkeypatch,
 
 
 def test_unknown_words_of_the_command_itself(capsys):
+    for words, says in (
+        (["reproduce", "--set", "train.epochs=3"], "--set is for a table: name it by --table, or set a lesson's parameter by -p"),
+        (["reproduce", "--table", "mvtec", "-p", "seed=3"], "-p is for the lessons: leave out --table"),
+    ):
+        assert main(words) == 2 and says in capsys.readouterr().err
     for words in (["trian"], ["train", "--epochs", "3"], ["reproduce", "--profile", "slow"], []):
         with pytest.raises(SystemExit) as stop:
             main(words)
