@@ -4,7 +4,7 @@
     python benchmarks/features.py --quick    # a try, two rounds: prints, writes nothing
 
 EfficientNet-Lite0, stages at strides 2 to 16, 224 px, aligned to 14 x 14. The baseline is the package's own `Backbone` in
-eager torch, which all results so far were made with. Needs the extra `fast`.
+eager torch, which all results so far were made with. Needs the extras `fast` and `openvino`.
 """
 
 import argparse

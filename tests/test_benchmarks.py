@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
-NEEDS = {"features": "onnxruntime", "inference": "onnxruntime", "explorer": "anywidget", "metrics": "skimage"}
+NEEDS = {"features": ("onnxruntime", "openvino"), "inference": ("onnxruntime", "openvino"), "explorer": ("anywidget",), "metrics": ("skimage",)}
 SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "report")
 
 
@@ -18,8 +18,8 @@ def written():
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_quick_try_prints_its_table_and_writes_nothing(name):
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is an extra: pip install -e '.[notebooks,test,fast,openvino]'")
     before = written()
     done = subprocess.run([sys.executable, FOLDER / f"{name}.py", "--quick"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
