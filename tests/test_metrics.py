@@ -307,3 +307,12 @@ def test_interval_equals_a_plain_bootstrap():
         draws.append((s[30:, None] > s[:30]).mean() + (s[30:, None] == s[:30]).mean() / 2)
     expected = np.percentile(draws, [2.5, 97.5])
     np.testing.assert_allclose(auroc_interval(labels, scores, 3000), expected, atol=0.01)
+
+
+def test_of_one_category_the_pooled_numbers_are_its_own_and_those_of_the_same_images_in_two():
+    rng = np.random.default_rng(0)
+    labels, scores, maps = np.tile([0, 1], 4), rng.random(8), rng.random((8, 20, 20))
+    masks = np.zeros((8, 20, 20), bool)
+    masks[1::2, 3:9, 3:9] = True
+    one, two = (evaluate_scores(labels, scores, list(names), masks, maps, n_bootstrap=20) for names in ("aaaaaaaa", "aaaabbbb"))
+    assert one["pooled"] == one["per_category"]["a"] == two["pooled"]

@@ -332,32 +332,24 @@ def ahead(e: Evidence, table: str) -> dict[str, tuple[float, float, str]]:
     return found
 
 
-def _ahead(table: str) -> Callable[[Evidence], Finding | None]:
-    def finding(e: Evidence) -> Finding | None:
-        found = ahead(e, table)
-        if not found:
-            return None
-        named = lambda v: ", ".join(f"{k} {d:+.1f}" for k, (d, _, x) in found.items() if x == v) or "none"  # noqa: E731
-        verdicts = [v for _, _, v in found.values()]
-        decided = HOLDS if verdicts.count(HOLDS) > len(verdicts) / 2 else NOT if verdicts.count(NOT) > len(verdicts) / 2 else None
-        return Finding(
-            decided or (PART if HOLDS in verdicts else CANNOT),
-            f"ahead of: {named(HOLDS)}; behind: {named(NOT)}; not told apart: {named(CANNOT)}",
-        )
-
-    return finding
+def _beside_all(table: str, tell: Callable[[dict], Finding]) -> Callable[[Evidence], Finding | None]:
+    return lambda e: tell(found) if (found := ahead(e, table)) else None
 
 
-def _best_of(table: str) -> Callable[[Evidence], Finding | None]:
-    def finding(e: Evidence) -> Finding | None:
-        found = ahead(e, table)
-        if not found:
-            return None
-        verdicts = [v for _, _, v in found.values()]
-        verdict = HOLDS if set(verdicts) == {HOLDS} else NOT if NOT in verdicts else CANNOT
-        return Finding(verdict, "DuMeNet minus " + ", ".join(f"{k} {d:+.1f} ± {h:.1f}" for k, (d, h, _) in found.items()))
+def _ahead_of_most(found: dict[str, tuple[float, float, str]]) -> Finding:
+    named = lambda v: ", ".join(f"{k} {d:+.1f}" for k, (d, _, x) in found.items() if x == v) or "none"  # noqa: E731
+    verdicts = [v for _, _, v in found.values()]
+    decided = HOLDS if verdicts.count(HOLDS) > len(verdicts) / 2 else NOT if verdicts.count(NOT) > len(verdicts) / 2 else None
+    return Finding(
+        decided or (PART if HOLDS in verdicts else CANNOT),
+        f"ahead of: {named(HOLDS)}; behind: {named(NOT)}; not told apart: {named(CANNOT)}",
+    )
 
-    return finding
+
+def _ahead_of_all(found: dict[str, tuple[float, float, str]]) -> Finding:
+    verdicts = [v for _, _, v in found.values()]
+    verdict = HOLDS if set(verdicts) == {HOLDS} else NOT if NOT in verdicts else CANNOT
+    return Finding(verdict, "DuMeNet minus " + ", ".join(f"{k} {d:+.1f} ± {h:.1f}" for k, (d, h, _) in found.items()))
 
 
 def _changes(table: str, *pairs: tuple[str, str]) -> Callable[[Evidence], Finding | None]:
@@ -527,12 +519,12 @@ CLAIMS = (
           "the printed rows, category by category", "holds where DuMeNet is ahead of every other column in more than half", "", _most_categories),
     Claim("many-baselines", "outperforming many baselines", "comparison", "the table mvtec on bottle and tire, image AUROC: DuMeNet minus every other method",
           "holds if more than half of the differences lie above 0 with their intervals, does not if more than half lie below; in part if some are above",
-          "the other 14 categories, the paper's budgets", _ahead("mvtec")),
+          "the other 14 categories, the paper's budgets", _beside_all("mvtec", _ahead_of_most)),
     Claim("uniad-bottle", "(the row Bottle of the MVTec-AD table: Ours is ahead of UniAD)", "comparison", "DuMeNet minus UniAD, bottle; UniAD at our size and budget, not its own",
           ABOVE, "the other 14 categories, the other comparators, UniAD's own recipe", _against(["bottle"], UNIAD, BOTH)),
     Claim("cifar-best", "has the best Out-of-Distribution detection performance on CIFAR-10", "comparison",
           "the table cifar: mean image AUROC of four splits, DuMeNet minus every other method", "holds if every interval lies above 0, does not if one lies below",
-          "all images, the paper's budgets", _best_of("cifar")),
+          "all images, the paper's budgets", _beside_all("cifar", _ahead_of_all)),
     Claim("cifar-gain", "(the means 87.5 and 87.2 of the CIFAR-10 table, one number each: DuMeNet is ahead of UniAD)", "comparison",
           "the claimed gain beside the spread of seeds of UniAD on bottle", "holds if the gain exceeds what two single runs differ by "
           "(95 %); across 0 nothing is decided", "three seeds or more of both methods on the whole of CIFAR-10", _cifar_gain),
