@@ -30,7 +30,7 @@ import numpy as np
 import seaborn as sns
 import torch
 from PIL import Image
-from report import ROOT, publish, where
+from report import ROOT, named, publish, where
 
 from dumenet import features, plots
 from dumenet.config import Config, make_config
@@ -437,12 +437,12 @@ def document(home: Path = ROOT) -> str:
 
 def publish_all(rows: list[dict], device: str) -> None:
     """The record and its section of RESULTS.md."""
-    command = f"python benchmarks/growth.py --device {device}"
+    command, (name, title) = f"python benchmarks/growth.py --device {device}", named(NAME, TITLE, device)
     text = [
-        f"`{command}`, CPU seconds, each point in a process of its own on one thread of a busy machine, some of them twice; {where(NAME)} What the stages are, slopes and "
+        f"`{command}`, {'CPU ' if device == 'cpu' else ''}seconds, each point in a process of its own on one thread of a busy machine, some of them twice; {where(name, device)} What the stages are, slopes and "
         "what follows from them: [docs/SCALING.md](../docs/SCALING.md).", "", *table(rows, device),
     ]  # fmt: skip
-    publish(NAME, TITLE, {"command": command, "device": device, "rows": rows}, text)
+    publish(name, title, {"command": command, "device": device, "rows": rows}, text, device=device)
 
 
 def write_page() -> None:
@@ -476,7 +476,8 @@ def main() -> None:
             print("\n".join(table(rows, args.device)))
         elif args.publish or not left:
             publish_all(rows, args.device)
-            write_page()
+            if args.device == "cpu":  # the page is about the CPU's
+                write_page()
         if left:
             print(f"{left} points are left: start this again.")
 

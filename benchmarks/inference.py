@@ -2,12 +2,14 @@
 
     python benchmarks/inference.py       # writes data/results/bench-inference.json and its section of benchmarks/RESULTS.md
     python benchmarks/inference.py --data data/real --category bottle    # accuracy on other images; speed hardly changes
+    python benchmarks/inference.py --device cuda     # torch alone, compiled and in bfloat16; a results file and a section of its own
     python benchmarks/inference.py --quick   # a try, two rounds: prints, writes nothing
 
 From the file: decode, resize to 224 px, EfficientNet-Lite0 features, reconstruction (hidden 128, 4 + 4 layers), anomaly map
 at image size, image score. The baseline decodes, then computes, in eager torch; the engines do as `dumenet predict` does, which
 decodes the next images while it computes. The rivals run in eager torch with the same backbone, loaded once, at the stages and
-grids of dumenet/baselines. Needs the extras `fast` and `openvino`.
+grids of dumenet/baselines; on a GPU their backbone runs there, their distances on the CPU. On the CPU the extras `fast` and
+`openvino` are needed.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import ROOT, in_turn, publish, where
+from report import ROOT, in_turn, named, publish, where
 from torch import nn
 
 from dumenet import engine
@@ -32,33 +34,62 @@ from dumenet.experiment import Folders, run
 from dumenet.features import READERS, Backbone, Features
 from dumenet.metrics import auroc, image_score
 from dumenet.predict import INSIDE, OUTPUTS, Detector, Graph, _overlay, _read_ahead, export, load_detector
-from dumenet.train import load_backbone, load_checkpoint
+from dumenet.train import compiled, load_backbone, load_checkpoint
 
 NAME, TITLE, BATCH = "bench-inference", "From image file to heatmap", 32
-BASELINE, BF16, INT8 = "DuMeNet, torch, eager (baseline)", "DuMeNet, OpenVINO, bfloat16", "DuMeNet, ONNX Runtime, int8"
+BASELINE = "DuMeNet, torch, eager (baseline)"
+LESS = ("bfloat16", "int8")  # ends of the names of what computes in less than single precision
 POOL = ThreadPoolExecutor(READERS)
 
 
 def resident(samples, settings, _backbones={}):  # noqa: B006
     """In place of `features_of` in the rivals: no cache, and the backbone is loaded once."""
     if settings.features not in _backbones:
-        _backbones[settings.features] = Backbone(settings.features)
+        _backbones[settings.features] = Backbone(settings.features).to(settings.device)
     backbone = _backbones[settings.features]
-    images = np.stack([load_image(s, settings.features.image_size) for s in samples])
-    return Features(list(samples), np.arange(len(samples)), backbone(torch.from_numpy(images)).numpy()), backbone.stage_channels
+    images = torch.from_numpy(np.stack([load_image(s, settings.features.image_size) for s in samples])).to(settings.device)
+    return Features(list(samples), np.arange(len(samples)), backbone(images).cpu().numpy()), backbone.stage_channels
 
 
-def detectors(checkpoint: Path, folder: Path) -> dict:
+def baseline(checkpoint: Path, device: str):
+    """Eager torch, one thing after another."""
+    detector = load_detector(checkpoint, "torch", device)
+    return lambda samples: detector.run(np.stack([load_image(s, 224) for s in samples]))
+
+
+def on_gpu(checkpoint: Path, device: str) -> dict:
+    """Like `engines`, of torch: the graph that is exported elsewhere, as it is, compiled, and in bfloat16."""
+    trained = load_checkpoint(checkpoint, device)
+    graph = Graph(trained, load_backbone(trained)).to(device).eval()
+    quick = compiled(graph, torch.device(device))
+
+    def made(net, half: bool):
+        @torch.no_grad()
+        def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+                maps, scores, _ = net(torch.from_numpy(images).to(device))
+            return maps.float().cpu().numpy(), scores.float().cpu().numpy()
+
+        detector = Detector(trained.config, trained.thresholds, run, BATCH)
+        return lambda samples: ahead(detector, samples)
+
+    return {
+        "DuMeNet, torch, one graph": made(graph, False), "DuMeNet, torch, compiled": made(quick, False),
+        "DuMeNet, torch, compiled, bfloat16": made(quick, True),
+    }  # fmt: skip
+
+
+def engines(checkpoint: Path, folder: Path) -> dict:
     """Candidate -> function of samples that gives their maps and scores."""
     export(checkpoint, folder / "model.onnx")
     export(checkpoint, folder / "int8.onnx", int8=True)
     made = {
-        BASELINE: load_detector(checkpoint, "torch", "cpu"), "DuMeNet, ONNX Runtime": load_detector(folder / "model.onnx", "onnx"),
+        "DuMeNet, ONNX Runtime": load_detector(folder / "model.onnx", "onnx"),
         "DuMeNet, OpenVINO": load_detector(folder / "model.onnx", "openvino"),
-        BF16: load_detector(folder / "model.onnx", "openvino-bf16"), INT8: load_detector(folder / "int8.onnx", "onnx"),
+        "DuMeNet, OpenVINO, bfloat16": load_detector(folder / "model.onnx", "openvino-bf16"),
+        "DuMeNet, ONNX Runtime, int8": load_detector(folder / "int8.onnx", "onnx"),
     }  # fmt: skip
-    runs = {name: lambda samples, d=d: ahead(d, samples) for name, d in made.items()}
-    return runs | {BASELINE: lambda samples: made[BASELINE].run(np.stack([load_image(s, 224) for s in samples]))}
+    return {name: lambda samples, d=d: ahead(d, samples) for name, d in made.items()}
 
 
 def ahead(detector: Detector, samples: list) -> tuple[np.ndarray, np.ndarray]:
@@ -114,10 +145,13 @@ def profile(checkpoint: Path, folder: Path, sample, rounds: int) -> tuple[dict[s
     return table, seconds
 
 
-def rivals(train: list) -> dict:
+def rivals(train: list, device: str) -> dict:
     """The same for PaDiM and PatchCore, fitted on a few images: their speed does not depend on how well."""
     padim.features_of = patchcore.features_of = resident
-    methods = {"PaDiM, torch": padim.PaDiM(), "PatchCore, torch": patchcore.PatchCore()}
+    methods = {
+        "PaDiM, torch": padim.PaDiM(padim.PaDiMSettings(device=device)),
+        "PatchCore, torch": patchcore.PatchCore(patchcore.PatchCoreSettings(device=device)),
+    }
     runs = {}
     for name, method in methods.items():
         method.fit(train)
@@ -151,20 +185,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="factory")
     parser.add_argument("--category", default="connector")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     rounds, tests, epochs = (2, 8, 1) if args.quick else (args.rounds, 200, 20)
     settings = {"data__source": args.data, "data__categories": [args.category], "train__epochs": epochs}
-    outcome = run(make_config(**settings, train__device="cpu"), Folders(ROOT), tag="inference")
+    outcome = run(make_config(**settings, train__device=args.device), Folders(ROOT), tag="inference")
     dataset = open_dataset(args.data, (args.category,), home=ROOT / "data")
     files = (dataset.test * BATCH)[:BATCH]
-    few = dataset.train[: 8 if args.quick else 50]
+    few, on_cpu = dataset.train[: 8 if args.quick else 50], args.device == "cpu"
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = ROOT / outcome.record["files"]["checkpoint"]
-        runs = detectors(checkpoint, Path(folder)) | rivals(few)
+        runs = {BASELINE: baseline(checkpoint, args.device)}
+        runs |= engines(checkpoint, Path(folder)) if on_cpu else on_gpu(checkpoint, args.device)
+        runs |= rivals(few, args.device)
         sizes = {p.stem: round(p.stat().st_size / 1e6, 1) for p in Path(folder).iterdir()}
-        stages, stage_seconds = profile(checkpoint, Path(folder), files[0], rounds)
+        stages, stage_seconds = profile(checkpoint, Path(folder), files[0], rounds) if on_cpu else ({}, {})
     right = accuracy(runs, dataset, tests)
     seconds = {
         1: in_turn({name: lambda job=job: job(files[:1]) for name, job in runs.items()}, rounds),
@@ -181,24 +218,27 @@ def main() -> None:
         rows.append(row | right[name])
     command = "python benchmarks/inference.py" + (
         f" --data {args.data} --category {args.category}" if args.data != "factory" else ""
-    ) + f" --rounds {args.rounds}"  # fmt: skip
-    engines = {name: metadata.version(name) for name in ("onnxruntime", "openvino")}
-    best = {b: max(r[f"ratio_{b}"] for r in rows[1:3]) for b in seconds}
+    ) + f" --rounds {args.rounds}" + ("" if on_cpu else f" --device {args.device}")  # fmt: skip
+    versions = {name: metadata.version(name) for name in ("onnxruntime", "openvino") if on_cpu}
+    name, title = named(NAME, TITLE, args.device)
+    single = [r for r in rows[1:] if r["candidate"].startswith("DuMeNet") and not r["candidate"].endswith(LESS)]
+    best = {b: max(r[f"ratio_{b}"] for r in single) for b in seconds}
     met = {b: f"{'met' if r >= 4 else 'missed'} ({r})" for b, r in best.items()}
-    fast, rough = ({r["candidate"]: r for r in rows}[name] for name in (BF16, INT8))
-    exact = max(r["map_difference"] for r in rows[1:3])
-    change = {r["candidate"]: f"{r['image_auroc'] - rows[0]['image_auroc']:+.4f}" for r in (fast, rough)}
-    gain = {stage: stages["torch"][stage] / stages["openvino"][stage] for stage in ("backbone", "reconstruction")}
+    exact = max(r["map_difference"] for r in single)
     number = lambda x, form: "–" if x is None else format(x, form)  # noqa: E731
+    less = {"bfloat16": f"{'what follows the features' if on_cpu else 'all of it'} in bfloat16", "int8": "in int8"}
+    by_choice = [
+        f"{less[kind]}: {r['ratio_1']} and {r[f'ratio_{BATCH}']} times, maps within {r['map_difference']:.0e}, "
+        f"image AUROC {r['image_auroc'] - rows[0]['image_auroc']:+.4f}"
+        for r in rows for kind in LESS if r["candidate"].endswith(kind)
+    ]  # fmt: skip
     text = [
-        f"`{command}`, medians of {rounds} rounds in turn (batch {BATCH}: {max(rounds // 3, 1)}), "
-        f"{', '.join(f'{k} {v}' for k, v in engines.items())}; {where(NAME)} "
+        f"`{command}`, medians of {rounds} rounds in turn (batch {BATCH}: {max(rounds // 3, 1)})"
+        f"{''.join(f', {k} {v}' for k, v in versions.items())}; {where(name, args.device)} "
         f"The aim is 4 times the baseline with maps equal to 1e-3 of their range. In single precision (largest difference {exact:.0e}): "
-        f"{met[1]} for one image, {met[BATCH]} for {BATCH}. By choice, with what follows the features in bfloat16: {fast['ratio_1']} and "
-        f"{fast[f'ratio_{BATCH}']} times, maps within {fast['map_difference']:.0e}, image AUROC {change[BF16]}; "
-        f"in int8 {rough['ratio_1']} and {rough[f'ratio_{BATCH}']} times, within {rough['map_difference']:.0e}, image "
-        f"AUROC {change[INT8]}. AUROC on {dataset.name}'s {args.category} after {epochs} epochs; the rivals were fitted on "
-        f"{len(few)} images. Exported file: {sizes['model']} MB, in int8 {sizes['int8']} MB.",
+        f"{met[1]} for one image, {met[BATCH]} for {BATCH}. By choice, {'; '.join(by_choice)}. AUROC on {dataset.name}'s {args.category} "
+        f"after {epochs} epochs; the rivals were fitted on {len(few)} images."
+        + (f" Exported file: {sizes['model']} MB, in int8 {sizes['int8']} MB." if on_cpu else ""),
         "", f"| from file to heatmap | one image, ms | ratio | batch {BATCH}, ms an image | ratio | largest difference of maps | "
         "image AUROC | pixel AUROC |", "|---|---|---|---|---|---|---|---|",
         *(
@@ -206,20 +246,26 @@ def main() -> None:
             f"{number(r['map_difference'], '.0e')} | {number(r['image_auroc'], '.4f')} | {number(r['pixel_auroc'], '.4f')} |"
             for r in rows
         ),
-        "", f"Where the time of one image goes, in ms (share), from the least of {rounds} rounds of each part:", "",
-        f"| stage | {' | '.join(stages)} |", "|---" * (len(stages) + 1) + "|",
-        *(
-            f"| {stage} | " + " | ".join(f"{p[stage]:.1f} ({p[stage] / sum(p.values()):.0%})" for p in stages.values()) + " |"
-            for stage in stages["torch"]
-        ),
-        "", f"What limits the ratio: in single precision OpenVINO takes the backbone {gain['backbone']:.1f} times as fast as eager torch, the "
-        f"reconstruction only {gain['reconstruction']:.1f} times; decode and resize cost the same whatever computes.",
+    ]  # fmt: skip
+    if on_cpu:
+        gain = {stage: stages["torch"][stage] / stages["openvino"][stage] for stage in ("backbone", "reconstruction")}
+        text += [
+            "", f"Where the time of one image goes, in ms (share), from the least of {rounds} rounds of each part:", "",
+            f"| stage | {' | '.join(stages)} |", "|---" * (len(stages) + 1) + "|",
+            *(
+                f"| {stage} | " + " | ".join(f"{p[stage]:.1f} ({p[stage] / sum(p.values()):.0%})" for p in stages.values()) + " |"
+                for stage in stages["torch"]
+            ),
+            "", f"What limits the ratio: in single precision OpenVINO takes the backbone {gain['backbone']:.1f} times as fast as eager torch, the "
+            f"reconstruction only {gain['reconstruction']:.1f} times; decode and resize cost the same whatever computes.",
+        ]  # fmt: skip
+    text += [
         "", f"Drawing and writing the overlay of `dumenet predict` takes {1000 * statistics.median(drawing):.0f} ms an image more, "
         "whatever computes.",
     ]  # fmt: skip
     raw = {f"batch {batch}": values for batch, values in seconds.items()} | {"overlay": drawing}
-    publish(NAME, TITLE, {"command": command, "engines": engines, "megabytes": sizes, "rows": rows,
-              "stages_ms": stages, "seconds": raw, "stage_seconds": stage_seconds}, text, args.quick)
+    record = {"command": command, "engines": versions, "megabytes": sizes, "rows": rows, "stages_ms": stages, "seconds": raw, "stage_seconds": stage_seconds}
+    publish(name, title, record, text, args.quick, args.device)
 
 
 if __name__ == "__main__":

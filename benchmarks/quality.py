@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import ROOT, publish, where
+from report import ROOT, named, publish, where
 from torch import nn
 
 from dumenet.config import CONFIGS, config_from_dict, load_config, merge
@@ -36,7 +36,7 @@ from dumenet.experiment import Folders, evaluate, load_data
 from dumenet.features import Backbone, extract
 from dumenet.models import build_model
 from dumenet.models.layers import DecoderLayer, EncoderLayer
-from dumenet.results import write_result
+from dumenet.results import machine, write_result
 from dumenet.train import Trained, pick_device, split_holdout, train
 
 TITLE = "Time to quality"
@@ -337,7 +337,7 @@ def headline(record: dict[str, Any], base: dict[str, Any], seeds: list[int], lev
                     end = runs[f"{OURS}/{seed}"]["seen"][-1]
                     more = {"level": level or {k: end[k] for k in LEVEL}, "every": every, "cap": cap * end["seconds"]}
                 settings = base | RECIPES[name] | {"train.seed": seed}
-                runs[key] = child("run", {"settings": settings, **more}) | {"settings": settings, **more}
+                runs[key] = child("run", {"settings": settings, **more}) | {"settings": settings, **more, "cpu": machine()["cpu"]}
                 print(key, runs[key]["seen"][-1], flush=True)
                 keep()
 
@@ -393,6 +393,8 @@ def main() -> None:
     parser.add_argument("--tries", action="store_true")
     parser.add_argument("--only", nargs="+", choices=TRIES, metavar="CHANGE", help="of --tries: these alone")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of every recipe's training")
+    parser.add_argument("--compile", action="store_true", help="every recipe's forward pass; on a GPU with CUDA graphs")
     parser.add_argument("--publish", action="store_true", help="run nothing more, tell what is there")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -405,11 +407,16 @@ def main() -> None:
         print(json.dumps({"run": run, "attempt": attempt}[function](**request)))
         return
     base = {"data.source": args.data, "data.categories": args.category, "train.device": args.device, "evaluation.bootstrap": 0}
-    what = f"{Path(args.data).name}-{'+'.join(args.category)}" + ("" if args.device == "cpu" else f"-{args.device}")
-    kind, seeds = ("tries" if args.tries else "time"), args.seeds
-    name = f"bench-quality-{kind}-{what}"
+    changed = ([args.precision] if args.precision != "fp32" else []) + (["compiled"] if args.compile else [])
+    base |= {"train.precision": args.precision, "train.compile": args.compile} if changed else {}
+    what, seeds = "-".join([Path(args.data).name, "+".join(args.category), *changed]), args.seeds
+    name, title = named(
+        f"bench-quality-{'tries' if args.tries else 'time'}-{what}", f"{TITLE}: {'what was tried on ' if args.tries else ''}{what}", args.device
+    )
     path = ROOT / "data" / "results" / f"{name}.json"
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not args.quick else {}
+    for r in record.get("runs", {}).values():
+        r.setdefault("cpu", record.get("machine", {}).get("cpu"))  # of runs from before it was noted for each
     level = LEVEL if args.category == ["bottle"] else None
     cap = args.cap
     if args.quick:
@@ -440,7 +447,8 @@ def main() -> None:
             sys.exit("No run of the paper's recipe has ended yet: leave out --publish.")
         table = told(record, seeds, level)
     words = [f"--data {args.data} --category {' '.join(args.category)}"] if args.data != "factory" else []
-    command = " ".join(["python benchmarks/quality.py", *(["--tries"] if args.tries else []), *words, *([] if args.device == "cpu" else ["--device", args.device])])
+    words += [f"--device {args.device}"] * (args.device != "cpu") + [f"--precision {args.precision}"] * (args.precision != "fp32")
+    command = " ".join(["python benchmarks/quality.py", *["--tries"] * args.tries, *words, *["--compile"] * args.compile])
     about = (
         f"What was tried: first one change each, then together what had won; half the epochs of `fast` ({EPOCHS}) where nothing else is said, the last epoch; {len({k.rsplit('/', 1)[0] for k in attempts})} of "
         f"{len(TRIES)} variants have been run, seeds {', '.join(sorted({k.rsplit('/', 1)[1] for k in attempts}))}. Seconds are of training "
@@ -450,9 +458,10 @@ def main() -> None:
         f"{', '.join(map(str, seeds))}, AUROC from the least to the largest." if level
         else f"Until the level that `{OURS}` ends with, seed by seed; medians of seeds {', '.join(map(str, seeds))}."
     )  # fmt: skip
-    text = [f"`{command}`, {what}; {where(name)} {about}", "", *table]
-    title = f"{TITLE}: {'what was tried on ' if args.tries else ''}{what}"
-    publish(name, title, record | {"command": command}, text, args.quick)
+    ran = {k.rsplit("/", 1)[1]: r["cpu"] for k, r in record.get("runs", {}).items()}
+    about += f" Seeds ran on: {', '.join(f'{s}: {cpu}' for s, cpu in ran.items())}." if len(set(ran.values())) > 1 else ""
+    text = [f"`{command}`, {what}; {where(name, args.device)} {about}", "", *table]
+    publish(name, title, record | {"command": command}, text, args.quick, args.device)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,19 @@ def in_turn(jobs: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -
     return seconds
 
 
-def publish(name: str, title: str, record: dict[str, Any], text: list[str], quick: bool = False) -> None:
+def named(name: str, title: str, device: str = "cpu") -> tuple[str, str]:
+    """Results file and section of one kind of device: the CPU's are the plain ones."""
+    kind = torch.device(device).type
+    return (name, title) if kind == "cpu" else (f"{name}-{kind}", f"{title}, {kind}")
+
+
+def publish(name: str, title: str, record: dict[str, Any], text: list[str], quick: bool = False, device: str = "cpu") -> None:
     """Write data/results/<name>.json, and the section `title` of RESULTS.md in place of an older one; `quick`: print alone."""
     section = "\n".join([f"## {title}", "", *text, ""])
     print(section)
     if quick:
         return
-    record = {"name": name, **record, "threads": torch.get_num_threads(), "machine": machine("cpu")}
+    record = {"name": name, **record, "threads": torch.get_num_threads(), "machine": machine(device)}
     write_result(ROOT / "data" / "results" / f"{name}.json", record)
     path = ROOT / "benchmarks" / "RESULTS.md"
     parts = re.split(r"(?m)^(?=## )", path.read_text())
@@ -41,10 +47,11 @@ def publish(name: str, title: str, record: dict[str, Any], text: list[str], quic
     write_atomic(path, ("\n\n".join(part.strip() for part in parts) + "\n").encode())
 
 
-def where(record_name: str) -> str:
+def where(record_name: str, device: str = "cpu") -> str:
     """The machine, in the words of a section's first paragraph."""
-    facts = machine("cpu")
+    facts = machine(device)
+    gpu = "" if torch.device(device).type == "cpu" else f"{facts['device']}, "
     return (
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['versions']['torch']}. "
+        f"{gpu}{facts['cpu']}, {facts['threads']} threads, torch {facts['versions']['torch']}. "
         f"Raw seconds: `data/results/{record_name}.json`."
     )

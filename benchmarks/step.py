@@ -2,6 +2,7 @@
 
     python benchmarks/step.py            # writes data/results/bench-step.json and its section of benchmarks/RESULTS.md
     python benchmarks/step.py --compile  # with rows for torch.compile
+    python benchmarks/step.py --device cuda --compile    # on a GPU, into a results file and a section of its own
     python benchmarks/step.py --quick    # a try, one round: prints, writes nothing
 
 Setting: hidden 256, 4 + 4 layers, 272 channels, 14 x 14, batch 8, neighbour mask in all three attentions for UniAD.
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from report import in_turn, publish, where
+from report import in_turn, named, publish, where
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -26,7 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dumenet.config import make_config
 from dumenet.models import build_model
+from dumenet.train import compiled
 
+NAME, TITLE = "bench-step", "One training step"
 STAGES, GRID, D, BATCH = (24, 32, 56, 160), 14, 256, 8
 MASKED = ["encoder", "decoder_first", "decoder_second"]
 BASELINE = "UniAD, plain (baseline)"
@@ -174,7 +177,7 @@ def main() -> None:
             for how in ["", ", compiled"] if args.compile and name != BASELINE else [""]:
                 key = name + how, precision
                 models[key] = copy.deepcopy(model).to(device).train()
-                forward = torch.compile(models[key], dynamic=False) if how else None
+                forward = compiled(models[key], device) if how else None
                 steps[key] = make_step(models[key], x, precision, forward)
                 begin = time.perf_counter()
                 steps[key]()
@@ -213,19 +216,18 @@ def main() -> None:
     if device.type == "cpu":
         chosen = [(BASELINE, "fp32"), ("UniAD", "fp32"), ("DuMeNet", "fp32"), (BASELINE, "bf16"), ("DuMeNet", "bf16")]
         record["profile"] = {", ".join(key): profiled(steps[key]) for key in chosen}
-    name = "bench-step" if device.type == "cpu" else f"bench-step-{device.type}"
-    title = "One training step" if device.type == "cpu" else f"One training step, {device.type}"
-    publish(name, title, record, in_words(name, record, rounds, size), args.quick)
+    name, title = named(NAME, TITLE, args.device)
+    publish(name, title, record, in_words(where(name, args.device), record, rounds, size), args.quick, args.device)
 
 
-def in_words(name: str, record: dict[str, Any], rounds: int, size: int) -> list[str]:
+def in_words(machine: str, record: dict[str, Any], rounds: int, size: int) -> list[str]:
     """The lines of the section in RESULTS.md."""
     rows, peak = record["rows"], record["peak_gflop_per_second"]
     met = lambda key, aim: [f"{r['model']} in {r['precision']}" for r in rows if r[key] >= aim]  # noqa: E731
     fast, full = met("ratio_to_baseline", TIMES), met("share_of_peak", SHARE)
     errors = ", ".join(f"{model} {error:.1%}" for model, error in record["bf16_error"].items())
     lines = [
-        f"`{record['command']}`, the best of {rounds} rounds in turn; {where(name)} A matrix product of {size} x {size} "
+        f"`{record['command']}`, the best of {rounds} rounds in turn; {machine} A matrix product of {size} x {size} "
         f"reaches at best {peak['fp32']:.0f} GFLOP/s in fp32 and {peak['bf16']:.0f} in bf16. The aims are {TIMES:g} times the baseline's "
         f"images/s, met by {', '.join(fast) or 'none'}; and {SHARE:.0%} of the peak in the same precision, met by "
         f"{', '.join(full) or 'none'}.", "",

@@ -87,7 +87,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "mps"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast of the forward pass; weights and loss stay fp32
-    compile: bool = False  # torch.compile of the forward pass: slower on the CPU measured, not tried on a GPU; needs a C++ compiler
+    compile: bool = False  # torch.compile of the forward pass, with CUDA graphs on a GPU (not tried); slower on the CPU measured; needs a C++ compiler
     devices: int = 1  # processes of this machine that share each batch, one a GPU or, on a CPU, some of the cores
     nodes: int = 1  # machines that do so; each runs the same command, see docs/ARCHITECTURE.md
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -130,7 +131,8 @@ def train(
     start = _resume(state_file, config, trained, optimizer, schedule)
     if fabric.all_reduce(torch.tensor(float(start), device=device)).item() != start:
         raise DumenetError("The machines do not see the same state of this run: work in a folder that all of them share.")
-    forward, optimizer = fabric.setup(_compiled(model) if c.compile else model, optimizer)
+    forward, optimizer = fabric.setup(compiled(model, device) if c.compile else model, optimizer)
+    read = reader(features, device)
     bar = progress_bar(range(start, c.epochs), "training", c.epochs, initial=start, show=progress and first, unit="epoch")
     for epoch in bar:
         parallel.reseed(fabric, c.seed * 100_003 + epoch + 1)
@@ -138,8 +140,7 @@ def train(
         total = torch.zeros((), device=device)
         for index in torch.randperm(len(features)).split(c.batch_size):
             rows, weight = parallel.part(fabric, len(index))
-            batch = features.batch(index[rows])  # (B, C, H, W), or this process's share of it
-            batch = (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
+            batch = read(index[rows])  # (B, C, H, W), or this process's share of it
             with torch.autocast(device.type, torch.bfloat16) if c.precision == "bf16" else nullcontext():
                 with parallel.noise(fabric, rows, len(index)):
                     result = forward(batch)
@@ -208,14 +209,38 @@ def take_part(folder: Path) -> None:
         save_checkpoint(trained, folder / "trained.pt")
 
 
-def _compiled(model: nn.Module) -> Callable[[torch.Tensor], Any]:
+def reader(features: Features, device: torch.device, free: int | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Gives the batch of an index, (B, C, H, W) float32 on `device`. A GPU holds all features, as the cache does in float16,
+    where they take at most half of its free memory; elsewhere each batch is read from the cache when its turn comes.
+
+    Args:
+        free: bytes of the device's free memory, if not to be asked for.
+    """
+    gpu = device.type == "cuda"
+    if free is None:
+        free = torch.cuda.mem_get_info(device)[0] if gpu else 0
+    shape = (len(features), *features.store.shape[1:])
+    if 2 * math.prod(shape) > free // 2:
+        return lambda index: (features.batch(index).pin_memory() if gpu else features.batch(index)).to(device, non_blocking=True)
+    held, start = torch.empty(shape, dtype=torch.float16, device=device), 0
+    for batch in features.batches(64):
+        held[start : start + len(batch)] = batch  # exact: float16 is what they were read from
+        start += len(batch)
+    return lambda index: held[index.to(device)].float()
+
+
+def compiled(model: nn.Module, device: torch.device) -> Callable[[torch.Tensor], Any]:
     """The forward pass of `model`, compiled; the parameters, and so state and checkpoints, stay those of `model`.
 
-    Each batch size is compiled for itself: one graph for any size would let a resumed run round differently.
+    Each batch size is compiled for itself: one graph for any size would let a resumed run round differently. On a GPU the
+    kernels of a pass are recorded once and replayed at one launch (CUDA graphs).
+
+    Raises:
+        DumenetError: no C++ compiler.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
         raise DumenetError("train.compile needs a C++ compiler, and this machine has none: install g++, or leave it off.")
-    return torch.compile(model, dynamic=False)
+    return torch.compile(model, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
 def _resume(state_file: str | Path | None, config: Config, trained: Trained, optimizer: Any, schedule: Any) -> int:

@@ -12,7 +12,7 @@ from dumenet.config import config_from_dict, make_config, to_dict
 from dumenet.errors import DumenetError
 from dumenet.evaluate import score, set_thresholds, upsample, verdicts
 from dumenet.metrics import image_score
-from dumenet.train import load_checkpoint, make_schedule, pick_device, save_checkpoint, split_holdout, train
+from dumenet.train import compiled, load_checkpoint, make_schedule, pick_device, reader, save_checkpoint, split_holdout, train
 
 STAGES = (3, 5)
 
@@ -154,7 +154,7 @@ def test_refuses_an_unknown_device(go):
 def traced(monkeypatch):
     """`torch.compile` without its C++ compiler: the graph is captured, then run as it is. A list of the calls."""
     real, calls = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda m, **k: (calls.append(k), real(m, backend="aot_eager", **k))[1])
+    monkeypatch.setattr(torch, "compile", lambda m, dynamic, mode: (calls.append(mode), real(m, backend="aot_eager", dynamic=dynamic))[1])
     monkeypatch.setattr(shutil, "which", lambda name: name)
     return calls
 
@@ -172,11 +172,31 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features, nam
 
 def test_a_compiled_run_keeps_its_keys_and_its_losses(go, traced, tmp_path):
     plain, compiled = go(model__dropout=0.0), go(model__dropout=0.0, train__compile=True)
-    assert traced == [{"dynamic": False}]
+    assert traced == [None]
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
     assert compiled.history["loss"] == pytest.approx(plain.history["loss"], rel=1e-4)
     loaded = load_checkpoint(save_checkpoint(compiled, tmp_path / "c.pt"), "cpu")
     assert torch.equal(weights(loaded), weights(compiled)) and len(traced) == 1  # nothing is compiled to score
+
+
+def test_on_a_gpu_a_compiled_pass_is_replayed_from_cuda_graphs(traced):
+    compiled(torch.nn.Linear(2, 2), torch.device("cuda"))
+    assert traced == ["reduce-overhead"]
+
+
+def test_features_that_fit_are_held_on_the_device_and_are_the_same(go, make_features, monkeypatch):
+    features, cpu, index = make_features(), torch.device("cpu"), torch.tensor([3, 0, 2])
+    features = features.subset([5, 1, 0, 2, 4])
+    size, expected = 5 * features.store[0].nbytes, features.batch(index)
+    for free in (2 * size, 2 * size - 1):
+        read = reader(features, cpu, free)
+        assert torch.equal(read(index), expected) and read(index).dtype == torch.float32
+        monkeypatch.setattr(type(features), "batch", lambda *_: torch.zeros(()))  # the cache is read no more, or still
+        assert torch.equal(read(index), expected) == (free == 2 * size)
+        monkeypatch.undo()
+    plain = go(features=features)
+    monkeypatch.setattr("dumenet.train.reader", lambda features, device: reader(features, device, 2 * size))
+    assert torch.equal(weights(go(features=features)), weights(plain))
 
 
 def test_compiling_without_a_compiler_is_one_sentence(go, monkeypatch):
