@@ -265,6 +265,12 @@ def test_the_document_is_what_the_committed_results_say():
     assert all((root / "docs" / f"{name}.svg").exists() for name in figures)
 
 
+def test_what_every_run_was_given_is_said():
+    commands = ["dumenet reproduce --set all.device=cpu US.steps=3 'a.b=[1, 2]'", "dumenet reproduce --set US.steps=3 all.device=cpu 'a.b=[1, 2]' x.y=1"]
+    assert tables.set_for_all([{"command": c} for c in commands]) == ["US.steps=3", "a.b=[1, 2]"]
+    assert tables.set_for_all([{"command": c} for c in (*commands, "dumenet reproduce --seed 1")]) == []
+
+
 def test_every_number_of_the_document_leads_to_its_files():
     root = Path(__file__).parents[1]
     text = (root / "docs" / "TABLES.md").read_text(encoding="utf-8")

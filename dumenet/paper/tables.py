@@ -5,6 +5,7 @@
 
 import io
 import math
+import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -217,19 +218,25 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
         hours = sum(sum(r["seconds"].values()) for r in group) / 3600
         sizes = sorted({(r["data"]["train"], r["data"]["test"]) for r in group})
         machines = sorted({f"{r['machine']['cpu']}, {r['machine']['threads']} thread(s)" for r in group})
-        remarks = REMARKS.get((table, data, setting), {})
+        remarks, same = REMARKS.get((table, data, setting), {}), set_for_all(group)
         lines += [
             f"## {TITLES[table]}: {data}, {setting}", "",
             " ".join([COMMITTED[data], *(text for column, text in remarks.items() if column in {r["column"] for r in group})]), "",
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
-            "One of the commands:", "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
+            + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:", "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
             lines += [versus(against(group, "default"), "default")]
         lines += [f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)", ""]
     used = dict.fromkeys(r["method"] for group in groups(records).values() for r in group)
     return "\n".join([*lines, *budgets(used)]) + "\n", figures
+
+
+def set_for_all(group: Sequence[dict[str, Any]]) -> list[str]:
+    """The settings that the commands of all runs give, other than the device."""
+    given = [shlex.split(r["command"].partition(" --set ")[2]) for r in group]
+    return [pair for pair in given[0] if all(pair in pairs for pairs in given) and ".device=" not in pair]
 
 
 def files(group: Sequence[dict[str, Any]]) -> str:
