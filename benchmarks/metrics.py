@@ -121,7 +121,7 @@ def main() -> None:
     rows = [f"| {way} | {seconds:.2f} | {loop / seconds:.1f} | {rough:.4f} |" for way, seconds in ways.items()]
     rows += [f"| ours: pixel AUROC, AP, F1-max and PRO | {ours:.3f} | {loop / ours:.0f} | {metrics['pro']:.4f} |"]
     text = [
-        f"`python benchmarks/metrics.py`, {images} images of {size} x {size}, median of {options.rounds} rounds, the loop once; {where(NAME)}",
+        f"`python benchmarks/metrics.py --rounds {options.rounds}`, {images} images of {size} x {size}, median of {options.rounds} rounds, the loop once; {where(NAME)}",
         "", "| way | seconds | ratio to baseline | PRO |", "|---|---|---|---|", *rows, "",
         f"Against a threshold at every score, on 4 images of 48 x 48, PRO differs by {gap:.1e}. Peak memory {peak:.0f} bytes a pixel. "
         f"Aims: under 2 s ({'met' if ours < 2 else 'missed'}), 100 times the loop ({said(loop / ours)} against the loop and its PRO alone; "

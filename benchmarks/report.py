@@ -47,11 +47,11 @@ def publish(name: str, title: str, record: dict[str, Any], text: list[str], quic
     write_atomic(path, ("\n\n".join(part.strip() for part in parts) + "\n").encode())
 
 
-def where(record_name: str, device: str = "cpu") -> str:
-    """The machine, in the words of a section's first paragraph."""
+def where(record_name: str, device: str = "cpu", cpu: str = "") -> str:
+    """The machine, in the words of a section's first paragraph; `cpu`, if the numbers were not measured on this one."""
     facts = machine(device)
     gpu = "" if torch.device(device).type == "cpu" else f"{facts['device']}, "
     return (
-        f"{gpu}{facts['cpu']}, {facts['threads']} threads, torch {facts['versions']['torch']}. "
+        f"{gpu}{cpu or facts['cpu']}, {facts['threads']} threads, torch {facts['versions']['torch']}. "
         f"Raw seconds: `data/results/{record_name}.json`."
     )

@@ -21,7 +21,8 @@ def evidence():
 def test_a_difference_is_decided_by_its_interval_only():
     assert audit.judge(0.5, 0.4) == HOLDS and audit.judge(-0.5, 0.4) == NOT
     assert audit.judge(0.5, 0.6) == audit.judge(0.5, None) == audit.judge(None, None) == audit.judge(0.5, 0.5) == CANNOT
-    assert audit.judge(0.5, 0.1, least=0.7) == NOT and audit.judge(0.5, 0.1, least=0.3) == HOLDS
+    assert audit.reaches(97.0, 97.1, 97.0) == audit.reaches(96.95, 96.96, 97.0) == HOLDS
+    assert audit.reaches(96.5, 97.2, 97.0) == CANNOT and audit.reaches(96.5, 96.9, 97.0) == NOT
 
 
 def test_numbers_agree_up_to_a_tolerance_and_parts_add_up():
@@ -76,9 +77,30 @@ def test_a_verdict_follows_its_measurement(evidence):
     assert verdict("neck", neck={"plain": [1, 1], "cbam": [2, 1.95]}) == HOLDS
     assert verdict("neck", neck={"plain": [1, 1], "cbam": [2, 1]}) == NOT
     shortcut = {"network": "MLP", "peak": 0.7, "peak_epoch": 5, "last": 0.6, "last_epoch": 9, "loss_peak": 2.0, "loss_last": 1.0}
-    assert verdict("shortcut", shortcut=shortcut) == HOLDS and verdict("shortcut", shortcut=shortcut | {"last": 0.69}) == NOT
+    assert verdict("shortcut", shortcut=shortcut) == PART and verdict("shortcut", shortcut=shortcut | {"last": 0.69}) == NOT
     sigmoid = {k: {"saturated": 0.3, "slope": 0.1} for k in ("raw", "standardised")}
     assert verdict("sigmoid", sigmoid=sigmoid) == NOT
+
+
+def cifar(column, seed, value, ci=(0.5, 0.6)):
+    part = {"image_auroc": value, "pixel_auroc": None, "pro": None, "image_auroc_ci": list(ci)}
+    return {"table": "cifar", "column": column, "seed": seed, "data": {"name": "cifar10"}, "files": {"results": "x.json"},
+            "metrics": {"per_category": {"{01234}": part, "{56789}": part}, "mean": part}}  # fmt: skip
+
+
+def test_a_gain_is_held_against_the_seeds_of_both_methods(evidence):
+    values = {"DuMeNet": (0.60, 0.62, 0.64), "UniAD": (0.60, 0.60, 0.60)}
+    records = [cifar(column, s, v) for column, group in values.items() for s, v in enumerate(group)]
+    e = replace(evidence, tables={("cifar", "cifar10", "unified"): records})
+    gain, spread, half, seeds = audit.gain_and_noise(e)
+    assert gain == pytest.approx(0.3) and seeds == 3
+    assert spread == pytest.approx((4 / 2) ** 0.5) and half == pytest.approx(2.776 * 2**0.5 * spread, rel=1e-3)  # variances 4 and 0; 4 degrees of freedom
+
+
+def test_one_seed_decides_nothing_but_for_a_method_that_draws_nothing(evidence):
+    records = [cifar("DuMeNet", s, 0.9) for s in (0, 1)] + [cifar(c, 0, 0.3) for c in ("US", "DN2")]
+    found = audit.ahead(replace(evidence, tables={("cifar", "cifar10", "unified"): records}), "cifar")
+    assert found["US"][1:] == (None, CANNOT) and found["DN2"][2] == HOLDS
 
 
 def test_a_misspelt_number_is_an_error_and_not_a_missing_run(evidence):

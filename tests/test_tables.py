@@ -63,6 +63,22 @@ def test_a_record_with_a_younger_setting_missing_still_counts(home, tree):
     assert job.finished() is None
 
 
+def test_other_masks_are_a_reason_to_run_again_under_the_same_name(home, tree, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(tree, tmp_path / "copy" / tree.name)
+    (job,) = jobs(home, copy, methods=("Gaussian",))
+    jobs_.run_jobs([job], home, progress=False)
+    record = json.loads(job.path.read_text())
+    mask = next(Path(copy).rglob("ground_truth/*/*.png"))
+    mask.write_bytes(mask.read_bytes() + b" ")
+    (other,) = jobs(home, copy, methods=("Gaussian",))
+    assert other.path == job.path and job.finished() and other.finished() is None
+    del record["identity"]["masks"]  # older than this
+    job.path.write_text(json.dumps(record))
+    assert other.finished()
+
+
 def test_two_processes_do_not_take_one_job(home, tree):
     from filelock import FileLock
 
@@ -105,6 +121,24 @@ def test_the_best_epoch_is_recorded_and_not_chosen(home, tree):
     record = job.finished()
     assert len(record["image_auroc_by_epoch"]) == 3
     assert record["image_auroc_by_epoch"][-1] == pytest.approx(record["metrics"]["mean"]["image_auroc"])
+
+
+def test_a_watched_run_that_is_interrupted_is_seen_from_its_first_epoch_again(home, tree, monkeypatch):
+    small = {f"UniAD.model.{k}": v for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()}
+    (job,) = jobs_.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | small | {"UniAD.train.epochs": 3})
+    looks, real = [], jobs_._image_auroc
+
+    def interrupted(*given):
+        looks.append(given)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(jobs_, "_image_auroc", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jobs_.run_jobs([job], home, progress=False)
+    jobs_.run_jobs([job], home, progress=False)
+    assert len(job.finished()["image_auroc_by_epoch"]) == 3
 
 
 def test_unified_and_separate(home, tree):
@@ -213,6 +247,24 @@ def test_rows_by_hand():
     assert (bottle.ours, bottle.difference) == (pytest.approx(84), pytest.approx(0))
     assert (mean.ours, mean.paper, mean.difference) == (pytest.approx(67), pytest.approx(72), pytest.approx(-5))
     assert [r.seeds for r in (bottle, cable, mean)] == [3, 3, 3]
+
+
+def test_splits_share_their_test_images_and_perfection_has_no_interval():
+    splits = {"{01234}": 0.8, "{56789}": 0.7}
+    (mean,) = [r for r in tables.rows([record("US", 0, splits, [0.4, 0.6], "cifar", "cifar10")]) if r.part == "mean"]
+    assert mean.half == pytest.approx(10)  # not 10 / sqrt(2)
+    assert [r.half for r in tables.rows([record("US", s, {"bottle": 1.0}, [1.0, 1.0]) for s in (0, 1)])] == [None]
+    assert [r.half for r in tables.rows([record("US", 0, {"bottle": 0.99}, [0.98, 1.0])])] == [pytest.approx(1)]
+
+
+def test_a_difference_is_over_all_parts_of_a_seed():
+    made = [record(c, 0, {part: v}) | {"table": "ablations"} for c, by in {"default": (0.5, 0.5), "no jitter": (0.55, 0.4)}.items()
+            for part, v in zip(("bottle", "tire"), by)]  # fmt: skip
+    for r in made:
+        r["metrics"]["mean"] = next(iter(r["metrics"]["per_category"].values()))
+    (difference,) = tables.against(made, "default")
+    assert difference.mean == pytest.approx(-2.5) and difference.seeds == 1
+    assert tables.against(made[:3], "default") == []  # one part less
 
 
 def test_a_mean_needs_every_part():

@@ -19,7 +19,7 @@ receptive field. Where outliers come from is `outliers`:
 |---|---|---|---|
 | frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | its weights come with the installation |
 | trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune` trains all | 2 CPU cores |
-| outliers | each image with probability 1/2 | the same | |
+| outliers | confetti in each image with probability 1/2; CIFAR-10 with outlier exposure: CIFAR-100 | the same; FCDD+OE: crops of two photographs | CIFAR-100 is not here |
 | confetti (released code) | on 240 px, squares of 8 to 54 px, 1.04 coloured and 0.69 of full strength on average, at least one each; turned +-45 degrees; blurred, sigma 5 | sizes and numbers (0.9, 0.6) for 224 px, scaled to the image; the blur in closed form | |
 | confetti's sign (released code) | taken away; added where the image is too dark to show it | the same | |
 | augmentation | crop of 224 from 240 or the whole, colour jitter, noise; local contrast normalisation | the crop always, brightness jitter and noise | simpler |

@@ -10,6 +10,7 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 | backbone | ResNet-18 or WideResNet-50-2, layers 1 to 3 | EfficientNet-Lite0, strides 4, 8, 16 | its weights come with the installation |
 | channels kept | 100 of 448 (ResNet-18), 550 of 1792 | 100 of 176 | as for ResNet-18 |
 | grid | 56 x 56 | 28 x 28 | a quarter of the memory, same order of scores |
+| crop | 224 px from the middle of 256 | none | as for every method here |
 | alignment | nearest | bilinear | the package's one alignment |
 | smoothing | sigma 4 | sigma 4 | |
 | image score | maximum of the map | maximum of the map | |

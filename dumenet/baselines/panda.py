@@ -14,7 +14,7 @@ trained: that is DN2 (Bergman et al. 2020).
 |---|---|---|---|
 | backbone | ResNet-152; layers 3 and 4 trained, norm layers in eval mode | EfficientNet-Lite0; all between the first and last of `stages` trained, likewise | its weights come with the installation |
 | pooled feature | last layer, 2,048 | last stage, 320 | as above |
-| optimiser | SGD, momentum 0.9, lr 0.01, gradient norm clipped to 0.001 | lr 0.05, clipped to 0.01 | 50 of these steps go as far as 2,500 of those |
+| optimiser | SGD, momentum 0.9, lr 0.01, gradient norm clipped to 0.001 | lr 0.05, clipped to 0.01 | where the norm is clipped, a step of lr x norm = 5e-4 goes as far as 50 of 1e-5 |
 | stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | minutes on two cores |
 | sample-wise stopping | PANDA-SES: largest normalised score over checkpoints (as reported in the paper, not checked) | none | one scoring pass for each checkpoint |
 | EWC | off in the released code unless asked, then for 50 epochs; Fisher of ImageNet classification, lambda 10,000 | off; a proxy, `fisher` | ImageNet's images are not here |

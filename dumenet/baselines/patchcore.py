@@ -8,6 +8,8 @@ remembered one; an image scores its most distant patch, weighted by how lonely t
 |---|---|---|---|
 | backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | its weights come with the installation |
 | grid | 28 x 28 | 14 x 14 | a quarter of the patches; the course's grid |
+| neighbours averaged | 3 x 3 in each layer's own grid, then aligned (released code) | aligned, then 3 x 3: a patch of stride 8 covers twice the width | one alignment |
+| crop | 224 px from the middle of 256 | none | as for every method here |
 | numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | fewer already |
 | patch at the border | zeros beyond it count (released code) | fewer neighbours | |
 | coreset | 1 to 25 % | 10 %, 4,000 at most | a bound on time and memory |

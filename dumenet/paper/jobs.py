@@ -31,6 +31,7 @@ from dumenet.experiment import Folders, load_data
 from dumenet.metrics import POOLINGS, evaluate_scores, image_score
 from dumenet.results import machine, write_result
 from dumenet.sweep import sweep
+from dumenet.train import pick_device
 
 NOT_IN_NAME = ("device", "cache", "progress", "state")  # settings that do not change what a method computes
 CHUNK = 200  # images scored at a time where their maps are not kept
@@ -166,12 +167,13 @@ class Job:
         if "train" in settings:  # processes share one batch: their number changes rounding alone
             settings["train"] = {k: v for k, v in settings["train"].items() if k not in ("devices", "nodes")}
         data = {k: v for k, v in _plain(self.data).items() if k not in ("source", "categories", "normals")}  # see the images
-        return {"settings": settings, "data": data, "fingerprint": _fingerprint(self.dataset)}
+        return {"settings": settings, "data": data, **dict(zip(("fingerprint", "masks"), _digests(self.dataset)))}
 
     @property
     def name(self) -> str:
         """Readable, and different for every change from the defaults; a setting that is added later changes no name."""
         identity, defaults = self.identity(), {"settings": _plain(type(self.settings)()), "data": _plain(DataConfig())}
+        del identity["masks"]  # other masks are a reason to run again, under the same name
         digest = hashlib.sha256(json.dumps(_changed(identity, defaults), sort_keys=True).encode()).hexdigest()[:8]
         categories = self.dataset.categories
         what = categories[0].strip("{}") if len(categories) == 1 else f"{len(categories)}categories"
@@ -208,6 +210,7 @@ class Job:
         except (OSError, ValueError):
             return None
         told, identity = record.get("identity", {}), self.identity()
+        told = {"masks": identity["masks"]} | told  # records older than it do not tell
         same = _changed(told, identity) == {} and told.keys() == identity.keys()  # settings younger than it have their default
         return record if same else None
 
@@ -231,14 +234,18 @@ def _changed(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_FINGERPRINTS: WeakKeyDictionary[Dataset, str] = WeakKeyDictionary()  # a worker opens its data set anew for each job
+_DIGESTS: WeakKeyDictionary[Dataset, tuple[str, str]] = WeakKeyDictionary()  # a worker opens its data set anew for each job
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    """Of a data set that several jobs share: read once."""
-    if dataset not in _FINGERPRINTS:
-        _FINGERPRINTS[dataset] = fingerprint(dataset)
-    return _FINGERPRINTS[dataset]
+def _digests(dataset: Dataset) -> tuple[str, str]:
+    """Of the images and of the masks of a data set that several jobs share: read once."""
+    if dataset not in _DIGESTS:
+        masks = hashlib.sha256()
+        for sample in dataset.test:
+            with contextlib.suppress(OSError):  # whoever reads the masks has a sentence for it
+                masks.update(f"{sample.name} ".encode() + (hashlib.sha256(sample.mask.read_bytes()).digest() if sample.mask else b""))
+        _DIGESTS[dataset] = fingerprint(dataset), masks.hexdigest()[:16]
+    return _DIGESTS[dataset]
 
 
 def plan(
@@ -410,9 +417,10 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     dataset, state = job.dataset, folders.runs / f"table-{job.name}" / "state.pt"
     if not dataset.train or not dataset.test:
         raise DumenetError(f"{dataset.name} has no {'training' if not dataset.train else 'test'} images.")
-    method = METHODS[job.method](replace(job.settings, state=state))
+    watched = TABLES[job.table].columns[job.column].watched  # to go on after an interruption would lose what was seen before it
+    method = METHODS[job.method](replace(job.settings, state=None if watched else state))
     by_epoch: list[float | None] = []
-    if TABLES[job.table].columns[job.column].watched:
+    if watched:
         method.on_epoch = lambda epoch: by_epoch.append(_image_auroc(dataset, scores_of(method, dataset)[0].image))
     start = time.perf_counter()
     method.fit(dataset.train)
@@ -429,11 +437,11 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     return config | {
         "name": job.name, "tag": "table", "table": job.table, "column": job.column, "method": job.method,
         "setting": job.setting, "seed": job.settings.seed, "identity": job.identity(), "command": job.command(),
-        "data": {"name": dataset.name, "fingerprint": _fingerprint(dataset), "train": len(dataset.train),
+        "data": {"name": dataset.name, "fingerprint": _digests(dataset)[0], "train": len(dataset.train),
                  "test": len(dataset.test), "config": to_dict(job.data)},
         "metrics": metrics, "image_auroc_by_epoch": by_epoch,
         "image_auroc_by_pooling": {rule: _image_auroc(dataset, values) for rule, values in pooled.items()},
-        "seconds": {"fit": round(fitted - start, 1), "score": round(scored - fitted, 1)}, "machine": machine("cpu"),
+        "seconds": {"fit": round(fitted - start, 1), "score": round(scored - fitted, 1)}, "machine": machine(str(pick_device(job.settings.device))),
         "files": {"results": Path(os.path.relpath(job.path, folders.home)).as_posix()},
     }  # fmt: skip
 

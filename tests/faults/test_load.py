@@ -146,6 +146,6 @@ def test_many_short_steps_in_flat_memory(tiny, make_features, tmp_path):
 
 def test_a_data_set_is_let_go_of_after_its_job():
     for _ in range(5):
-        jobs._fingerprint(Dataset("a", [], [], False))
+        jobs._digests(Dataset("a", [], [], False))
     gc.collect()
-    assert not [d for d in jobs._FINGERPRINTS if d.name == "a"]
+    assert not [d for d in jobs._DIGESTS if d.name == "a"]
