@@ -1,5 +1,6 @@
 """The generated data set: reproducible, exact masks, hard enough to teach with."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from dumenet.data import load_image, make_factory, read_folder
-from dumenet.data.factory import RELIT, SCENES, render
+from dumenet.data.factory import LOGICAL, RELIT, SCENES, render
 from dumenet.errors import DumenetError
 
 SMALL = {"categories": ["cap", "weave"], "train": 2, "test_good": 1, "per_defect": 1, "size": 64}
@@ -30,6 +31,13 @@ def test_offers_textures_and_objects_with_exact_counts(factory):
         assert len({s.defect for s in test} - {"good"}) >= 4
     size = sum(p.stat().st_size for p in Path(factory.train[0].source).parents[3].rglob("*.png"))
     assert size < 60e6
+
+
+def test_the_readme_names_the_kinds_and_which_are_logical():
+    text = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    rows = {c: kinds.split(", ") for c, kinds in re.findall(r"^\| (\w+) \|.*\| (.*) \|$", text, re.MULTILINE) if c in SCENES}
+    assert {c: sorted(k.strip("*") for k in kinds) for c, kinds in rows.items()} == {c: sorted(SCENES[c][1]) for c in SCENES}
+    assert {k.strip("*") for kinds in rows.values() for k in kinds if k.startswith("*")} == LOGICAL
 
 
 def test_files_are_what_render_draws(factory):
