@@ -479,16 +479,23 @@ def _temperature(e: Evidence) -> Finding:
     return Finding(HOLDS if m["most"] > 0.5 else NOT, said)
 
 
+def _outcome(e: Evidence, column: str) -> str:
+    """What that ablation does to pixel AUROC, as the end of a sentence; told, not judged."""
+    difference, half, n = e.change("ablations", column, "default", "pixel_auroc")
+    return "" if half is None else f"; in the table ablations ({column}, {n} seeds) pixel AUROC changes by {difference:+.1f} ± {half:.1f} points"
+
+
 def _sigmoid(e: Evidence) -> Finding:
     m = e.measurement("sigmoid")
     said = (f"{k}: {m[k]['saturated']:.0%} saturated, mean slope {m[k]['slope']:.3f} of 0.25" for k in ("raw", "standardised"))
-    return Finding(HOLDS if m["raw"]["saturated"] < 0.05 else NOT, "; ".join(said))
+    return Finding(HOLDS if m["raw"]["saturated"] < 0.05 else NOT, "; ".join(said) + _outcome(e, "target sigmoid"))
 
 
 def _neck(e: Evidence) -> Finding:
     m = e.measurement("neck")
     said = (f"{k}: length of the target x {m[k][-1] / m[k][0]:.2f}" for k in ("plain", "cbam"))
-    return Finding(within(m["cbam"][-1] / m["cbam"][0] - 1, 0.1), "; ".join(said) + f" after {len(m['cbam']) - 1} epochs")
+    told = f" after {len(m['cbam']) - 1} epochs" + _outcome(e, "neck cbam")
+    return Finding(within(m["cbam"][-1] / m["cbam"][0] - 1, 0.1), "; ".join(said) + told)
 
 
 def _slots(e: Evidence) -> Finding:
