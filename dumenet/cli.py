@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ EXAMPLES = """examples:
   dumenet classroom                                  the lessons as student's and instructor's copies
   dumenet doctor                                     what this machine has, will use and lacks
 """
+MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,12 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--config", help=f"YAML file, or one of: {', '.join(_packaged())}")
             command.add_argument("--separate", action="store_true", help="one model for each category")
-            command.add_argument("--seed", type=int, nargs="+", help="one or several seeds")
+            command.add_argument("--seed", type=int, **MANY, help="one or several seeds")
             command.add_argument("--tag", help="prefix of the results files, to find a series again")
         command.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10)')
-        command.add_argument("--category", nargs="+", help='category names, or "all"')
+        command.add_argument("--category", **MANY, help='category names, or "all"')
         example = "data.* and evaluation.*, e.g. evaluation.pooling=mean" if name == "evaluate" else "e.g. train.epochs=3"
-        command.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=example)
+        command.add_argument("--set", **MANY, default=[], metavar="KEY=VALUE", help=example)
         command.set_defaults(run=run)
 
     table = _add(commands, "table", "the results files as a table: mean and spread over seeds")
@@ -140,18 +142,18 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
     reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
     reproduce.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10); default: the lesson\'s or table\'s own')
-    reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers or names of lessons")
+    reproduce.add_argument("--only", **MANY, metavar="NN", help="numbers or names of lessons")
     reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
     reproduce.add_argument("--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations, contamination, shortfall")
-    reproduce.add_argument("--method", nargs="+", default=[], help="columns of the table (default: all)")
-    reproduce.add_argument("--category", nargs="+", default=[], help="categories, or splits such as 01234 (default: all)")
-    reproduce.add_argument("--seed", type=int, nargs="+", default=[0], help="one or several seeds")
+    reproduce.add_argument("--method", **MANY, default=[], help="columns of the table (default: all)")
+    reproduce.add_argument("--category", **MANY, default=[], help="categories, or splits such as 01234 (default: all)")
+    reproduce.add_argument("--seed", type=int, **MANY, help="one or several seeds (default: 0)")
     reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
-    reproduce.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300")
+    reproduce.add_argument("--set", **MANY, default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300")
     reproduce.add_argument("--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)")
     reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler, for several machines")
-    reproduce.add_argument("--out", type=Path, default=Path("figures"), help="folder for CSV, Markdown and figure")
+    reproduce.add_argument("--out", type=Path, help="folder for a table's CSV, Markdown and figure (default: figures)")
     reproduce.set_defaults(run=_reproduce)
 
     explore = _add(commands, "explore", "open the heatmap explorer (lesson 12) in the browser, for this machine alone")
@@ -227,6 +229,9 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     overrides = _pairs(args.set)
     if args.data:
         overrides["data.source"] = args.data
+    source = overrides.get("data.source")
+    if isinstance(source, str) and str(Path(source)) not in ("factory", "digits"):  # ./factory is a folder
+        overrides["data.source"] = str(Path(source))  # photos/ is photos, and no other run
     if args.category:
         overrides["data.categories"] = args.category
     return overrides
@@ -240,10 +245,10 @@ def _train(args: argparse.Namespace) -> None:
     values = {}
     if args.config:
         path = Path(args.config)
-        if not path.exists() and path.suffix not in (".yaml", ".yml"):
-            if args.config not in _packaged():
-                raise unknown("configuration", args.config, _packaged())
+        if args.config in _packaged() and not path.is_file():  # nor is it a folder that bears the name
             path = CONFIGS / f"{args.config}.yaml"
+        elif not path.exists() and path.suffix not in (".yaml", ".yml"):
+            raise unknown("configuration", args.config, _packaged())
         values = load_config(path)
     values = merge(values, _overrides(args))
     seeds = [{"train.seed": seed} for seed in args.seed or ()] or [{}]
@@ -280,11 +285,12 @@ def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
     from dumenet.results import csv, markdown, read_results, table
 
-    records = [r for r in read_results(args.results) if "metrics" in r and "config" in r and r.get("tag") == args.tag]
+    found = zip(sorted(args.results.glob("*.json")), read_results(args.results))  # in this order
+    records = {path: r for path, r in found if r.get("metrics") and "config" in r and r.get("tag") == args.tag}
     try:
         long = [
-            {"row": _run_label(r), "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
-            for r in records if r["metrics"] for key, title in METRICS.items()
+            {"row": label, "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
+            for label, r in zip(_labels(records), records.values()) for key, title in METRICS.items()
         ]  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise DumenetError(
@@ -293,6 +299,36 @@ def _table(args: argparse.Namespace) -> None:
     if not long:
         raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
     print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+
+
+def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
+    """`_run_label` of each record; where two of one seed would share it, with whatever else differs in their configurations.
+
+    Raises:
+        DumenetError: nothing does.
+    """
+    from dumenet.config import make_config, to_dict
+
+    def flat(config: dict[str, Any]) -> dict[str, Any]:
+        return {f"{part}.{key}": value for part, values in config.items() for key, value in values.items()}
+
+    usual = flat(to_dict(make_config()))  # records older than a setting lack it
+    settings = {path: usual | flat(record["config"]) for path, record in records.items()}
+    rows: dict[str, list[Path]] = {}
+    for path, record in records.items():
+        rows.setdefault(_run_label(record), []).append(path)
+    labels = {}
+    for label, paths in rows.items():
+        apart = set()
+        for a, b in combinations(paths, 2):
+            if records[a]["seed"] == records[b]["seed"]:
+                differ = {k for k in settings[a] if settings[a][k] != settings[b].get(k)} - {"train.seed"}
+                if not differ:
+                    raise DumenetError(f"{a} and {b} are of one configuration and one seed: delete one of them.")
+                apart |= differ
+        for path in paths:
+            labels[path] = ", ".join([label, *(f"{k} {settings[path].get(k)}" for k in sorted(apart))])
+    return [labels[path] for path in records]
 
 
 def _run_label(record: dict[str, Any]) -> str:
@@ -330,11 +366,12 @@ def _predict(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> None:
     from dumenet.predict import export
 
-    out = args.out or args.checkpoint.with_suffix(".onnx")
+    out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.onnx"
     print(f"The graph is in {export(args.checkpoint, out, args.int8)}.")
 
 
-OF_A_TABLE = {"--method": [], "--category": [], "--seed": [0], "--setting": "unified", "--set": []}  # option -> where it is not given
+# option -> what it is where it is not given
+OF_A_TABLE = {"--method": [], "--category": [], "--seed": None, "--setting": "unified", "--set": [], "--out": None}
 OF_LESSONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
 
 
@@ -354,11 +391,11 @@ def _reproduce(args: argparse.Namespace) -> int:
 def _reproduce_table(args: argparse.Namespace) -> int:
     from dumenet.paper import jobs, tables
 
-    wanted = jobs.plan(args.table, args.data, args.category, args.method, args.seed, args.setting, _pairs(args.set))
+    wanted = jobs.plan(args.table, args.data, args.category, args.method, args.seed or [0], args.setting, _pairs(args.set))
     failures = jobs.run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
     missing = sum(job.finished() is None for job in wanted)
     print(f"{len(wanted) - missing} of {len(wanted)} jobs have their results file.")
-    for path in tables.write(wanted, Path("."), args.out):
+    for path in tables.write(wanted, Path("."), args.out or Path("figures")):
         print(f"  {path}")
     for failure in failures:
         print(f"dumenet: {failure}", file=sys.stderr)

@@ -22,8 +22,8 @@ class DataConfig:
     source: str = "factory"  # "factory", "digits", or a folder (MVTec layout or CIFAR-10)
     categories: tuple[str, ...] = ("all",)  # MVTec layout: names, or "all"
     normals: str = "01234"  # ten-class protocols: the five classes that count as normal
-    per_class_train: int | None = None  # CIFAR-10: random training images a class; None: all
-    per_class_test: int | None = None  # CIFAR-10: random test images a class; None: all
+    per_class_train: int | None = None  # ten-class protocols: random training images a class; None: all
+    per_class_test: int | None = None  # ten-class protocols: random test images a class; None: all
     seed: int = 0  # of that choice, and of the digits' split; apart from the seed of training
     contamination: float = 0.0  # share of defective images in the training set: moved there from the test set
     contamination_reserve: float = 0.0  # take at least so many out of the test set; for levels on one test set

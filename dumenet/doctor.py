@@ -29,8 +29,9 @@ class Finding(NamedTuple):
 
 def examine(home: Path = Path(".")) -> list[Finding]:
     """Everything at once; nothing is downloaded, made or changed."""
-    findings = [*_packages(), *_disk(home)]
-    if any(f.state == "MISSING" for f in findings if f.topic == "environment"):
+    packages = list(_packages())
+    findings = [*packages, *_disk(home)]
+    if any(f.state == "MISSING" for f in packages):
         return [*findings, Finding("used", "MISSING", "nothing can be used before the packages are there")]
     device, devices = _devices()
     weights = list(_weights())

@@ -119,7 +119,7 @@ def run(config: Config, folders: Folders = Folders(), tag: str | None = None, pr
         state = checkpoint.with_name("state.pt")
         trained = train(config, keep, backbone.stage_channels, state, progress=progress, origin=origin)
         set_thresholds(trained, holdout)
-        trained.origin = origin | {"seconds": time.perf_counter() - start}
+        trained.origin = origin | {"seconds": trained.earlier + time.perf_counter() - start}
         save_checkpoint(trained, checkpoint)
         state.unlink(missing_ok=True)
     seconds["train"] = trained.origin["seconds"]
@@ -130,14 +130,17 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     """Evaluate a checkpoint on its own data set, or on what `overrides` ("data.source": ...) name.
 
     Raises:
-        DumenetError: an override of something that the checkpoint fixes, or no test images.
+        DumenetError: an override of something that the checkpoint fixes (thresholds too), or no test images.
     """
     trained = load_checkpoint(path)
     fixed = [k for k in overrides if not k.startswith(("data.", "evaluation."))]
     if fixed:
         raise DumenetError(f"{fixed[0]} is fixed in a checkpoint; only data.* and evaluation.* can change here.")
+    if "evaluation.quantile" in overrides:
+        raise DumenetError("evaluation.quantile is fixed in a checkpoint: its thresholds were set at training, so train with another.")
     config = config_from_dict(merge(to_dict(trained.config), overrides))
-    trained = replace(trained, config=config)
+    same = config.evaluation.pooling == trained.config.evaluation.pooling
+    trained = replace(trained, config=config, thresholds=trained.thresholds if same else {})  # learned under that pooling
     dataset = load_data(config, folders)
     if not dataset.test:
         raise DumenetError(f"{dataset.name} has no test images: put some into <category>/test/good and test/<defect>.")

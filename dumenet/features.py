@@ -69,9 +69,19 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, S, S, 3) to features (B, C, H, W), bilinear with aligned corners (UniAD's MFCN)."""
         x = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
-        stages = self.net((x - self.mean) / self.std)
+        stages = map(self._channels_second, self.net((x - self.mean) / self.std), self.stage_channels)
         size = (self.config.grid, self.config.grid)
         return torch.cat([F.interpolate(s, size, mode="bilinear", align_corners=True) for s in stages], dim=1)
+
+    def _channels_second(self, stage: Tensor, channels: int) -> Tensor:
+        """A stage as (B, C, H, W); some networks, Swin for one, give (B, H, W, C)."""
+        shape = tuple(stage.shape[1:])
+        said = getattr(self.net, "output_fmt", "NCHW") == "NHWC"  # by timm; decides where H = W = C
+        if len(shape) == 3 and shape[2] == channels and (said or shape[0] != channels):
+            return stage.permute(0, 3, 1, 2)
+        if len(shape) != 3 or shape[0] != channels:
+            raise DumenetError(f"{self.config.backbone} gives {shape} where maps of {channels} channels are needed: use another backbone.")
+        return stage
 
 
 def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[float]]:

@@ -161,7 +161,8 @@ def predict(
     """Score an image or every image below a folder; writes `scores.csv` and one overlay for each image.
 
     Images are decoded by threads while others are computed; their overlays are drawn by the same threads.
-    An unreadable image becomes a row with the verdict "unreadable" and its problem; the others are scored.
+    An unreadable image becomes a row with the verdict "unreadable" and its problem; the others are scored. An interrupted
+    call leaves the rows that it had.
     An overlay is named after its image; where that name would be too long, after its beginning and its SHA-256.
     In an overlay the middle of the colour scale is the verdict's threshold, so colours compare across images.
 
@@ -191,30 +192,33 @@ def predict(
         overlay = _overlay(image, anomaly_map, threshold, f"{row['image']}: {row['verdict']}")
         write_atomic(_beside(out / str(row["image"])), overlay)
 
-    with ThreadPoolExecutor(READERS, "reader") as pool, progress_bar(total=len(files), desc="predicting", unit="image") as bar:
-        for part in _read_ahead(files, detector.config.features.image_size, detector.together, pool):
-            read = []  # rows of images, and of nothing that could not be read
-            for file, image in part:
-                name = file.relative_to(images).as_posix() if images.is_dir() else file.name
-                name = name.encode("utf-8", "backslashreplace").decode()  # a byte of the name that is not UTF-8
-                rows.append(dict.fromkeys(COLUMNS, "") | {"image": name})
-                if isinstance(image, DumenetError):
-                    rows[-1] |= {"verdict": "unreadable", "problem": str(image)}
-                else:
-                    read.append((rows[-1], image))
-            if read:
-                maps, scores = detector.run(np.stack([image for _, image in read]))  # (B, S, S), (B,)
-                for (row, _), value, verdict in zip(read, scores, verdicts(detector, scores, category)):
-                    row |= {"score": f"{value:.6g}", "verdict": verdict}
-                    if threshold is not None:
-                        row["threshold"] = f"{threshold:.6g}"
-                list(pool.map(draw, *zip(*read), maps))  # raises what they raised
-            bar.update(len(part))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(out / "scores.csv", text.getvalue().encode())
+    try:
+        with ThreadPoolExecutor(READERS, "reader") as pool, progress_bar(total=len(files), desc="predicting", unit="image") as bar:
+            for part in _read_ahead(files, detector.config.features.image_size, detector.together, pool):
+                read = []  # rows of images, and of nothing that could not be read
+                for file, image in part:
+                    name = file.relative_to(images).as_posix() if images.is_dir() else file.name
+                    name = name.encode("utf-8", "backslashreplace").decode()  # a byte of the name that is not UTF-8
+                    rows.append(dict.fromkeys(COLUMNS, "") | {"image": name})
+                    if isinstance(image, DumenetError):
+                        rows[-1] |= {"verdict": "unreadable", "problem": str(image)}
+                    else:
+                        read.append((rows[-1], image))
+                if read:
+                    maps, scores = detector.run(np.stack([image for _, image in read]))  # (B, S, S), (B,)
+                    for (row, _), value, verdict in zip(read, scores, verdicts(detector, scores, category)):
+                        row |= {"score": f"{value:.6g}", "verdict": verdict}
+                        if threshold is not None:
+                            row["threshold"] = f"{threshold:.6g}"
+                    list(pool.map(draw, *zip(*read), maps))  # raises what they raised
+                bar.update(len(part))
+    finally:  # an interruption or a full disk costs no score that is there
+        text, done = io.StringIO(), [row for row in rows if row["verdict"]]
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(done)
+        if done:
+            write_atomic(out / "scores.csv", text.getvalue().encode())
     return rows
 
 

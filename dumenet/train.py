@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Trained:
     history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "lr": []})  # one entry an epoch
     thresholds: dict[str, float] = field(default_factory=dict)  # image score by category, and "all"
     origin: dict[str, Any] = field(default_factory=dict)  # fingerprint of the data, backbone key, seconds
+    earlier: float = 0.0  # seconds of training in processes that were interrupted before this one
 
 
 def pick_device(name: str) -> torch.device:
@@ -108,7 +110,7 @@ def train(
     Raises:
         DumenetError: the loss is not finite, `train.compile` without a compiler, or a process that was lost.
     """
-    c, device = config.train, pick_device(config.train.device)
+    c, device, begun = config.train, pick_device(config.train.device), time.perf_counter()
     if parallel.processes(c) > 1 and not parallel.inside() and config.model.name != "gaussian":
         return _share(config, features, stage_channels, state_file, on_epoch, progress, origin)
     fabric = parallel.begin(c, device, meeting)
@@ -162,7 +164,8 @@ def train(
             on_epoch(epoch, model)
         if state_file and first:
             state = {"epoch": epoch + 1, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            _write(state_file, _pack(trained) | state)
+            spent = {"earlier": trained.earlier + time.perf_counter() - begun}
+            _write(state_file, _pack(trained) | state | spent)
     model.eval()
     return trained
 
@@ -256,6 +259,7 @@ def _resume(state_file: str | Path | None, config: Config, trained: Trained, opt
         done, history = int(state["epoch"]), {name: [float(x) for x in state["history"][name]] for name in trained.history}
         if {len(values) for values in history.values()} != {done}:
             raise ValueError("a history of other epochs")
+        earlier = float(state.get("earlier", 0.0))  # states of before this was kept have none
         for name, part in parts.items():
             part.load_state_dict(state[name])
     except Exception:  # a damaged state costs the epochs it held, not the run
@@ -263,6 +267,7 @@ def _resume(state_file: str | Path | None, config: Config, trained: Trained, opt
             part.load_state_dict(fresh[name])
         return 0
     trained.history.update(history)
+    trained.earlier = earlier
     return done
 
 
@@ -274,6 +279,7 @@ def _pack(trained: Trained) -> dict[str, Any]:
         "history": trained.history,
         "thresholds": trained.thresholds,
         "origin": trained.origin,
+        "earlier": trained.earlier,
     }
 
 
@@ -303,7 +309,7 @@ def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
         thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
         if not np.isfinite(list(thresholds.values())).all():
             raise ValueError("a threshold is not a number")
-        rest = dict(content["history"]), thresholds, dict(content["origin"])
+        rest = dict(content["history"]), thresholds, dict(content["origin"]), float(content.get("earlier", 0.0))
     except FileNotFoundError:
         raise DumenetError(f"No checkpoint at {path}: train one with `dumenet train`.") from None
     except DumenetError:

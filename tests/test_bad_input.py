@@ -351,6 +351,13 @@ CASES = {  # what is wrong: (what to do first, the command, the culprit that the
     "index without a kind": (indexed({"label_name": None}), TRAIN, "train.json line 1"),
     "index that names a folder above": (indexed({"filename": "../tiny.yaml"}), TRAIN, "train.json line 1"),
     "index that names a file elsewhere": (indexed({"filename": "/etc/hostname"}), TRAIN, "train.json line 1"),
+    "index whose category leads elsewhere": (indexed({"clsname": "/../../x"}), TRAIN, "train.json line 1 holds the name '/../../x'"),
+    "index whose category is the folder above": (indexed({"clsname": ".."}), TRAIN, "train.json line 1 holds the name '..'"),
+    "index whose category is another system's path": (indexed({"clsname": "a\\b"}), TRAIN, "train.json line 1 holds the name"),
+    "index whose category holds a zero": (indexed({"clsname": "a\0b"}), TRAIN, "train.json line 1 holds the name 'a\\x00b'"),
+    "index whose category is no text": (indexed({"clsname": "a\ud800"}), TRAIN, "train.json line 1 holds the name 'a\\ud800'"),
+    "index whose kind leads elsewhere": (indexed({"label_name": "a/../b"}), TRAIN, "train.json line 1 holds the name 'a/../b'"),
+    "index of a file whose name is no text": (indexed({"filename": "a\0.png"}), TRAIN, "train.json line 1 names 'a\\x00.png'"),
     "index that names an image twice": (indexed({}, {}), TRAIN, "twice"),
     "index nested too deep": (text("photos/train.json", '{"filename":' + "[" * 100_000), TRAIN, "train.json line 1"),
     "index that is no text": (text("photos/train.json", bytes(range(256))), TRAIN, "train.json line 1"),
@@ -448,6 +455,8 @@ CASES = {  # what is wrong: (what to do first, the command, the culprit that the
     "no images": (lambda home: (checkpoint(home), empty_folder(home)), "predict checkpoint.pt empty", "empty"),
     "no results": (None, "table", "data/results"),
     "no results of that tag": (checkpoint, "table --tag none", "'none'"),
+    "export of a folder": (None, "export .", ". is not a whole dumenet checkpoint"),
+    "category of ten classes": (None, "train --config tiny.yaml --data digits --category 3", "--set data.normals=56789"),
     "no lessons": (None, "reproduce", "notebooks"),
     "unknown lesson": (lesson, "reproduce --only 07", "'07'"),
     "unknown notebook parameter": (lesson, "reproduce -p epoch=3", "did you mean 'epochs'"),
@@ -480,6 +489,8 @@ def test_bad_input_is_one_sentence(case, tree, tiny_yaml, tmp_path, monkeypatch,
 def test_unknown_words_of_the_command_itself(capsys):
     for words, says in (
         (["reproduce", "--set", "train.epochs=3"], "--set is for a table: name it by --table, or set a lesson's parameter by -p"),
+        (["reproduce", "--seed", "0"], "--seed is for a table"),
+        (["reproduce", "--out", "figures"], "--out is for a table"),
         (["reproduce", "--table", "mvtec", "-p", "seed=3"], "-p is for the lessons: leave out --table"),
     ):
         assert main(words) == 2 and says in capsys.readouterr().err

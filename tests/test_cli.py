@@ -7,9 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from conftest import TINY
 from PIL import Image
 
-from dumenet.cli import main
+from dumenet import predict
+from dumenet.cli import _parser, main
+from dumenet.errors import DumenetError
 from dumenet.experiment import evaluate_checkpoint
 from dumenet.train import load_checkpoint, save_checkpoint
 
@@ -112,6 +115,48 @@ def test_runs_that_differ_in_how_they_were_trained_have_rows_of_their_own(home, 
     )  # fmt: skip
 
 
+def test_an_option_given_twice_counts_twice(home, tree, tiny_yaml, capsys):
+    words = "--seed 3 --seed 4 --category bolt --category felt --set train.epochs=1 --set model.memory_mode=channel"
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree), *words.split()]) == 0
+    found = records(home)
+    assert [r["seed"] for r in found] == [3, 4] and set(found[0]["metrics"]["per_category"]) == {"bolt", "felt"}
+    assert found[0]["config"]["train"]["epochs"] == 1 and found[0]["config"]["model"]["memory_mode"] == "channel"
+    lessons = _parser().parse_args(["reproduce", *"--only 00 --only 01 02 --method US --method MKD --seed 1 --seed 2 3".split()])
+    assert (lessons.only, lessons.method, lessons.seed) == (["00", "01", "02"], ["US", "MKD"], [1, 2, 3])
+
+
+def test_a_folder_of_its_name_does_not_hide_a_configuration(home, tree):
+    (home / "laptop").mkdir()
+    tiny = [f"{part}.{k}={json.dumps(v)}" for part, values in TINY.items() for k, v in values.items()]
+    assert main(["train", "--config", "laptop", "--data", str(tree), "--set", *tiny]) == 0
+    assert records(home)[0]["config"]["model"]["dropout"] == 0  # laptop's
+
+
+def test_a_slash_at_the_end_of_a_folder_is_no_other_run(home, tree, tiny_yaml, capsys):
+    for data in (["--data", "photos"], ["--data", "photos/"], ["--set", "data.source=./photos"]):
+        assert main(["train", "--config", str(tiny_yaml), *data]) == 0
+    assert len(records(home)) == 1 and records(home)[0]["config"]["data"]["source"] == "photos"
+    assert main(["train", "--config", str(tiny_yaml), "--data", "./factory"]) == 2  # a folder, and not what is embedded
+    assert "no folder factory" in capsys.readouterr().err
+
+
+def test_runs_whose_difference_a_row_leaves_out_are_told_apart(home, tree, tiny_yaml, capsys):
+    command = ["train", "--config", str(tiny_yaml), "--data", str(tree), "--category", "bolt"]
+    assert main([*command, "--seed", "0", "1"]) == 0
+    assert main([*command, "--set", "evaluation.bootstrap=10", "data.seed=3"]) == 0
+    capsys.readouterr()
+    assert main(["table"]) == 0
+    rows = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()[2:]}
+    first, second = sorted(rows)
+    assert first.endswith(", data.seed 0, evaluation.bootstrap 20") and "(n=2)" in rows[first]
+    assert second.endswith(", data.seed 3, evaluation.bootstrap 10") and "(n=1)" in rows[second]
+    path = min((home / "data" / "results").glob("*.json"))
+    shutil.copy(path, path.with_name("copy.json"))
+    assert main(["table"]) == 2
+    error = capsys.readouterr().err
+    assert "copy.json" in error and path.name in error and error.endswith("are of one configuration and one seed: delete one of them.\n")
+
+
 def test_what_is_not_defined_is_said(home, tree, tiny_yaml, capsys):
     shutil.rmtree(tree / "felt" / "test" / "hole")
     shutil.rmtree(tree / "felt" / "ground_truth")
@@ -176,6 +221,23 @@ def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint, 
         assert row["image"] == "011.png" and row["verdict"] == verdict
         assert float(row["threshold"]) == trained.thresholds[category]
         assert (home / category / "011.png.heatmap.png").exists()
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (DumenetError("No space."), 2)])
+def test_an_interrupted_prediction_leaves_the_scores_that_it_had(home, tree, checkpoint, monkeypatch, capsys, error, code):
+    command = ["predict", str(checkpoint), str(tree / "bolt" / "test"), "--out"]
+    assert main([*command, "whole"]) == 0
+    overlay, drawn = predict._overlay, []
+
+    def stop(*args):
+        drawn.append(args)
+        if len(drawn) == 3:
+            raise error
+        return overlay(*args)
+
+    monkeypatch.setattr(predict, "_overlay", stop)
+    assert main([*command, "out"]) == code
+    assert scores(home / "out") == scores(home / "whole")[:3]
 
 
 def test_predict_into_the_folder_of_images_can_be_repeated(home, tree, checkpoint, capsys):

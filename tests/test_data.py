@@ -289,6 +289,9 @@ def test_check_reports_every_problem_at_once(root):
     ):  # fmt: skip
         assert sum(part in p for p in problems) == 1, (part, problems)
     assert len(problems) == 10
+    _one_line(root / INDEX, label=1)
+    problems = check_folder(root)
+    assert sum("train.json line 1 lists the defect" in p and "must have label 0" in p for p in problems) == 1
 
 
 # CIFAR-10 and digits
@@ -463,6 +466,27 @@ def test_digits():
     assert not {s.name.split("/")[2] for s in dataset.train} & {s.name.split("/")[2] for s in dataset.test}
     assert dataset.train[0].source.shape == (8, 8, 3) and max(s.source.max() for s in dataset.test) == 255
     assert fingerprint(dataset) == fingerprint(open_dataset("digits", normals="{97531}"))
+
+
+def test_digits_are_as_many_as_asked_for():
+    whole, some = (read_digits("01234", *most, seed=1) for most in ((None, None), (20, 30)))
+    assert fingerprint(read_digits("01234", 800, 800, seed=1)) == fingerprint(whole)
+    assert (len(some.train), len(some.test)) == (100, 300)
+    for part in ("train", "test"):
+        assert {s.name for s in getattr(some, part)} < {s.name for s in getattr(whole, part)}
+    assert len(open_dataset("digits", per_class_train=20, per_class_test=30).test) == 300
+    assert {s.name for s in read_digits("01234", 20, seed=2).train} != {s.name for s in some.train}
+    with pytest.raises(DumenetError, match="per_class_test is 0"):
+        read_digits(per_class_test=0)
+
+
+def test_ten_classes_have_one_category_their_split(cifar):
+    for source in ("digits", cifar):
+        for categories in ("all", ("all",), "56789", ("{56789}",)):
+            assert open_dataset(source, categories, "{98765}").categories == ["{56789}"]
+        for categories in ("cat", ("all", "{01234}")):
+            with pytest.raises(DumenetError, match="only the split .56789.: splits are chosen by data.normals, e.g. `--set"):
+                open_dataset(source, categories, "56789")
 
 
 # Real data, where it is there

@@ -104,6 +104,7 @@ def test_a_folder_that_cannot_be_written(home, monkeypatch, capsys):
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "MISSING  build cannot be written: change its permissions" in out
+    assert "cpu: " in out and "ok       `dumenet train`" in out and "before the packages" not in out  # which are all there
 
 
 def test_the_report_counts_what_is_missing():

@@ -75,6 +75,16 @@ def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_pa
     assert torch.equal(rows(again)[0], rows(found)[3]) and len(graph.read_bytes()) == len(whole)
 
 
+@fast
+def test_a_backbone_with_its_channels_last_is_exported(tiny, tmp_path):
+    backbone = Backbone(tiny(features__backbone="swin_tiny_patch4_window7_224", features__stages=(0,)).features)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    engine.export(backbone, 64, ("features",), {}, tmp_path / "g.onnx")
+    run = Engine(engine.read(tmp_path / "g.onnx")[0], "onnx")
+    for n in (1, 3):
+        assert alike(run(images[:n])[0], backbone(torch.tensor(images[:n])))
+
+
 def test_what_is_cached_needs_no_package(tiny, samples, tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "_runner", lambda backbone, folder: lambda x: np.ones((len(x), 64, 4, 4)))
     backbone = Backbone(tiny(features__runtime="openvino").features)

@@ -132,6 +132,20 @@ def test_an_interrupted_run_goes_on(go, monkeypatch):
     assert epochs == [0, 1, 1, 2]
     assert again.record["history"] == whole.record["history"]
     assert again.record["metrics"] == whole.record["metrics"]
+    assert again.trained.earlier > 0
+
+
+def test_training_took_what_all_its_processes_took(go, monkeypatch):
+    real = experiment.train
+
+    def resumed(*args, **kwargs):
+        trained = real(*args, **kwargs)
+        trained.earlier = 1000.0
+        return trained
+
+    monkeypatch.setattr(experiment, "train", resumed)
+    for _ in range(2):  # trained, and used again
+        assert 1000 < go().record["seconds"]["train"] < 1100
 
 
 def test_separate_setting_has_one_configuration_a_category(tiny, tree, tmp_path):
@@ -189,8 +203,11 @@ def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
     )
     assert set(elsewhere.record["metrics"]["per_category"]) == {"bolt"}
     assert (elsewhere.scores.image < again.scores.image[:6]).all()  # a mean lies below a maximum
+    assert again.record["thresholds"] == first.record["thresholds"] and elsewhere.record["thresholds"] == {}  # learned from maxima
     with pytest.raises(DumenetError, match="model.heads is fixed in a checkpoint"):
         evaluate_checkpoint(path, {"model.heads": 4}, Folders(tmp_path))
+    with pytest.raises(DumenetError, match="quantile is fixed in a checkpoint: its thresholds were set at training"):
+        evaluate_checkpoint(path, {"evaluation.quantile": 0.5}, Folders(tmp_path))
 
 
 def test_names_tell_configurations_apart(go):

@@ -131,6 +131,21 @@ def test_stages_are_resized_to_the_grid_and_joined(backbone):
     assert torch.allclose(out[:, : CHANNELS[0], [0, 0, -1, -1], [0, -1, 0, -1]], corners, atol=1e-6)
 
 
+def test_stages_with_their_channels_last_are_turned(tiny):
+    backbone = Backbone(tiny(features__backbone="swin_tiny_patch4_window7_224", features__stages=(0, 1)).features)
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        stages = backbone.net((pixels.permute(0, 3, 1, 2) / 255 - backbone.mean) / backbone.std)
+    assert [s.shape[1:] for s in stages] == [(16, 16, 96), (8, 8, 192)]
+    resized = [F.interpolate(s.permute(0, 3, 1, 2), (4, 4), mode="bilinear", align_corners=True) for s in stages]
+    assert torch.allclose(backbone(pixels), torch.cat(resized, 1), atol=1e-6)
+    cube = torch.rand(1, 5, 5, 5)
+    assert torch.equal(backbone._channels_second(cube, 5), cube.permute(0, 3, 1, 2))  # by what timm says of the network
+    for stage in (torch.rand(1, 4, 6, 4), torch.rand(1, 9, 5)):
+        with pytest.raises(DumenetError, match="gives .* where maps of 5 channels are needed"):
+            backbone._channels_second(stage, 5)
+
+
 def test_stays_frozen_and_in_eval_mode(backbone):
     assert not any(p.requires_grad for p in backbone.parameters())
     backbone.train()

@@ -423,11 +423,12 @@ def test_standardise_with_the_sets_own_statistics(make_features):
     assert torch.allclose(out.std((0, 2, 3), unbiased=False), torch.ones(C), atol=1e-5)
 
 
-def test_targets(model):
+@pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp", "conv"])
+def test_targets(model, name):
     x = features()
     shift = torch.randn(C, 1, 1)
     for target, expected in (("raw", x), ("sigmoid", x.sigmoid()), ("standardised", (x - shift) / 2)):
-        net = model(target=target)
+        net = model(name=name, target=target)
         if target == "standardised":
             net.standardise.mean.copy_(shift)
             net.standardise.std.fill_(2)

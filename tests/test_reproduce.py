@@ -100,7 +100,7 @@ def test_a_lesson_that_failed_is_not_taken_for_done(home, capfd, monkeypatch):
     assert ran == ["00_one"] * 3
 
 
-@pytest.mark.parametrize("change", ["parameters", "package", "force"])
+@pytest.mark.parametrize("change", ["parameters", "package", "checks", "force"])
 def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
     ran = []
     monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
@@ -110,8 +110,34 @@ def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
     if change == "package":
         (home / "dumenet").mkdir()
         (home / "dumenet" / "new.py").write_text("x = 1")
+    if change == "checks":
+        (home / "notebooks" / "check.py").write_text("x = 1")
     reproduce(parameters={"seed": 1} if change == "parameters" else None, force=change == "force")
     assert ran[2:] == {"parameters": ["01_two"]}.get(change, ["00_one", "01_two"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lessons_that_read_all_results_run_again_when_there_are_others(tmp_path, capfd, workers):
+    write = "open(f'../data/results/{number}-run.json', 'w').write('{}')"
+    for number in ("00", "10", "11"):
+        put(tmp_path, f"{number}_lesson", NOTE.format(number), write)
+    (tmp_path / "data" / "results").mkdir(parents=True)
+
+    def ran():
+        (tmp_path / "ran").write_text("")
+        assert reproduce(home=tmp_path, workers=workers) == 0
+        return (tmp_path / "ran").read_text().split()
+
+    assert ran() == ["00", "10", "11"]
+    assert ran() == []  # their own results and those of later lessons are none of what they read
+    (tmp_path / "data" / "results" / "real-run.json").write_text("{}")  # dumenet train --tag real
+    assert ran() == ["10", "11"] and ran() == []
+    (tmp_path / "data" / "results" / "real-run.json").unlink()
+    assert ran() == ["10", "11"] and ran() == []
+    put(tmp_path, "00_lesson", NOTE.format("00"), write, "1")
+    assert ran() == ["00", "10", "11"] and ran() == []
+    put(tmp_path, "00_lesson", NOTE.format("00"))
+    assert ran() == ["00"] and ran() == []  # it left no other results
 
 
 def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):

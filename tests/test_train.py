@@ -225,9 +225,10 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
         with pytest.raises(KeyboardInterrupt):
             go(state, stop_after(epoch), **settings)
         assert torch.load(state, weights_only=True)["epoch"] == 2
-    seen = []
+    seen, earlier = [], torch.load(state, weights_only=True)["earlier"]
     resumed = go(state, lambda epoch, _: seen.append(epoch), **settings)
     assert seen == [2, 3]
+    assert whole.earlier == 0 < earlier == resumed.earlier < torch.load(state, weights_only=True)["earlier"]
     assert torch.equal(weights(resumed), weights(whole)) and resumed.history == whole.history
     again = go(state, lambda epoch, _: seen.append(epoch), **settings)  # a finished state trains no further
     assert seen == [2, 3] and torch.equal(weights(again), weights(whole))
@@ -255,7 +256,7 @@ def test_a_state_of_something_else_is_not_read(go, tmp_path, what):
 def trained(go):
     trained = go(model__neighbour_mask=("encoder",), model__neighbour_size=1, data__categories=("a", "b"))
     trained.thresholds = {"a": 1.0, "b": 2.0, "all": 1.5}
-    trained.origin = {"data": "123", "backbone": "x", "seconds": 1.0}
+    trained.origin, trained.earlier = {"data": "123", "backbone": "x", "seconds": 1.0}, 2.5
     return trained
 
 
@@ -279,6 +280,15 @@ def test_everything_comes_back(trained, tmp_path):
     for field in dataclasses.fields(trained):
         if field.name != "model":
             assert getattr(loaded, field.name) == getattr(trained, field.name), field.name
+
+
+def test_a_state_and_a_checkpoint_of_before_hold_no_earlier_seconds(go, tmp_path):
+    state = tmp_path / "state.pt"
+    go(state)
+    torch.save({k: v for k, v in torch.load(state, weights_only=True).items() if k != "earlier"}, state)
+    seen = []
+    assert go(state, lambda epoch, _: seen.append(epoch)).earlier == 0 and not seen
+    assert load_checkpoint(state, "cpu").earlier == 0
 
 
 class Foreign:

@@ -95,6 +95,16 @@ def test_hidden_map_and_data_set_change_the_picture(session):
     assert app.controls["model"].options == ("only",) and app.state.model == "only"
 
 
+def test_a_data_set_of_a_smaller_grid_and_fewer_images_takes_over(session, tiny, tree, tmp_path):
+    small = tiny(data__source=str(tree), data__categories=("felt",), features__grid=2)
+    app = explorer({"one": session, "two": Session({"only": run(small, Folders(tmp_path), progress=False)})})
+    app.controls["category"].value = "felt"
+    app.controls["image"].value = max(app.controls["image"].options, key=lambda o: o[1])[1]  # the other has no such number
+    app.controls["row"].value = app.controls["column"].value = 3
+    app.controls["data"].value = "two"
+    assert app.controls["row"].max == 1 and app.state.row <= 1 and app.state.column <= 1
+
+
 def test_a_click_asks_about_its_position(session):
     app = explorer(session)
     report = app.pictures[1, "report"].png

@@ -70,12 +70,12 @@ def reproduce(
     scratch = not only and not (home / "build" / "runs").exists()  # nothing trained yet: times mean something
     started, tasks = time.perf_counter(), {}
     for path in chosen:
-        digest = _digest(home, path, given[path])
-        if not force and _unchanged(_stamp(home, path), digest, home):
+        waits = tasks and path.stem[:2] >= READS_ALL  # for results of lessons that run now: it is asked again in its turn
+        if not (force or waits) and _unchanged(_stamp(home, path), _digest(home, path, given[path]), home):
             tqdm.write(f"{path.stem}: unchanged, kept")
         else:
             others = frozenset(p.stem[:2] for p in chosen) - {path.stem[:2]} if workers or scheduler else frozenset()
-            tasks[path.stem] = (path, home, given[path], digest, force, others)
+            tasks[path.stem] = (path, home, given[path], force, others)
     if workers or scheduler:
         after = {name: before(name, [p.stem for p in chosen]) for name in tasks}
         said = sweep(_lesson, tasks, workers, scheduler, after=after, unit="lesson")
@@ -97,7 +97,7 @@ def before(lesson: str, lessons: list[str]) -> list[str]:
     return [name for name in lessons if name[:2] < number and (number >= READS_ALL or name[:2] in needed)]
 
 
-def _lesson(path: Path, home: Path, parameters: dict[str, Any], digest: str, force: bool, others: frozenset[str]) -> str | None:
+def _lesson(path: Path, home: Path, parameters: dict[str, Any], force: bool, others: frozenset[str]) -> str | None:
     """Run one lesson, in whatever process; None, or a sentence that says what went wrong.
 
     Args:
@@ -107,6 +107,7 @@ def _lesson(path: Path, home: Path, parameters: dict[str, Any], digest: str, for
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):  # another process may be at it: then there is nothing left to do but to wait
+            digest = _digest(home, path, parameters)
             if not force and _unchanged(stamp, digest, home):
                 return None
             stamp.unlink(missing_ok=True)
@@ -173,11 +174,16 @@ def _typed(value: Any, default: Any, where: str) -> Any:
 
 
 def _digest(home: Path, path: Path, parameters: dict[str, Any]) -> str:
-    """Changes with the lesson's cells, its parameters, or the package's code and configurations."""
+    """Changes with the lesson's cells, its parameters, the package's code and configurations, the exercises' checks, or, where it
+    reads all results, with any results file that neither it nor a later lesson made: theirs begin with their numbers."""
     cells = [c["source"] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     digest = hashlib.sha256(json.dumps([cells, parameters], sort_keys=True, default=str).encode())
-    for source in sorted(p for p in (home / "dumenet").rglob("*") if p.suffix in (".py", ".yaml")):
+    sources = sorted(p for p in (home / "dumenet").rglob("*") if p.suffix in (".py", ".yaml"))
+    for source in [*sources, *(home / "notebooks").glob("check.py")]:
         digest.update(source.read_bytes())
+    if (number := path.stem[:2]) >= READS_ALL:
+        found = [p for p in (home / "data" / "results").glob("*.json") if p.name[:2] < number or not p.name[:2].isdigit()]
+        digest.update(repr(sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in found)).encode())
     return digest.hexdigest()
 
 

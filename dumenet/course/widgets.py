@@ -219,8 +219,10 @@ class Explorer(ipywidgets.VBox):
         self._offer("model", models)
         self._offer("other", [NOBODY, *models])
         self._offer("stage", [(stage_name(session, s), s) for s in ("all", *session.stage_channels)])
+        quiet, self._quiet = self._quiet, True  # a lower end moves the value, while the image is still the other data set's
         for name in ("row", "column"):
             self.controls[name].max = session.grid - 1
+        self._quiet = quiet
         for column in range(3):
             self.pictures[column, "map"].grid = session.grid
         self._fill_images()

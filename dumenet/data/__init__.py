@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from dumenet.data.cifar import SPLITS, is_cifar10, read_cifar10, read_digits
+from dumenet.data.cifar import SPLITS, is_cifar10, parse_normals, read_cifar10, read_digits
 from dumenet.data.factory import make_factory
 from dumenet.data.folders import check_folder, read_folder, read_index, write_index
 from dumenet.data.images import IMAGE_SUFFIXES, content_key, load_image, load_mask
 from dumenet.data.samples import Dataset, Sample, contaminate, hold_out_class
+from dumenet.errors import DumenetError, shown
 
 __all__ = [
     "IMAGE_SUFFIXES", "SPLITS", "Dataset", "Sample", "check_folder", "contaminate", "content_key", "fingerprint",
@@ -26,16 +27,26 @@ def open_dataset(
     Args:
         source: "factory" (made on demand in `home`/factory, always with seed 0), "digits", or a path: a folder in
             MVTec-AD's layout, or CIFAR-10.
-        categories: for MVTec-AD's layout, one name, several, or "all".
+        categories: for MVTec-AD's layout, one name, several, or "all"; ten classes have one, their split.
         normals, per_class_train, per_class_test, seed: for the ten-class protocols, see `read_cifar10`.
+
+    Raises:
+        DumenetError: no such data, or categories of ten classes.
     """
     if source == "factory":
         return read_folder(make_factory(Path(home) / "factory"), categories)
+    if source != "digits" and not is_cifar10(source):
+        return read_folder(source, categories)
+    split = parse_normals(normals)
+    for name in [categories] if isinstance(categories, str) else categories:
+        if name not in ("all", normals, split, f"{{{split}}}"):
+            raise DumenetError(
+                f"{source} has no category {shown(name)}, only the split {{{split}}}: splits are chosen by data.normals, "
+                "e.g. `--set data.normals=56789`."
+            )
     if source == "digits":
-        return read_digits(normals, seed)
-    if is_cifar10(source):
-        return read_cifar10(source, normals, per_class_train, per_class_test, seed)
-    return read_folder(source, categories)
+        return read_digits(normals, per_class_train, per_class_test, seed)
+    return read_cifar10(source, normals, per_class_train, per_class_test, seed)
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -50,9 +50,7 @@ def read_cifar10(
     digits = parse_normals(normals)
     images = _read_batches(source, download) if download or _has_batches(source) else _read_files(source)
     parts: dict[str, list[Sample]] = {}
-    for part, limit in (("train", per_class_train), ("test", per_class_test)):
-        if limit is not None and limit < 1:
-            raise DumenetError(f"per_class_{part} is {limit}: give a positive number, or none for all images.")
+    for part, limit in _limits(per_class_train, per_class_test):
         parts[part] = []
         for k, name in enumerate(CLASSES):
             if part == "train" and str(k) not in digits:
@@ -67,23 +65,38 @@ def read_cifar10(
     return Dataset("cifar10", parts["train"], parts["test"], has_masks=False)
 
 
-def read_digits(normals: str = "01234", seed: int = 0) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits (8 x 8): half of each digit to train on, half to test on."""
+def read_digits(
+    normals: str = "01234", per_class_train: int | None = None, per_class_test: int | None = None, seed: int = 0
+) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits (8 x 8): half of each digit to train on, half to test on.
+
+    Args: as `read_cifar10`; where there are fewer images of a digit than asked for, all.
+    """
     from sklearn.datasets import load_digits
 
     digits = parse_normals(normals)
     bunch = load_digits()
     images = np.repeat((bunch.images * 255 / 16).round().astype(np.uint8)[..., None], 3, axis=3)  # (1797, 8, 8, 3)
     train, test = [], []
+    (_, most_train), (_, most_test) = _limits(per_class_train, per_class_test)
     for digit in range(10):
         order = np.random.default_rng([seed, digit]).permutation(np.flatnonzero(bunch.target == digit))
         half = len(order) // 2
-        for part, rows, samples in (("train", order[:half], train), ("test", order[half:], test)):
+        for part, rows, samples in (("train", order[:half][:most_train], train), ("test", order[half:][:most_test], test)):
             if part == "test" or str(digit) in digits:
                 samples += [
                     _sample(f"{part}/{digit}/{i:04d}", digits, str(digit), str(digit), images[i]) for i in sorted(rows)
                 ]
     return Dataset("digits", train, test, has_masks=False)
+
+
+def _limits(per_class_train: int | None, per_class_test: int | None) -> list[tuple[str, int | None]]:
+    """Each part with the most images of a class that it takes."""
+    limits = [("train", per_class_train), ("test", per_class_test)]
+    for part, limit in limits:
+        if limit is not None and limit < 1:
+            raise DumenetError(f"per_class_{part} is {limit}: give a positive number, or none for all images.")
+    return limits
 
 
 def parse_normals(normals: str) -> str:

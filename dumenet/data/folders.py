@@ -11,7 +11,7 @@ from PIL import Image
 
 from dumenet.data.images import FORMATS, IMAGE_SUFFIXES, content_key, mask_array, open_image
 from dumenet.data.samples import Dataset, Sample
-from dumenet.errors import DumenetError, refused, unknown
+from dumenet.errors import DumenetError, refused, shown, unknown
 
 IMAGES = "mvtec_anomaly_detection"  # the archive's own top folder; an index lies beside it
 LAYOUT = "<category>/train/good, <category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>"
@@ -115,7 +115,7 @@ def check_folder(root: str | Path) -> list[str]:
         DumenetError: there is no such folder.
     """
     images, beside = _locate(Path(root))
-    nameless = [p for top in images.iterdir() for p in (top, *top.rglob("*")) if _is_no_text(p)]
+    nameless = [p for top in images.iterdir() for p in (top, *top.rglob("*")) if _is_no_text(p.name)]
     if nameless:  # nothing else can be read before
         return [f"{ascii(str(p))}: name with a control character or not in UTF-8; rename it" for p in sorted(nameless)]
     problems = _index_problems(images, beside)
@@ -141,11 +141,16 @@ def check_folder(root: str | Path) -> list[str]:
 def _index_problems(images: Path, beside: Path) -> list[str]:
     """Lines of an index that cannot be used, and images that it forgets."""
     problems, listed = [], Counter()
-    for where, line in _lines(beside / "train.json") + _lines(beside / "test.json"):
-        try:
-            listed[_from_line(line, images, where).source] += 1
-        except DumenetError as error:
-            problems.append(str(error))
+    for part in ("train", "test"):
+        for where, line in _lines(beside / f"{part}.json"):
+            try:
+                sample = _from_line(line, images, where)
+            except DumenetError as error:
+                problems.append(str(error))
+                continue
+            listed[sample.source] += 1
+            if part == "train" and sample.label:
+                problems.append(f"{where} lists the defect {sample.name}: training images must have label 0.")
     problems += [f"{file}: listed {n} times in train.json and test.json" for file, n in listed.items() if n > 1]
     if (beside / "train.json").is_file() and not problems:  # a line that cannot be read may name what seems forgotten
         for folder in _categories(images).values():
@@ -279,13 +284,14 @@ def _entries(folder: Path) -> list[Path]:
         DumenetError: a name that is no text, which results files could not hold.
     """
     found = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-    for path in filter(_is_no_text, found):
-        raise DumenetError(f"The name of {ascii(str(path))} holds a control character or is not UTF-8: rename it.")
+    for path in found:
+        if _is_no_text(path.name):
+            raise DumenetError(f"The name of {ascii(str(path))} holds a control character or is not UTF-8: rename it.")
     return found
 
 
-def _is_no_text(path: Path) -> bool:
-    return any(unicodedata.category(c) in ("Cc", "Cs") for c in path.name)  # Cs: a byte that is not UTF-8
+def _is_no_text(name: str) -> bool:
+    return any(unicodedata.category(c) in ("Cc", "Cs") for c in name)  # Cs: a byte that is not UTF-8
 
 
 def _masks(category: Path) -> dict[tuple[str, str], Path]:
@@ -324,7 +330,12 @@ def _from_line(line: str, images: Path, where: str) -> Sample:
             f"{where} is not a JSON object with filename, label, label_name and clsname: "
             "mend it, or delete the file to have the folder itself read."
         ) from None
+    for word in (category, kind):  # both become part of file names
+        if word in (".", "..") or "/" in word or "\\" in word or _is_no_text(word):
+            raise DumenetError(f"{where} holds the name {shown(word)}: a category or kind is a plain name, such as a folder has.")
     for file in filter(None, (name, mask)):
+        if _is_no_text(str(file)):
+            raise DumenetError(f"{where} names {ascii(str(file))}, which holds a control character or is not UTF-8: rename it.")
         if file.is_absolute() or ".." in file.parts:
             raise DumenetError(f"{where} names {file}: give file names below {images} only.")
         if not (images / file).is_file():

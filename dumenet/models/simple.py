@@ -27,14 +27,18 @@ class ShortcutNet(nn.Module):
     def forward(self, features: Tensor) -> Reconstruction:
         """Reconstruct backbone features (B, C, H, W)."""
         target = self.standardise(features)
-        return reconstruction(self.net(target), target)
+        out = self.net(target)
+        if self.config.target == "sigmoid":
+            out, target = out.sigmoid(), target.sigmoid()
+        return reconstruction(out, target)
 
 
 class PositionGaussian(nn.Module):
     """A diagonal Gaussian per position: the "reconstruction" is the mean of the training features there.
 
     The anomaly map is the norm of the difference in units of the standard deviation, so it has the form of
-    every other model's. Nothing is trained: `fit` takes one pass over the features.
+    every other model's. Nothing is trained: `fit` takes one pass over the features. `config.target` has no part here: the
+    standard deviation is the scale.
     """
 
     def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int):

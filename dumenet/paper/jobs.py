@@ -425,6 +425,7 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     start = time.perf_counter()
     method.fit(dataset.train)
     fitted = time.perf_counter()
+    earlier = getattr(getattr(method, "trained", None), "earlier", 0.0)  # of a fit that was interrupted, and gone on with
     scores, pooled = scores_of(method, dataset)
     scored = time.perf_counter()
     size = job.settings.features.image_size
@@ -441,7 +442,7 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
                  "test": len(dataset.test), "config": to_dict(job.data)},
         "metrics": metrics, "image_auroc_by_epoch": by_epoch,
         "image_auroc_by_pooling": {rule: _image_auroc(dataset, values) for rule, values in pooled.items()},
-        "seconds": {"fit": round(fitted - start, 1), "score": round(scored - fitted, 1)}, "machine": machine(str(pick_device(job.settings.device))),
+        "seconds": {"fit": round(fitted - start + earlier, 1), "score": round(scored - fitted, 1)}, "machine": machine(str(pick_device(job.settings.device))),
         "files": {"results": Path(os.path.relpath(job.path, folders.home)).as_posix()},
     }  # fmt: skip
 

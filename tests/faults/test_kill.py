@@ -63,7 +63,7 @@ def content(home):
             found[name] = {k: v for k, v in record.items() if k not in VOLATILE}
         elif path.name == "checkpoint.pt":
             state = torch.load(path, weights_only=True)
-            state["origin"].pop("seconds")
+            state["origin"].pop("seconds"), state.pop("earlier")
             weights = {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in state.pop("model").items()}
             found[name] = weights | {"rest": repr(state)}
         elif path.name == "index.jsonl":
