@@ -250,7 +250,8 @@ def dots(
 
 def table_figure(rows: Sequence[Any]) -> Figure:
     """A table's rows (`dumenet.paper.tables.Row`): a panel for each metric and part, a dot with its interval for each method,
-    a cross where the paper prints a value. With more than four parts only their mean is shown.
+    a cross where the paper prints a value. With more than four parts only their mean is shown. A value far below all others is
+    written at the edge, where the paper prints none.
     """
     metrics = list(dict.fromkeys(r.metric for r in rows))
     parts = [p for p in dict.fromkeys(r.part for r in rows) if p != "mean"]
@@ -268,7 +269,14 @@ def table_figure(rows: Sequence[Any]) -> Figure:
             ax.plot(*zip(*crosses) if crosses else ((), ()), "x", ms=5, color=ANOMALOUS, label="paper")
             ax.set_title(f"{part}\n{METRICS[metric]}, %", fontsize=9)
             left, right = ax.get_xlim()
-            ax.set_xlim(right=min(right, 100 + 0.02 * (right - left)))  # an interval may reach beyond what there can be
+            ours = np.array([np.nan if r is None else r.ours for r in shown])
+            low, high = np.nanpercentile(ours, [10, 90])
+            far = ours < low - 3 * (high - low)  # would press all others together: written at the edge instead
+            if far.any() and not crosses:
+                left = min(r.ours - (r.half or 0) for r, out in zip(shown, far) if r and not out) - 0.1 * (high - low)
+                for k in np.flatnonzero(far):
+                    ax.annotate(f"← {ours[k]:.1f}", (0.03, k), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=ANOMALOUS)
+            ax.set_xlim(left, min(right, 100 + 0.02 * (right - left)))  # an interval may reach beyond what there can be
     if any(r.paper is not None for r in rows):
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     return fig

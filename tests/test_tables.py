@@ -14,6 +14,7 @@ from dumenet.errors import DumenetError
 from dumenet.experiment import Folders
 from dumenet.paper import jobs as jobs_
 from dumenet.paper import tables
+from dumenet.plots import table_figure
 from dumenet.results import PaperValue, read_results
 
 FAST = {"all.features.image_size": 64, "all.device": "cpu"}
@@ -336,3 +337,13 @@ def test_every_method_has_a_budget_to_show():
 
     lines = tables.budgets(METHODS)
     assert all(any(line.startswith(f"| [{method}](") for line in lines) for method in METHODS)
+
+
+def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
+    values = [90 + 0.1 * k for k in range(10)] + [20.0]
+    fig = table_figure([tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, None, None) for k, v in enumerate(values)])
+    (ax,) = fig.axes
+    assert ax.get_xlim()[0] > 85 and [t.get_text() for t in ax.texts] == ["← 20.0"]
+    said = [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, 95.0, v - 95) for k, v in enumerate(values)]
+    assert table_figure(said).axes[0].get_xlim()[0] < 20  # beside the paper's values nothing is cut
+    plt.close("all")
