@@ -196,6 +196,9 @@ REMARKS = {  # of a table: what to know, where it has the column
         "default": "A small network. Without a memory it makes no difference what the decoder reads: two rows are one. Of 23 intervals of "
         "95 % about one misses by chance.",
     },
+    ("contamination", "real", "unified"): {
+        "DuMeNet": "Small networks. Defects are added to the normal images, all of which stay: at a higher level a network also takes more steps.",
+    },
     ("shortfall", "real", "unified"): {"US": "Bottle alone; a row differs in one thing from the first row of its method."},
 }  # fmt: skip
 TITLES = {
