@@ -333,8 +333,8 @@ def _mvtec(e: Evidence) -> Finding | None:
 
 def _cifar(e: Evidence) -> Finding | None:
     ours = [r for r in rows(e.table("cifar", "DuMeNet"), e.paper) if r.metric == "image_auroc" and r.part != "mean"]
-    said = [f"{r.part} {r.ours:.1f} ± {r.half:.1f}, printed {r.paper}" for r in ours]
-    verdicts = [reaches(r.ours, r.ours + r.half, r.paper) for r in ours]
+    said = [f"{r.part} {r.ours:.1f} ± {r.half or 0:.1f}, printed {r.paper}" for r in ours]
+    verdicts = [reaches(r.ours, r.ours + (r.half or 0), r.paper) for r in ours]
     return Finding(together(verdicts), "; ".join(said)) if ours else None
 
 

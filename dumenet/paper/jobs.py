@@ -1,7 +1,7 @@
 """The jobs of the paper's tables, and of tables like them: one for each method, part of the data and seed.
 
 A job is one `fit` and one `score` of a method on one training set. It leaves one results file, whose name changes with
-every setting and every image, and a job whose file is there is not run again. Any number of processes may be started
+every setting and every image, and a job whose file is there is not run again, unless masks have changed. Any number of processes may be started
 on the same table: a job is taken by one of them.
 """
 
