@@ -38,7 +38,6 @@ from dumenet.train import compiled, load_backbone, load_checkpoint
 
 NAME, TITLE, BATCH = "bench-inference", "From image file to heatmap", 32
 BASELINE = "DuMeNet, torch, eager (baseline)"
-LESS = ("bfloat16", "int8")  # ends of the names of what computes in less than single precision
 POOL = ThreadPoolExecutor(READERS)
 
 
@@ -221,16 +220,16 @@ def main() -> None:
     ) + f" --rounds {args.rounds}" + ("" if on_cpu else f" --device {args.device}")  # fmt: skip
     versions = {name: metadata.version(name) for name in ("onnxruntime", "openvino") if on_cpu}
     name, title = named(NAME, TITLE, args.device)
-    single = [r for r in rows[1:] if r["candidate"].startswith("DuMeNet") and not r["candidate"].endswith(LESS)]
+    less = {"bfloat16": f"{'what follows the features' if on_cpu else 'all of it'} in bfloat16", "int8": "in int8"}  # ends of names
+    single = [r for r in rows[1:] if r["candidate"].startswith("DuMeNet") and not r["candidate"].endswith(tuple(less))]
     best = {b: max(r[f"ratio_{b}"] for r in single) for b in seconds}
     met = {b: f"{'met' if r >= 4 else 'missed'} ({r})" for b, r in best.items()}
     exact = max(r["map_difference"] for r in single)
     number = lambda x, form: "–" if x is None else format(x, form)  # noqa: E731
-    less = {"bfloat16": f"{'what follows the features' if on_cpu else 'all of it'} in bfloat16", "int8": "in int8"}
     by_choice = [
         f"{less[kind]}: {r['ratio_1']} and {r[f'ratio_{BATCH}']} times, maps within {r['map_difference']:.0e}, "
         f"image AUROC {r['image_auroc'] - rows[0]['image_auroc']:+.4f}"
-        for r in rows for kind in LESS if r["candidate"].endswith(kind)
+        for r in rows for kind in less if r["candidate"].endswith(kind)
     ]  # fmt: skip
     text = [
         f"`{command}`, medians of {rounds} rounds in turn (batch {BATCH}: {max(rounds // 3, 1)})"

@@ -398,6 +398,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.tries and args.compile:
+        parser.error("--compile is for the recipes: the loop of --tries is not compiled")
     if args.child:
         request = json.loads(args.child)
         function = request.pop("function")

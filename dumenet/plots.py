@@ -224,18 +224,24 @@ def dots(
     halves: Sequence[float | None] | None = None,
     bands: Sequence[float] = (),
     seeds: Sequence[Sequence[float]] | None = None,
+    edge: bool = False,
 ) -> Axes:
     """One row per name, first on top: a dot at its value, an interval of +- its half-width where there is one.
 
     `bands` are half-widths of grey stripes about zero, for differences; `seeds` the single runs of each row, as
-    small rings below the dot. A value of None leaves its row empty.
+    small rings below the dot. A value of None leaves its row empty. With `edge` a value that lies far below the
+    others, and would press them together, is written at the left edge instead.
     """
-    rows = np.arange(len(names))
+    rows, known = np.arange(len(names)), [v for v in values if v is not None]
+    low, high = np.percentile(known, [10, 90]) if edge and known else (-np.inf, np.inf)
     for band in sorted(bands, reverse=True):
         ax.axvspan(-band, band, color="0.5", alpha=0.18, linewidth=0)
     if bands:
         ax.axvline(0, color="0.4", linewidth=0.8)
     for row, value in zip(rows, values):
+        if value is not None and low < high and value < low - 3 * (high - low):
+            ax.annotate(f"← {value:.3g}", (0.03, row), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=ANOMALOUS)
+            continue
         half = halves[row] if halves is not None else None
         if seeds is not None:
             ax.plot(seeds[row], np.full(len(seeds[row]), row + 0.25), "o", ms=3, mfc="none", color="0.4")
@@ -264,19 +270,12 @@ def table_figure(rows: Sequence[Any]) -> Figure:
         for ax, part in zip(line, parts):
             cells = {r.column: r for r in rows if (r.metric, r.part) == (metric, part)}
             shown = [cells.get(c) for c in columns]
-            dots(ax, columns, [r and r.ours for r in shown], [r and r.half for r in shown])
             crosses = [(r.paper, k) for k, r in enumerate(shown) if r and r.paper is not None]
+            dots(ax, columns, [r and r.ours for r in shown], [r and r.half for r in shown], edge=not crosses)
             ax.plot(*zip(*crosses) if crosses else ((), ()), "x", ms=5, color=ANOMALOUS, label="paper")
             ax.set_title(f"{part}\n{METRICS[metric]}, %", fontsize=9)
             left, right = ax.get_xlim()
-            ours = np.array([np.nan if r is None else r.ours for r in shown])
-            low, high = np.nanpercentile(ours, [10, 90])
-            far = ours < low - 3 * (high - low)  # would press all others together: written at the edge instead
-            if far.any() and not crosses:
-                left = min(r.ours - (r.half or 0) for r, out in zip(shown, far) if r and not out) - 0.1 * (high - low)
-                for k in np.flatnonzero(far):
-                    ax.annotate(f"← {ours[k]:.1f}", (0.03, k), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=ANOMALOUS)
-            ax.set_xlim(left, min(right, 100 + 0.02 * (right - left)))  # an interval may reach beyond what there can be
+            ax.set_xlim(right=min(right, 100 + 0.02 * (right - left)))  # an interval may reach beyond what there can be
     if any(r.paper is not None for r in rows):
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     return fig

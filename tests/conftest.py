@@ -152,3 +152,21 @@ def seed_decides(parts):
         return method
 
     return check
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """``stop_at(module, "function", 3, error)``: its third call raises; those before and after do what they did."""
+
+    def stop(owner, name, call, error):
+        real, calls = getattr(owner, name), []
+
+        def stopped(*args):
+            calls.append(args)
+            if len(calls) == call:
+                raise error
+            return real(*args)
+
+        monkeypatch.setattr(owner, name, stopped)
+
+    return stop

@@ -1,5 +1,7 @@
 """Every benchmark still runs: its `--quick` try prints its table and leaves results and RESULTS.md alone. Nothing is timed."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,19 @@ def test_a_quick_try_prints_its_table_and_writes_nothing(name):
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) >= 3 and "nan" not in " ".join(rows), done.stdout
     assert written() == before
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="train.compile asks for a C++ compiler")
+@pytest.mark.parametrize("command", ["features.py", "inference.py", "step.py --compile"])
+def test_a_quick_try_as_on_a_gpu(command):
+    """"cpu:0" is no "cpu", so it goes the way of a GPU: torch alone, in halves, "compiled" (which is switched off here)."""
+    before, (name, *options) = written(), command.split()
+    done = subprocess.run(
+        [sys.executable, FOLDER / name, "--quick", "--device", "cpu:0", *options], capture_output=True, text=True,
+        env=os.environ | {"TORCH_COMPILE_DISABLE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "compiled" in done.stdout and "OpenVINO" not in done.stdout and written() == before
 
 
 BELOW = """

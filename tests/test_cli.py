@@ -224,18 +224,10 @@ def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint, 
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (DumenetError("No space."), 2)])
-def test_an_interrupted_prediction_leaves_the_scores_that_it_had(home, tree, checkpoint, monkeypatch, capsys, error, code):
+def test_an_interrupted_prediction_leaves_the_scores_that_it_had(home, tree, checkpoint, stop_at, error, code):
     command = ["predict", str(checkpoint), str(tree / "bolt" / "test"), "--out"]
     assert main([*command, "whole"]) == 0
-    overlay, drawn = predict._overlay, []
-
-    def stop(*args):
-        drawn.append(args)
-        if len(drawn) == 3:
-            raise error
-        return overlay(*args)
-
-    monkeypatch.setattr(predict, "_overlay", stop)
+    stop_at(predict, "_overlay", 3, error)
     assert main([*command, "out"]) == code
     assert scores(home / "out") == scores(home / "whole")[:3]
 

@@ -114,28 +114,24 @@ def test_the_record_leads_back_to_its_command(home, tree):
     assert set(again["image_auroc_by_pooling"]) == {"max", "mean", "std", "top1"}
 
 
+def watched(home, tree):
+    """A job of the table `epochs`: three of them, a small network."""
+    small = {f"UniAD.model.{k}": v for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()}
+    (job,) = jobs_.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | small | {"UniAD.train.epochs": 3})
+    return job
+
+
 def test_the_best_epoch_is_recorded_and_not_chosen(home, tree):
-    (job,) = jobs_.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | {
-        f"UniAD.model.{k}": v for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()
-    } | {"UniAD.train.epochs": 3})  # fmt: skip
+    job = watched(home, tree)
     jobs_.run_jobs([job], home, progress=False)
     record = job.finished()
     assert len(record["image_auroc_by_epoch"]) == 3
     assert record["image_auroc_by_epoch"][-1] == pytest.approx(record["metrics"]["mean"]["image_auroc"])
 
 
-def test_a_watched_run_that_is_interrupted_is_seen_from_its_first_epoch_again(home, tree, monkeypatch):
-    small = {f"UniAD.model.{k}": v for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()}
-    (job,) = jobs_.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | small | {"UniAD.train.epochs": 3})
-    looks, real = [], jobs_._image_auroc
-
-    def interrupted(*given):
-        looks.append(given)
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-        return real(*given)
-
-    monkeypatch.setattr(jobs_, "_image_auroc", interrupted)
+def test_a_watched_run_that_is_interrupted_is_seen_from_its_first_epoch_again(home, tree, stop_at):
+    job = watched(home, tree)
+    stop_at(jobs_, "_image_auroc", 2, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         jobs_.run_jobs([job], home, progress=False)
     jobs_.run_jobs([job], home, progress=False)
@@ -343,7 +339,7 @@ def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
     values = [90 + 0.1 * k for k in range(10)] + [20.0]
     fig = table_figure([tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, None, None) for k, v in enumerate(values)])
     (ax,) = fig.axes
-    assert ax.get_xlim()[0] > 85 and [t.get_text() for t in ax.texts] == ["← 20.0"]
+    assert ax.get_xlim()[0] > 85 and [t.get_text() for t in ax.texts] == ["← 20"]
     said = [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, 95.0, v - 95) for k, v in enumerate(values)]
     assert table_figure(said).axes[0].get_xlim()[0] < 20  # beside the paper's values nothing is cut
     plt.close("all")

@@ -93,9 +93,7 @@ class DuMeNet(nn.Module):
         for layer in self.decoder:
             out = layer(out, out, source, position, self.masks.get("decoder_first"), self.masks.get("decoder_second"))
         out = map_of(self.project_out(self.norm(out)), target)  # (B, C, H, W)
-        if self.config.target == "sigmoid":
-            out, target = out.sigmoid(), target.sigmoid()
-        return reconstruction(out, target, channel_weights, spatial_weights)
+        return reconstruction(out, target, channel_weights, spatial_weights, kind=self.config.target)
 
     def attend(self, x: Tensor) -> Tensor:
         """The neck: nothing, or CBAM on each stage; (B, C, H, W) to the same shape."""

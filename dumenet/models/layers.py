@@ -22,8 +22,11 @@ class Reconstruction(NamedTuple):
     spatial_weights: Tensor | None = None  # (B, D, M) rows sum to 1: what each hidden map read of the spatial one
 
 
-def reconstruction(features: Tensor, target: Tensor, *weights: Tensor | None) -> Reconstruction:
-    """Bundle a reconstruction with its anomaly map, the L2 norm over channels (UniAD, eq. 6)."""
+def reconstruction(features: Tensor, target: Tensor, *weights: Tensor | None, kind: str = "raw") -> Reconstruction:
+    """Bundle a reconstruction with its anomaly map, the L2 norm over channels (UniAD, eq. 6). `kind` is `model.target`:
+    with "sigmoid" both sides pass through one, as in DuMeNet's released code."""
+    if kind == "sigmoid":
+        features, target = features.sigmoid(), target.sigmoid()
     return Reconstruction(features, target, (features - target).norm(dim=1), *weights)
 
 

@@ -27,10 +27,7 @@ class ShortcutNet(nn.Module):
     def forward(self, features: Tensor) -> Reconstruction:
         """Reconstruct backbone features (B, C, H, W)."""
         target = self.standardise(features)
-        out = self.net(target)
-        if self.config.target == "sigmoid":
-            out, target = out.sigmoid(), target.sigmoid()
-        return reconstruction(out, target)
+        return reconstruction(self.net(target), target, kind=self.config.target)
 
 
 class PositionGaussian(nn.Module):

@@ -57,6 +57,4 @@ class UniAD(nn.Module):
                 query, encoded, out, position, self.masks.get("decoder_first"), self.masks.get("decoder_second")
             )
         out = map_of(self.project_out(self.norm(out)), target)  # (B, C, H, W)
-        if self.config.target == "sigmoid":
-            out, target = out.sigmoid(), target.sigmoid()
-        return reconstruction(out, target)
+        return reconstruction(out, target, kind=self.config.target)

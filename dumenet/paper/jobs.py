@@ -1,8 +1,8 @@
 """The jobs of the paper's tables, and of tables like them: one for each method, part of the data and seed.
 
 A job is one `fit` and one `score` of a method on one training set. It leaves one results file, whose name changes with
-every setting and every image, and a job whose file is there is not run again, unless masks have changed. Any number of processes may be started
-on the same table: a job is taken by one of them.
+every setting and every image, and a job whose file is there is not run again, unless masks have changed. Any number
+of processes may be started on the same table: a job is taken by one of them.
 """
 
 import contextlib
@@ -442,7 +442,8 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
                  "test": len(dataset.test), "config": to_dict(job.data)},
         "metrics": metrics, "image_auroc_by_epoch": by_epoch,
         "image_auroc_by_pooling": {rule: _image_auroc(dataset, values) for rule, values in pooled.items()},
-        "seconds": {"fit": round(fitted - start + earlier, 1), "score": round(scored - fitted, 1)}, "machine": machine(str(pick_device(job.settings.device))),
+        "seconds": {"fit": round(fitted - start + earlier, 1), "score": round(scored - fitted, 1)},
+        "machine": machine(str(pick_device(job.settings.device))),
         "files": {"results": Path(os.path.relpath(job.path, folders.home)).as_posix()},
     }  # fmt: skip
 

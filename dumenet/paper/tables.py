@@ -199,6 +199,10 @@ REMARKS = {  # of a table: what to know, where it has the column
     ("contamination", "real", "unified"): {
         "DuMeNet": "Small networks. Defects are added to the normal images, all of which stay: at a higher level a network also takes more steps.",
     },
+    ("recipe", "cifar10", "unified"): {
+        "stages 0-4 at 7, 800 images a class": "The row of 800 images a class has four times the steps too, as that of 32 epochs has, and is "
+        "judged on four times as many held-out images.",
+    },
     ("shortfall", "real", "unified"): {"US": "Bottle alone; a row differs in one thing from the first row of its method."},
 }  # fmt: skip
 TITLES = {
@@ -243,7 +247,8 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
             " ".join([COMMITTED[data], *(text for column, text in remarks.items() if column in {r["column"] for r in group})]), "",
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
-            + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:", "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
+            + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:",
+            "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
             lines += [versus(against(group, "default"), "default")]
