@@ -33,7 +33,10 @@ def make_session() -> Session:
         "model__ffn_dim": 256, "train__epochs": 1,
     }  # fmt: skip
     modes = {"both memories": "both", "no memory": "none"}
-    outcomes = {name: run(make_config(**small, model__memory_mode=m), Folders(ROOT), tag="explorer") for name, m in modes.items()}
+    outcomes = {
+        name: run(make_config(**small, model__memory_mode=m), Folders(ROOT), tag="explorer")
+        for name, m in modes.items()
+    }
     return Session(outcomes, picture_decoder(make_config(**small), Folders(ROOT), epochs=1))
 
 
@@ -56,7 +59,9 @@ def main() -> None:
     images = session.images("cap")
 
     def redraw() -> None:
-        explorer_figure(app.session, **vars(app.state)).savefig(io.BytesIO(), format="png", dpi=100, bbox_inches="tight")
+        explorer_figure(app.session, **vars(app.state)).savefig(
+            io.BytesIO(), format="png", dpi=100, bbox_inches="tight"
+        )
 
     values = {
         "data": ["b", "a"], "category": ["connector", "cap"], "image, first time": images[10 : 13 + rounds],
@@ -90,7 +95,14 @@ def main() -> None:
     rows = []
     for name, both in seconds.items():
         ours, full = (statistics.median(both[k]) for k in ("explorer", "redraw"))
-        rows.append({"control": name, "explorer_ms": round(ours, 1), "redraw_ms": round(full, 1), "ratio": round(full / ours, 1)})
+        rows.append(
+            {
+                "control": name,
+                "explorer_ms": round(ours, 1),
+                "redraw_ms": round(full, 1),
+                "ratio": round(full / ours, 1),
+            }
+        )
     slow = [r["control"] for r in rows if r["explorer_ms"] >= LIMIT]
     command = f"python benchmarks/explorer.py --rounds {rounds}"
     text = [
@@ -99,7 +111,9 @@ def main() -> None:
         "| control | explorer, ms | full redraw, ms (baseline) | ratio |", "|---|---|---|---|",
         *(f"| {r['control'].replace('_', ' ')} | {r['explorer_ms']} | {r['redraw_ms']} | {r['ratio']} |" for r in rows),
     ]  # fmt: skip
-    publish(NAME, TITLE, {"command": command, "limit_ms": LIMIT, "rows": rows, "milliseconds": seconds}, text, args.quick)
+    publish(
+        NAME, TITLE, {"command": command, "limit_ms": LIMIT, "rows": rows, "milliseconds": seconds}, text, args.quick
+    )
 
 
 if __name__ == "__main__":

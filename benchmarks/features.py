@@ -89,7 +89,10 @@ def extraction(rounds: int, samples: list, backbones: dict[str, Backbone], cache
 
     jobs = {}
     for title in backbones:
-        jobs |= {f"{title}, decoded in between": job(title, one_after_another), f"{title}, read ahead": job(title, ahead)}
+        jobs |= {
+            f"{title}, decoded in between": job(title, one_after_another),
+            f"{title}, read ahead": job(title, ahead),
+        }
     seconds = in_turn(jobs, rounds, warm_up=1)
     base = statistics.median(next(iter(seconds.values())))
     return [
@@ -189,7 +192,14 @@ def main() -> None:
         f"Reading the cache in random batches of 8: {cache['images_per_second']:,} images/s, {cache['share_of_a_step']:.2%} of the "
         f"time of the training step that follows ({cache['training_step_images_per_second']} images/s, hidden 128).",
     ]  # fmt: skip
-    record = {"command": command, "engines": versions, "backbones": rows, "extraction": whole, "cache": cache, "seconds": seconds}
+    record = {
+        "command": command,
+        "engines": versions,
+        "backbones": rows,
+        "extraction": whole,
+        "cache": cache,
+        "seconds": seconds,
+    }
     publish(name, title, record, text, args.quick, args.device)
 
 

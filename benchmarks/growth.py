@@ -45,14 +45,23 @@ from dumenet.train import Trained, split_holdout, train
 
 NAME, TITLE = "bench-growth", "Growth"
 IMAGES, CATEGORIES, GRIDS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000), (1, 3, 10, 30, 60), (14, 28, 42, 56)
-LARGEST = {"extract": 10_000, "image metrics": 30_000, "pixel metrics": 10_000, "step": 42}  # what fits into time and memory
+LARGEST = {
+    "extract": 10_000,
+    "image metrics": 30_000,
+    "pixel metrics": 10_000,
+    "step": 42,
+}  # what fits into time and memory
 STAGES = {  # name of a stage -> what the figure calls it
     "extract": "extraction", "cache": "extraction, no backbone", "open": "cache opened again", "train": "one epoch",
     "image metrics": "evaluation, image metrics", "pixel metrics": "evaluation, pixel metrics",
 }  # fmt: skip
 FIXED = 600  # images, while categories grow
 GRID_IMAGES = {14: 32, 28: 8, 42: 4, 56: 2}
-DECODED, READ, READ_FROM = 200, 2_000, 10_000  # image files decoded; cached images read at random, from a cache of so many
+DECODED, READ, READ_FROM = (
+    200,
+    2_000,
+    10_000,
+)  # image files decoded; cached images read at random, from a cache of so many
 SMALL = {
     "model__hidden_dim": 8, "model__heads": 1, "model__ffn_dim": 64, "model__encoder_layers": 1, "model__decoder_layers": 1,
     "model__channel_memory_size": 16, "model__spatial_memory_size": 16, "model__dropout": 0.0, "model__jitter": 0.0,
@@ -127,7 +136,9 @@ def on_images(stage: str, count: int, categories: int, folder: Path, device: str
         features._runner = noise
         return lambda: extract(samples, backbone, folder, progress=False)
     shape = (count, sum(backbone.stage_channels), 14, 14)
-    held = Features(samples, np.arange(count), np.memmap(folder / backbone.key / "features.f16", np.float16, "r", shape=shape))
+    held = Features(
+        samples, np.arange(count), np.memmap(folder / backbone.key / "features.f16", np.float16, "r", shape=shape)
+    )
     if stage == "train":
         return lambda: whole_training(config, held, backbone.stage_channels)
     if stage == "read":
@@ -265,7 +276,12 @@ def figure(record: dict[str, Any]) -> plt.Figure:
                 fit = x >= fit_from
                 exponent = f", slope {slope(x[fit], y[fit]):.2f}" if fit.sum() > 1 else ""
                 label = (STAGES | names)[stage] + exponent
-                style = {"color": sns.color_palette("colorblind")[k], "ls": plots.STYLES[k % 4], "marker": "osD^vP"[k], "ms": 4}
+                style = {
+                    "color": sns.color_palette("colorblind")[k],
+                    "ls": plots.STYLES[k % 4],
+                    "marker": "osD^vP"[k],
+                    "ms": 4,
+                }
                 ax.plot(x, y * factor, label=label.replace("-0.00", "0.00"), lw=1.4, **style)
             ax.set(xscale="log", yscale="log", xlabel=xlabel)
             ax.grid(alpha=0.25)
@@ -299,8 +315,13 @@ def table(rows: list[dict], device: str) -> list[str]:
     """Every row but those of a single value."""
     lines = ["| against | stage | value | seconds | peak memory, MB |", "|---|---|---|---|---|"]
     order = {"images": 0, "categories": 1, "grid": 2}
-    for r in sorted(rows, key=lambda r: (order[r["axis"]], list(STAGES).index(r["stage"]) if r["stage"] in STAGES else 9, r["value"])):
-        lines.append(f"| {r['axis']} | {STAGES.get(r['stage'], r['stage'])} | {r['value']:,} | {r[seconds_key(device)]:.2f} | {r['peak_mb']:,.0f} |")
+    for r in sorted(
+        rows,
+        key=lambda r: (order[r["axis"]], list(STAGES).index(r["stage"]) if r["stage"] in STAGES else 9, r["value"]),
+    ):
+        lines.append(
+            f"| {r['axis']} | {STAGES.get(r['stage'], r['stage'])} | {r['value']:,} | {r[seconds_key(device)]:.2f} | {r['peak_mb']:,.0f} |"
+        )
     return lines
 
 
@@ -324,7 +345,9 @@ def costs(a: dict[str, float], record: dict[str, Any], step: dict[str, Any]) -> 
     """Disk, hours and euros from the assumptions `a` and what was measured."""
     rows, key, n = record["rows"], seconds_key(record["device"]), a["images"]
     row_bytes = {g: 2 * a["channels"] * g * g for g in GRIDS}
-    decoded, read = (line_of(rows, "images", s, key)[1][0] / count for s, count in (("decode", DECODED), ("read", READ)))
+    decoded, read = (
+        line_of(rows, "images", s, key)[1][0] / count for s, count in (("decode", DECODED), ("read", READ))
+    )
     feed = THREADS / decoded
     checked = per_image(rows, "open", key)
     gflop = next(r["gflop_per_step"] for r in step["rows"] if r["model"] == "DuMeNet") / 8
@@ -358,7 +381,9 @@ def document(home: Path = ROOT) -> str:
     x, y = line_of(rows, "grid", "step", key)
     step_s = y / np.array([GRID_IMAGES[int(g)] for g in x])
     step_gb = line_of(rows, "grid", "step", "peak_mb")[1] / 1e3
-    base_gb = min(r["start_mb"] for r in rows if r["axis"] == "grid") / 1e3  # the libraries; later starts hold the warm-up
+    base_gb = (
+        min(r["start_mb"] for r in rows if r["axis"] == "grid") / 1e3
+    )  # the libraries; later starts hold the warm-up
     grids, y = line_of(rows, "grid", "score", key)
     score_s = y / np.array([GRID_IMAGES[int(g)] for g in grids])
     finest, one_gb = int(x[-1]), float(step_gb[-1] - base_gb)
@@ -459,10 +484,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=1e6, help="start no point after so long")
     parser.add_argument("--publish", action="store_true", help="write what is measured so far, though points are left")
-    parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "growth", help="up to 10 GB, deleted as it goes")
+    parser.add_argument(
+        "--scratch", type=Path, default=ROOT / "build" / "growth", help="up to 10 GB, deleted as it goes"
+    )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--document", action="store_true", help="write the page and the figure from the recorded results")
-    parser.add_argument("--check", action="store_true", help="with --document: exit with 1 if the page is another; write nothing")
+    parser.add_argument(
+        "--document", action="store_true", help="write the page and the figure from the recorded results"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="with --document: exit with 1 if the page is another; write nothing"
+    )
     args = parser.parse_args()
     if args.document:
         if args.check:

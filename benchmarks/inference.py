@@ -46,7 +46,9 @@ def resident(samples, settings, _backbones={}):  # noqa: B006
     if settings.features not in _backbones:
         _backbones[settings.features] = Backbone(settings.features).to(settings.device)
     backbone = _backbones[settings.features]
-    images = torch.from_numpy(np.stack([load_image(s, settings.features.image_size) for s in samples])).to(settings.device)
+    images = torch.from_numpy(np.stack([load_image(s, settings.features.image_size) for s in samples])).to(
+        settings.device
+    )
     return Features(list(samples), np.arange(len(samples)), backbone(images).cpu().numpy()), backbone.stage_channels
 
 
@@ -130,7 +132,9 @@ def profile(checkpoint: Path, folder: Path, sample, rounds: int) -> tuple[dict[s
         for runtime in engine.PACKAGES:
             for part in ("backbone", "map", "whole"):
                 content, _ = engine.read(folder / f"{part}.onnx")
-                kind = "openvino" if (runtime, part) == ("openvino-bf16", "backbone") else runtime  # its backbone is in f32
+                kind = (
+                    "openvino" if (runtime, part) == ("openvino-bf16", "backbone") else runtime
+                )  # its backbone is in f32
                 jobs[f"{runtime} {part}"] = lambda run=engine.Engine(content, kind): run(image)
         seconds = in_turn(jobs, rounds)
     ms = {name: 1000 * min(values) for name, values in seconds.items()}
@@ -204,7 +208,9 @@ def main() -> None:
     right = accuracy(runs, dataset, tests)
     seconds = {
         1: in_turn({name: lambda job=job: job(files[:1]) for name, job in runs.items()}, rounds),
-        BATCH: in_turn({name: lambda job=job: job(files) for name, job in runs.items()}, max(rounds // 3, 1), warm_up=1),
+        BATCH: in_turn(
+            {name: lambda job=job: job(files) for name, job in runs.items()}, max(rounds // 3, 1), warm_up=1
+        ),
     }
     image, (anomaly_map,) = load_image(files[0], 224), runs[BASELINE](files[:1])[0]
     drawing = in_turn({"overlay": lambda: _overlay(image, anomaly_map, 1.0, "an image: normal")}, rounds)["overlay"]
@@ -220,7 +226,10 @@ def main() -> None:
     ) + f" --rounds {args.rounds}" + ("" if on_cpu else f" --device {args.device}")  # fmt: skip
     versions = {name: metadata.version(name) for name in ("onnxruntime", "openvino") if on_cpu}
     name, title = named(NAME, TITLE, args.device)
-    less = {"bfloat16": f"{'what follows the features' if on_cpu else 'all of it'} in bfloat16", "int8": "in int8"}  # ends of names
+    less = {
+        "bfloat16": f"{'what follows the features' if on_cpu else 'all of it'} in bfloat16",
+        "int8": "in int8",
+    }  # ends of names
     single = [r for r in rows[1:] if r["candidate"].startswith("DuMeNet") and not r["candidate"].endswith(tuple(less))]
     best = {b: max(r[f"ratio_{b}"] for r in single) for b in seconds}
     met = {b: f"{'met' if r >= 4 else 'missed'} ({r})" for b, r in best.items()}
@@ -263,7 +272,15 @@ def main() -> None:
         "whatever computes.",
     ]  # fmt: skip
     raw = {f"batch {batch}": values for batch, values in seconds.items()} | {"overlay": drawing}
-    record = {"command": command, "engines": versions, "megabytes": sizes, "rows": rows, "stages_ms": stages, "seconds": raw, "stage_seconds": stage_seconds}
+    record = {
+        "command": command,
+        "engines": versions,
+        "megabytes": sizes,
+        "rows": rows,
+        "stages_ms": stages,
+        "seconds": raw,
+        "stage_seconds": stage_seconds,
+    }
     publish(name, title, record, text, args.quick, args.device)
 
 

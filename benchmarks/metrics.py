@@ -100,13 +100,17 @@ def main() -> None:
     masks, maps = scene(images, size)
     labels, scores = masks.any((1, 2)).astype(int), maps.max((1, 2))
     one = np.full(images, "one")
-    ours, metrics = timed(lambda: evaluate_scores(labels, scores, one, masks, maps, n_bootstrap=0)["per_category"]["one"], options.rounds)
+    ours, metrics = timed(
+        lambda: evaluate_scores(labels, scores, one, masks, maps, n_bootstrap=0)["per_category"]["one"], options.rounds
+    )
     thresholds = np.linspace(maps.max(), maps.min(), 200)
     loop, rough = timed(lambda: common_pro(masks, maps, thresholds, anew_by_skimage), 1)
     faster, _ = timed(lambda: common_pro(masks, maps, thresholds, anew_by_scipy), 1)
     kept, _ = timed(lambda: common_pro(masks, maps, thresholds, None), 1)
     pixels, same = timed(lambda: by_sklearn(masks, maps), 1)
-    assert np.allclose(same, [metrics[f"pixel_{k}"] for k in ("auroc", "ap", "f1max")]), "scikit-learn's numbers are others"
+    assert np.allclose(same, [metrics[f"pixel_{k}"] for k in ("auroc", "ap", "f1max")]), (
+        "scikit-learn's numbers are others"
+    )
     part_masks, part_maps = scene(4, 48, seed=1)
     exact = common_pro(part_masks, part_maps, np.sort(np.unique(part_maps))[::-1], None)
     gap = abs(pro(part_masks, part_maps) - exact)

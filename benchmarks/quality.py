@@ -70,7 +70,14 @@ def prepared(settings: dict[str, Any], cache: str) -> tuple:
     features = extract(dataset.train, backbone, cache, progress=False)
     seconds = clock() - start
     keep, _ = split_holdout(features, config.train.holdout, config.train.seed)
-    return config, dataset, keep, extract(dataset.test, backbone, cache, progress=False), backbone.stage_channels, seconds
+    return (
+        config,
+        dataset,
+        keep,
+        extract(dataset.test, backbone, cache, progress=False),
+        backbone.stage_channels,
+        seconds,
+    )
 
 
 def looked(config: Any, model: nn.Module, dataset: Any, test: Any, channels: tuple[int, ...]) -> dict[str, float]:
@@ -95,7 +102,9 @@ def run(settings: dict[str, Any], level: dict[str, float] | None, every: int, ca
             now = clock()
             spent = feature_seconds + now - start - paused
             if (epoch + 1) % every == 0 or epoch + 1 == config.train.epochs:
-                seen.append({"epoch": epoch + 1, "seconds": round(spent, 2)} | looked(config, model, dataset, test, channels))
+                seen.append(
+                    {"epoch": epoch + 1, "seconds": round(spent, 2)} | looked(config, model, dataset, test, channels)
+                )
                 if level and (reached(seen[-1], level) or spent > cap):
                     raise Enough
             paused += clock() - now
@@ -180,7 +189,10 @@ def muon(model: nn.Module, c: Any, steps: int) -> Both:
     """Muon for the matrices of the layers, AdamW for what is in and around them (Jordan et al. 2024)."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n.split(".")[0] in ("encoder", "decoder")]
     rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
-    return Both(torch.optim.Muon(matrices, lr=10 * c.lr, weight_decay=c.weight_decay), torch.optim.AdamW(rest, c.lr, weight_decay=c.weight_decay))
+    return Both(
+        torch.optim.Muon(matrices, lr=10 * c.lr, weight_decay=c.weight_decay),
+        torch.optim.AdamW(rest, c.lr, weight_decay=c.weight_decay),
+    )
 
 
 def onecycle(share: float) -> float:
@@ -268,7 +280,9 @@ def attempt(
     model: Callable | None = None, jitter: Callable | None = None, average: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train with one change, look once at the end. Seconds are of training alone."""
-    config, dataset, keep, test, channels, _ = prepared(settings | {"train.epochs": epochs}, str(ROOT / "build" / "cache"))
+    config, dataset, keep, test, channels, _ = prepared(
+        settings | {"train.epochs": epochs}, str(ROOT / "build" / "cache")
+    )
     c = replace(config.train, lr=config.train.lr * lr)
     torch.manual_seed(c.seed)
     net, device = build_model(config.model, channels, config.features.grid), pick_device(c.device)
@@ -310,7 +324,11 @@ def attempt(
         net = mean_net
     spent = clock() - start
     found = looked(config, net.eval(), dataset, test, channels)
-    return {"seconds": round(spent, 2), "loss": statistics.fmean(losses[-len(losses) // c.epochs :]), "images": len(keep)} | found
+    return {
+        "seconds": round(spent, 2),
+        "loss": statistics.fmean(losses[-len(losses) // c.epochs :]),
+        "images": len(keep),
+    } | found
 
 
 # --- all runs, and what is told of them
@@ -325,7 +343,15 @@ def child(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return json.loads(said.stdout.splitlines()[-1])
 
 
-def headline(record: dict[str, Any], base: dict[str, Any], seeds: list[int], level: dict | None, every: int, cap: float, keep: Callable) -> None:
+def headline(
+    record: dict[str, Any],
+    base: dict[str, Any],
+    seeds: list[int],
+    level: dict | None,
+    every: int,
+    cap: float,
+    keep: Callable,
+) -> None:
     """Fill `record["runs"]`, "recipe/seed" -> run, with what is missing."""
     runs = record.setdefault("runs", {})
     for seed in seeds:
@@ -337,14 +363,21 @@ def headline(record: dict[str, Any], base: dict[str, Any], seeds: list[int], lev
                     end = runs[f"{OURS}/{seed}"]["seen"][-1]
                     more = {"level": level or {k: end[k] for k in LEVEL}, "every": every, "cap": cap * end["seconds"]}
                 settings = base | RECIPES[name] | {"train.seed": seed}
-                runs[key] = child("run", {"settings": settings, **more}) | {"settings": settings, **more, "cpu": machine()["cpu"]}
+                runs[key] = child("run", {"settings": settings, **more}) | {
+                    "settings": settings,
+                    **more,
+                    "cpu": machine()["cpu"],
+                }
                 print(key, runs[key]["seen"][-1], flush=True)
                 keep()
 
 
 def told(record: dict[str, Any], seeds: list[int], level: dict | None) -> list[str]:
     """The headline as a table: medians over seeds. A recipe that ends below the level is not faster to it."""
-    lines = ["| recipe | epochs | CPU seconds | of them features | image AUROC | pixel AUROC | times faster than paper |", "|---" * 7 + "|"]
+    lines = [
+        "| recipe | epochs | CPU seconds | of them features | image AUROC | pixel AUROC | times faster than paper |",
+        "|---" * 7 + "|",
+    ]
     runs = record["runs"]
     levels = {s: level or runs[f"{OURS}/{s}"]["seen"][-1] for s in seeds}
     times: dict[str, list[float]] = {}
@@ -370,15 +403,23 @@ def told(record: dict[str, Any], seeds: list[int], level: dict | None) -> list[s
 
 def tried(record: dict[str, Any]) -> list[str]:
     """The attempts as a table, beside ours."""
-    lines = ["| change | seeds | image AUROC | pixel AUROC | training loss | CPU seconds, ratio to the first row |", "|---" * 6 + "|"]
+    lines = [
+        "| change | seeds | image AUROC | pixel AUROC | training loss | CPU seconds, ratio to the first row |",
+        "|---" * 6 + "|",
+    ]
     base = {s: r for key, r in record["tries"].items() for n, s in [key.rsplit("/", 1)] if n == BASE}
     for name in TRIES:
         found = {key.rsplit("/", 1)[1]: r for key, r in record["tries"].items() if key.rsplit("/", 1)[0] == name}
         if found:
             mean = lambda k: statistics.fmean(r[k] for r in found.values())  # noqa: E731
-            spread = lambda k: f"{100 * mean(k):.1f}" + (f" ± {100 * statistics.stdev(r[k] for r in found.values()):.1f}" if len(found) > 1 else "")  # noqa: E731
+            spread = lambda k: (
+                f"{100 * mean(k):.1f}"
+                + (f" ± {100 * statistics.stdev(r[k] for r in found.values()):.1f}" if len(found) > 1 else "")
+            )
             ratio = statistics.median(r["seconds"] / base[s]["seconds"] for s, r in found.items() if s in base)
-            lines.append(f"| {name} | {len(found)} | {spread('image_auroc')} | {spread('pixel_auroc')} | {mean('loss'):.4f} | {ratio:.2f} |")
+            lines.append(
+                f"| {name} | {len(found)} | {spread('image_auroc')} | {spread('pixel_auroc')} | {mean('loss'):.4f} | {ratio:.2f} |"
+            )
     return lines
 
 
@@ -407,12 +448,19 @@ def main() -> None:
             request |= {k: v for k, v in TRIES[request.pop("name")].items() if k not in ("settings", "epochs")}
         print(json.dumps({"run": run, "attempt": attempt}[function](**request)))
         return
-    base = {"data.source": args.data, "data.categories": args.category, "train.device": args.device, "evaluation.bootstrap": 0}
+    base = {
+        "data.source": args.data,
+        "data.categories": args.category,
+        "train.device": args.device,
+        "evaluation.bootstrap": 0,
+    }
     changed = ([args.precision] if args.precision != "fp32" else []) + (["compiled"] if args.compile else [])
     base |= {"train.precision": args.precision, "train.compile": args.compile} if changed else {}
     what, seeds = "-".join([Path(args.data).name, "+".join(args.category), *changed]), args.seeds
     name, title = named(
-        f"bench-quality-{'tries' if args.tries else 'time'}-{what}", f"{TITLE}: {'what was tried on ' if args.tries else ''}{what}", args.device
+        f"bench-quality-{'tries' if args.tries else 'time'}-{what}",
+        f"{TITLE}: {'what was tried on ' if args.tries else ''}{what}",
+        args.device,
     )
     path = ROOT / "data" / "results" / f"{name}.json"
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not args.quick else {}
@@ -435,7 +483,10 @@ def main() -> None:
                 key = f"{title}/{seed}"
                 if key not in attempts:
                     settings = base | how.get("settings", {}) | {"train.seed": seed}
-                    attempts[key] = child("attempt", {"settings": settings, "epochs": 1 if args.quick else how.get("epochs", EPOCHS), "name": title})
+                    attempts[key] = child(
+                        "attempt",
+                        {"settings": settings, "epochs": 1 if args.quick else how.get("epochs", EPOCHS), "name": title},
+                    )
                     attempts[key]["settings"] = settings
                     print(key, attempts[key], flush=True)
                     keep()
@@ -449,8 +500,12 @@ def main() -> None:
         table = told(record, seeds, level)
     words = [f"--data {args.data} --category {' '.join(args.category)}"] if args.data != "factory" else []
     words += [f"--every {args.every}"] * (args.every != parser.get_default("every"))
-    words += [f"--device {args.device}"] * (args.device != "cpu") + [f"--precision {args.precision}"] * (args.precision != "fp32")
-    command = " ".join(["python benchmarks/quality.py", *["--tries"] * args.tries, *words, *["--compile"] * args.compile])
+    words += [f"--device {args.device}"] * (args.device != "cpu") + [f"--precision {args.precision}"] * (
+        args.precision != "fp32"
+    )
+    command = " ".join(
+        ["python benchmarks/quality.py", *["--tries"] * args.tries, *words, *["--compile"] * args.compile]
+    )
     about = (
         f"What was tried: first one change each, then together what had won; half the epochs of `fast` ({EPOCHS}) where nothing else is said, the last epoch; {len({k.rsplit('/', 1)[0] for k in attempts})} of "
         f"{len(TRIES)} variants have been run, seeds {', '.join(sorted({k.rsplit('/', 1)[1] for k in attempts}))}. Seconds are of training "
@@ -461,11 +516,27 @@ def main() -> None:
         else f"Until the level that `{OURS}` ends with, seed by seed; medians of seeds {', '.join(map(str, seeds))}."
     )  # fmt: skip
     runs = record.get("runs", {})
-    caps = sorted({round(r["cap"] / runs[f"{OURS}/{k.rsplit('/', 1)[1]}"]["seen"][-1]["seconds"]) for k, r in runs.items() if r["cap"]})
-    about += f" The paper's recipe is given up after {' or '.join(map(str, caps))} times the seconds of `{OURS}`." if caps else ""
+    caps = sorted(
+        {
+            round(r["cap"] / runs[f"{OURS}/{k.rsplit('/', 1)[1]}"]["seen"][-1]["seconds"])
+            for k, r in runs.items()
+            if r["cap"]
+        }
+    )
+    about += (
+        f" The paper's recipe is given up after {' or '.join(map(str, caps))} times the seconds of `{OURS}`."
+        if caps
+        else ""
+    )
     ran = {k.rsplit("/", 1)[1]: r["cpu"] for k, r in runs.items()}
-    about += f" Seeds ran on: {', '.join(f'{s}: {cpu}' for s, cpu in ran.items())}." if len(set(ran.values())) > 1 else ""
-    text = [f"`{command}`, {what}; {where(name, args.device, ' and '.join(dict.fromkeys(ran.values())))} {about}", "", *table]
+    about += (
+        f" Seeds ran on: {', '.join(f'{s}: {cpu}' for s, cpu in ran.items())}." if len(set(ran.values())) > 1 else ""
+    )
+    text = [
+        f"`{command}`, {what}; {where(name, args.device, ' and '.join(dict.fromkeys(ran.values())))} {about}",
+        "",
+        *table,
+    ]
     publish(name, title, record | {"command": command}, text, args.quick, args.device)
 
 

@@ -32,7 +32,9 @@ def named(name: str, title: str, device: str = "cpu") -> tuple[str, str]:
     return (name, title) if kind == "cpu" else (f"{name}-{kind}", f"{title}, {kind}")
 
 
-def publish(name: str, title: str, record: dict[str, Any], text: list[str], quick: bool = False, device: str = "cpu") -> None:
+def publish(
+    name: str, title: str, record: dict[str, Any], text: list[str], quick: bool = False, device: str = "cpu"
+) -> None:
     """Write data/results/<name>.json, and the section `title` of RESULTS.md in place of an older one; `quick`: print alone."""
     section = "\n".join([f"## {title}", "", *text, ""])
     print(section)

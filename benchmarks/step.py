@@ -59,7 +59,9 @@ class PlainUniAD(nn.Module):
         self.row, self.column = nn.Embedding(GRID, D // 2), nn.Embedding(GRID, D // 2)
         self.encoder = nn.ModuleList(nn.ModuleDict({"a": attention(), "f": ffn(), "n": norms(2)}) for _ in range(4))
         self.decoder = nn.ModuleList(
-            nn.ModuleDict({"a": attention(), "b": attention(), "f": ffn(), "n": norms(3), "q": nn.Embedding(GRID**2, D)})
+            nn.ModuleDict(
+                {"a": attention(), "b": attention(), "f": ffn(), "n": norms(3), "q": nn.Embedding(GRID**2, D)}
+            )
             for _ in range(4)
         )
         self.drop = nn.Dropout(0.1)

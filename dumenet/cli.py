@@ -50,19 +50,27 @@ def main(argv: list[str] | None = None) -> int:
     except DumenetError as error:
         code, sentence = 2, str(error)
     except KeyboardInterrupt:
-        code, sentence = 130, "interrupted; run the same command again: training, features, tables and lessons go on where they stopped."
+        code, sentence = (
+            130,
+            "interrupted; run the same command again: training, features, tables and lessons go on where they stopped.",
+        )
     except BrokenPipeError:  # the reader of our output, for example head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # what the operating system refuses before a room has a better sentence
-        code, sentence = 2, f"Cannot use {_cut(error.filename)} ({error.strerror or error}): name another file or folder."
+        code, sentence = (
+            2,
+            f"Cannot use {_cut(error.filename)} ({error.strerror or error}): name another file or folder.",
+        )
         if error.errno in MENDS:
             sentence = str(refused(f"use {_cut(error.filename or 'the output')}", error))
         if error.filename is None:
             with contextlib.suppress(OSError):  # Python would try once more at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory", str(error))):
+        if not (
+            isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory", str(error))
+        ):
             raise
         code, sentence = 2, "There is not enough memory: use smaller images, a smaller batch or a smaller model."
     # Printed here, where the failed call's progress bars are gone, so that the sentence has a line of its own.
@@ -111,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--tag", help="prefix of the results files, to find a series again")
         command.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10)')
         command.add_argument("--category", **MANY, help='category names, or "all"')
-        example = "data.* and evaluation.*, e.g. evaluation.pooling=mean" if name == "evaluate" else "e.g. train.epochs=3"
+        example = (
+            "data.* and evaluation.*, e.g. evaluation.pooling=mean" if name == "evaluate" else "e.g. train.epochs=3"
+        )
         command.add_argument("--set", **MANY, default=[], metavar="KEY=VALUE", help=example)
         command.set_defaults(run=run)
 
@@ -136,22 +146,33 @@ def _parser() -> argparse.ArgumentParser:
     export = _add(commands, "export", "a checkpoint as one ONNX graph, from images to anomaly maps and scores")
     export.add_argument("checkpoint", type=Path)
     export.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
-    export.add_argument("--int8", action="store_true", help="matrix products in 8 bits: a smaller file, slightly other maps")
+    export.add_argument(
+        "--int8", action="store_true", help="matrix products in 8 bits: a smaller file, slightly other maps"
+    )
     export.set_defaults(run=_export)
 
     reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
     reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
-    reproduce.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10); default: the lesson\'s or table\'s own')
+    reproduce.add_argument(
+        "--data",
+        help='"factory", "digits", or a folder (MVTec layout, CIFAR-10); default: the lesson\'s or table\'s own',
+    )
     reproduce.add_argument("--only", **MANY, metavar="NN", help="numbers or names of lessons")
     reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
-    reproduce.add_argument("--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations, contamination, shortfall")
+    reproduce.add_argument(
+        "--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"
+    )
     reproduce.add_argument("--method", **MANY, default=[], help="columns of the table (default: all)")
     reproduce.add_argument("--category", **MANY, default=[], help="categories, or splits such as 01234 (default: all)")
     reproduce.add_argument("--seed", type=int, **MANY, help="one or several seeds (default: 0)")
     reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
-    reproduce.add_argument("--set", **MANY, default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300")
-    reproduce.add_argument("--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)")
+    reproduce.add_argument(
+        "--set", **MANY, default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300"
+    )
+    reproduce.add_argument(
+        "--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)"
+    )
     reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler, for several machines")
     reproduce.add_argument("--out", type=Path, help="folder for a table's CSV, Markdown and figure (default: figures)")
     reproduce.set_defaults(run=_reproduce)
@@ -163,12 +184,16 @@ def _parser() -> argparse.ArgumentParser:
 
     classroom = _add(commands, "classroom", "student's and instructor's copies of the lessons, in build/classroom")
     classroom.add_argument(
-        "--readme", action="store_true", help="instead: bring measured times and tables into the lessons and their README"
+        "--readme",
+        action="store_true",
+        help="instead: bring measured times and tables into the lessons and their README",
     )
     classroom.set_defaults(run=_classroom)
 
     doctor = _add(commands, "doctor", "what this machine has, what will be used, and what is missing with its mend")
-    doctor.add_argument("--freeze", action="store_true", help="instead: the installed versions, as in docs/constraints.txt")
+    doctor.add_argument(
+        "--freeze", action="store_true", help="instead: the installed versions, as in docs/constraints.txt"
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -273,7 +298,11 @@ def _report(record: dict[str, Any]) -> None:
     if record["metrics"] is None:
         print("No test images, so no metrics; `dumenet predict` gives scores and verdicts.")
     else:
-        rows = {**record["metrics"]["per_category"], "mean": record["metrics"]["mean"], "pooled": record["metrics"]["pooled"]}
+        rows = {
+            **record["metrics"]["per_category"],
+            "mean": record["metrics"]["mean"],
+            "pooled": record["metrics"]["pooled"],
+        }
         print(f"{'':16}" + "".join(f"{title:>15}" for title in METRICS.values()))
         for name, row in rows.items():
             cells = ["not defined" if row.get(k) is None else f"{row[k]:.4f}" for k in METRICS]
@@ -378,20 +407,28 @@ OF_LESSONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
 def _reproduce(args: argparse.Namespace) -> int:
     for option, absent in (OF_LESSONS if args.table else OF_A_TABLE).items():
         if getattr(args, "parameters" if option == "-p" else option.strip("-")) != absent:
-            other = "the lessons: leave out --table" if args.table else "a table: name it by --table, or set a lesson's parameter by -p NAME=VALUE"
+            other = (
+                "the lessons: leave out --table"
+                if args.table
+                else "a table: name it by --table, or set a lesson's parameter by -p NAME=VALUE"
+            )
             raise DumenetError(f"{option} is for {other}.")
     if args.table:
         return _reproduce_table(args)
     from dumenet.course.reproduce import reproduce
 
     parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
-    return reproduce(args.profile, args.only, parameters, force=args.force, workers=args.workers, scheduler=args.scheduler)
+    return reproduce(
+        args.profile, args.only, parameters, force=args.force, workers=args.workers, scheduler=args.scheduler
+    )
 
 
 def _reproduce_table(args: argparse.Namespace) -> int:
     from dumenet.paper import jobs, tables
 
-    wanted = jobs.plan(args.table, args.data, args.category, args.method, args.seed or [0], args.setting, _pairs(args.set))
+    wanted = jobs.plan(
+        args.table, args.data, args.category, args.method, args.seed or [0], args.setting, _pairs(args.set)
+    )
     failures = jobs.run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
     missing = sum(job.finished() is None for job in wanted)
     print(f"{len(wanted) - missing} of {len(wanted)} jobs have their results file.")
@@ -438,7 +475,9 @@ def _explore(args: argparse.Namespace) -> None:
         try:
             probe.bind(("127.0.0.1", args.port))
         except (OSError, OverflowError) as error:
-            raise DumenetError(f"Port {args.port} cannot be used ({error}): leave --port out to get a free one.") from None
+            raise DumenetError(
+                f"Port {args.port} cannot be used ({error}): leave --port out to get a free one."
+            ) from None
         port = probe.getsockname()[1]
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_urlsafe(24)
     print(
@@ -451,8 +490,16 @@ def _explore(args: argparse.Namespace) -> None:
         "ip": "127.0.0.1", "port": port, "port_retries": 0, "root_dir": Path.cwd(), "answer_yes": True,
         "default_url": f"/voila/render/{lesson}", "open_browser": not args.no_browser, "allow_root": os.geteuid() == 0,
     }  # fmt: skip
-    command = [sys.executable, "-m", "jupyterlab", "--log-level=ERROR", *(f"--ServerApp.{k}={v}" for k, v in options.items())]
-    os.execve(sys.executable, command, os.environ | {"JUPYTER_TOKEN": token, "TQDM_DISABLE": "1"})  # in no list of processes
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--log-level=ERROR",
+        *(f"--ServerApp.{k}={v}" for k, v in options.items()),
+    ]
+    os.execve(
+        sys.executable, command, os.environ | {"JUPYTER_TOKEN": token, "TQDM_DISABLE": "1"}
+    )  # in no list of processes
 
 
 if __name__ == "__main__":

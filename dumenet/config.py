@@ -233,7 +233,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         DumenetError: no such file, not YAML, or tags that construct objects.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)
     except FileNotFoundError:
         raise DumenetError(
             f"No configuration file at {path}: give a YAML file, or the name of one in dumenet/configs."

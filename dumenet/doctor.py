@@ -96,11 +96,15 @@ def _disk(home: Path) -> Iterator[Finding]:
     for folder in (home / "build", home / "data"):
         there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         if not os.access(there, os.W_OK):
-            yield Finding("environment", "MISSING", f"{folder} cannot be written: change its permissions, or work elsewhere")
+            yield Finding(
+                "environment", "MISSING", f"{folder} cannot be written: change its permissions, or work elsewhere"
+            )
     free = shutil.disk_usage(home).free
     text = f"{free / 1e9:.0f} GB free on this disk"
-    yield Finding("environment", "ok", text) if free > DISK else Finding(
-        "environment", "none", f"{text}: caches may not fit; delete build/cache, which is made again"
+    yield (
+        Finding("environment", "ok", text)
+        if free > DISK
+        else Finding("environment", "none", f"{text}: caches may not fit; delete build/cache, which is made again")
     )
 
 
@@ -117,7 +121,9 @@ def _devices() -> tuple[str, list[Finding]]:
         found.append(Finding("devices", "ok", f"{name}: {have}") if have else Finding("devices", "none", absent))
     compiler = next((c for c in (os.environ.get("CXX", "g++"), "clang++", "cl") if shutil.which(c)), None)
     absent = "no C++ compiler: leave train.compile off, or install g++"
-    found.append(Finding("devices", "ok", f"{compiler}, for train.compile") if compiler else Finding("devices", "none", absent))
+    found.append(
+        Finding("devices", "ok", f"{compiler}, for train.compile") if compiler else Finding("devices", "none", absent)
+    )
     return str(pick_device("auto")), found
 
 

@@ -178,13 +178,17 @@ def _onnxruntime(content: bytes, streams: int, threads: int) -> Callable[[np.nda
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or, on a busy machine, threads wait for each other
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # or, on a busy machine, threads wait for each other
     options.add_free_dimension_override_by_name("batch", 1)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"images": image})
 
 
-def _openvino(content: bytes, streams: int, threads: int, bf16: bool = False) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _openvino(
+    content: bytes, streams: int, threads: int, bf16: bool = False
+) -> Callable[[np.ndarray], list[np.ndarray]]:
     """As `_onnxruntime`, for at most `streams` calls at once; with `bf16` what follows the features is in bfloat16."""
     core = package("openvino").Core()
     if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -69,7 +69,7 @@ class HasThresholds(Protocol):
 
 
 def verdicts(trained: HasThresholds, scores: Sequence[float], category: str = "all") -> list[str]:
-    """"anomalous", "normal", or "no threshold" where the checkpoint holds none."""
+    """ "anomalous", "normal", or "no threshold" where the checkpoint holds none."""
     threshold = trained.thresholds.get(category, trained.thresholds.get("all"))
     if threshold is None:
         return ["no threshold"] * len(scores)

@@ -137,10 +137,14 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     if fixed:
         raise DumenetError(f"{fixed[0]} is fixed in a checkpoint; only data.* and evaluation.* can change here.")
     if "evaluation.quantile" in overrides:
-        raise DumenetError("evaluation.quantile is fixed in a checkpoint: its thresholds were set at training, so train with another.")
+        raise DumenetError(
+            "evaluation.quantile is fixed in a checkpoint: its thresholds were set at training, so train with another."
+        )
     config = config_from_dict(merge(to_dict(trained.config), overrides))
     same = config.evaluation.pooling == trained.config.evaluation.pooling
-    trained = replace(trained, config=config, thresholds=trained.thresholds if same else {})  # learned under that pooling
+    trained = replace(
+        trained, config=config, thresholds=trained.thresholds if same else {}
+    )  # learned under that pooling
     dataset = load_data(config, folders)
     if not dataset.test:
         raise DumenetError(f"{dataset.name} has no test images: put some into <category>/test/good and test/<defect>.")
@@ -181,7 +185,9 @@ def _finished(checkpoint: Path, config: Config, origin: dict[str, Any]) -> Train
         trained = load_checkpoint(checkpoint, config.train.device)
     except DumenetError:
         return None
-    same = result_config(trained.config) == result_config(config) and all(trained.origin.get(k) == v for k, v in origin.items())
+    same = result_config(trained.config) == result_config(config) and all(
+        trained.origin.get(k) == v for k, v in origin.items()
+    )
     return trained if same else None
 
 
@@ -199,6 +205,4 @@ def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores
 
 def per_category(config: Config, folders: Folders = Folders()) -> list[Config]:
     """The separate setting: one configuration for each category of the data set."""
-    return [
-        replace(config, data=replace(config.data, categories=(c,))) for c in load_data(config, folders).categories
-    ]
+    return [replace(config, data=replace(config.data, categories=(c,))) for c in load_data(config, folders).categories]

@@ -80,7 +80,9 @@ class Backbone(nn.Module):
         if len(shape) == 3 and shape[2] == channels and (said or shape[0] != channels):
             return stage.permute(0, 3, 1, 2)
         if len(shape) != 3 or shape[0] != channels:
-            raise DumenetError(f"{self.config.backbone} gives {shape} where maps of {channels} channels are needed: use another backbone.")
+            raise DumenetError(
+                f"{self.config.backbone} gives {shape} where maps of {channels} channels are needed: use another backbone."
+            )
         return stage
 
 
@@ -102,7 +104,9 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
         raise DumenetError(f"Backbone {name} cannot give the stages {list(config.stages)}: {error}.") from None
     inner = getattr(net, "model", net)  # timm wraps what is no plain sequence of stages
     if isinstance(inner, VisionTransformer) and config.image_size % (patch := inner.patch_embed.patch_size[0]):
-        raise DumenetError(f"{name} cuts images into patches of {patch} pixels: make features.image_size a multiple of that.")
+        raise DumenetError(
+            f"{name} cuts images into patches of {patch} pixels: make features.image_size a multiple of that."
+        )
     cfg = net.pretrained_cfg if hasattr(net, "pretrained_cfg") else net.default_cfg
     mean, std = cfg["mean"], cfg["std"]
     if name.split(".")[0] == EMBEDDED:
@@ -115,7 +119,9 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
             state = checkpoint_filter_fn(state, inner)  # resizes its position embeddings
         missing = inner.load_state_dict(state, strict=False).missing_keys
     except Exception:  # not a state dict at all, or tensors of other shapes
-        raise DumenetError(f"The weights in {config.weights} do not fit {name}: wrong file, or wrong backbone?") from None
+        raise DumenetError(
+            f"The weights in {config.weights} do not fit {name}: wrong file, or wrong backbone?"
+        ) from None
     if missing:
         raise DumenetError(f"The weights for {name} lack {len(missing)} tensors ({missing[0]}, ...): wrong file?")
     return net, mean, std
@@ -182,7 +188,9 @@ class Features:
         """
         file = self.store.base
         if isinstance(file, mmap.mmap) and file.size() < self.store.nbytes:
-            raise DumenetError("The feature cache was cut short while it was read: run the same command again, it fills the gap.")
+            raise DumenetError(
+                "The feature cache was cut short while it was read: run the same command again, it fills the gap."
+            )
         values = torch.from_numpy(self.store[self.rows[np.asarray(index)]].astype(np.float32))
         if isinstance(file, mmap.mmap) and not self.store.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
             file.madvise(mmap.MADV_DONTNEED)  # or an epoch would end with all of the cache in this process's memory
@@ -251,7 +259,9 @@ def extract(
                     for batch, images in batches:
                         for i in batch:
                             if _state(samples[i]) != states[i] and content_key(samples[i]) != keys[i]:
-                                raise DumenetError(f"{samples[i].name} was replaced while it was read: run the same command again.")
+                                raise DumenetError(
+                                    f"{samples[i].name} was replaced while it was read: run the same command again."
+                                )
                         values = _compute(run, images, [samples[i] for i in batch])
                         data.write(values.tobytes())
                         data.flush()

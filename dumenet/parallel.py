@@ -94,11 +94,15 @@ def check(config: Config, device: torch.device) -> None:
     """
     c, count = config.train, torch.cuda.device_count()
     if device.type == "cuda" and c.devices > count:
-        raise DumenetError(f"train.devices is {c.devices}, and this machine has {count} CUDA device(s): set at most that many.")
+        raise DumenetError(
+            f"train.devices is {c.devices}, and this machine has {count} CUDA device(s): set at most that many."
+        )
     if device.type not in ("cpu", "cuda"):
         raise DumenetError(f'Several processes train on "cpu" or "cuda", not on {device.type}: use {_ALONE}.')
     if device.type == "cpu" and c.compile:
-        raise DumenetError(f"train.compile does not go with several processes on the CPU: leave it off, or use {_ALONE}.")
+        raise DumenetError(
+            f"train.compile does not go with several processes on the CPU: leave it off, or use {_ALONE}."
+        )
     if config.model.name == "dumenet" and config.model.spatial_layout == "released":
         raise DumenetError(
             'model.spatial_layout "released" reads across the images of a batch, and a part of the batch would give '
@@ -178,7 +182,9 @@ class SharedNoise(TorchDispatchMode):
         if func not in self.DRAWS:
             return func(*args, **kwargs)
         like, *rest = args  # (b, ...), b of the B images
-        whole = like.new_empty_strided((self.size, *like.shape[1:]), like.stride())  # numbers are drawn in memory's order
+        whole = like.new_empty_strided(
+            (self.size, *like.shape[1:]), like.stride()
+        )  # numbers are drawn in memory's order
         drawn = func(whole, *rest, **kwargs)[self.rows]
         return like.copy_(drawn) if func is self.DRAWS[1] else drawn
 
@@ -202,7 +208,9 @@ def share(code: str, folder: Path, config: TrainConfig) -> None:
     try:
         for rank in range(config.devices):
             command = [sys.executable, "-c", code, str(folder)]
-            workers.append(subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, stdin=subprocess.PIPE))
+            workers.append(
+                subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, stdin=subprocess.PIPE)
+            )
         end = None  # of waiting for the others, once one of them has failed
         while None in (codes := [worker.poll() for worker in workers]):
             if any(codes):
@@ -230,11 +238,15 @@ def _reason(folder: Path, codes: list[int | None], config: TrainConfig) -> Excep
     for rank, code in enumerate(codes):
         if code and code < 0:
             by = signal.Signals(-code).name + (", perhaps for want of memory" if code == -signal.SIGKILL else "")
-            return DumenetError(f"Training process {rank + 1} of {config.devices} was ended by {by}, and the others with it: {on}.")
+            return DumenetError(
+                f"Training process {rank + 1} of {config.devices} was ended by {by}, and the others with it: {on}."
+            )
     lost = re.compile("connection (closed|reset|refused)|timed out|timeout|broken pipe|gloo|nccl", re.IGNORECASE)
     unforeseen = [words["traceback"] for words in said if not lost.search(words["traceback"].splitlines()[-1])]
     if said and not unforeseen:
-        return DumenetError(f"A training process on another machine was lost, or the network to it: {on} on each of them.")
+        return DumenetError(
+            f"A training process on another machine was lost, or the network to it: {on} on each of them."
+        )
     if not said:
         return DumenetError(f"A training process ended without a word (exit codes {codes}): {on}.")
     return RuntimeError(f"a training process failed:\n{unforeseen[0]}")

@@ -240,7 +240,14 @@ def dots(
         ax.axvline(0, color="0.4", linewidth=0.8)
     for row, value in zip(rows, values):
         if value is not None and low < high and value < low - 3 * (high - low):
-            ax.annotate(f"← {value:.3g}", (0.03, row), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=ANOMALOUS)
+            ax.annotate(
+                f"← {value:.3g}",
+                (0.03, row),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8,
+                color=ANOMALOUS,
+            )
             continue
         half = halves[row] if halves is not None else None
         if seeds is not None:
@@ -370,13 +377,21 @@ class _Drawing:
         if words:
             self.text(x + w / 2, y + h / 2, words)
 
-    def arrow(self, *points: tuple[float, float], color: Any = None, ls: str = "-", lw: float = 1.2, head: bool = True) -> None:
+    def arrow(
+        self, *points: tuple[float, float], color: Any = None, ls: str = "-", lw: float = 1.2, head: bool = True
+    ) -> None:
         """A line through the points, with a head at the last one."""
         color = color or self.INK
         x, y = zip(*points)
         self.ax.plot(x, y, color=color, ls=ls, lw=lw, zorder=2, solid_capstyle="butt", solid_joinstyle="round")
         if head:
-            style = {"arrowstyle": "-|>,head_width=0.22,head_length=0.42", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
+            style = {
+                "arrowstyle": "-|>,head_width=0.22,head_length=0.42",
+                "color": color,
+                "lw": lw,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            }
             self.ax.annotate("", points[-1], _before(points), arrowprops=style, zorder=4)
 
     def picture(self, x: float, y: float, w: float, h: float, values: np.ndarray, cmap: str) -> None:
@@ -406,7 +421,14 @@ def _draw_features(d: _Drawing, config: ModelConfig, stage_channels: Sequence[in
     d.arrow((6.2, 39.6), (6.2, top - 0.4))
     for k, channels in enumerate(stage_channels):
         inset = 0.9 * k
-        d.box(2.2 + inset, top - (k + 1) * step + 0.5, 17.6 - 2 * inset, step - 0.9, f"stride {2 ** (k + 1)}, {channels} ch.", "#f8f8f8")
+        d.box(
+            2.2 + inset,
+            top - (k + 1) * step + 0.5,
+            17.6 - 2 * inset,
+            step - 0.9,
+            f"stride {2 ** (k + 1)}, {channels} ch.",
+            "#f8f8f8",
+        )
     low = top - n * step + 0.5
     d.arrow((11, low), (11, 18.9))
     scaled = {"standardised": "standardise channels", "raw": "left raw", "sigmoid": "left raw"}[config.target]
@@ -469,7 +491,9 @@ def _draw_network(d: _Drawing, config: ModelConfig, grid: int) -> None:
     # the fused read: first input of the decoder, and, as described, what every layer reads
     bus = 66.6
     if reads:
-        d.arrow((62.6 if reads > 1 else 57.4, y_read), (bus, y_read), head=False, lw=1.6, color=None if leak else d.QUERY)
+        d.arrow(
+            (62.6 if reads > 1 else 57.4, y_read), (bus, y_read), head=False, lw=1.6, color=None if leak else d.QUERY
+        )
     else:
         d.arrow((38.8, 45.4), (75, 45.4), (75, decoder[0] + below), color=d.LEAK, ls="--", lw=1.6)
     first = None if leak else d.QUERY
@@ -496,7 +520,9 @@ def _draw_network(d: _Drawing, config: ModelConfig, grid: int) -> None:
 def _draw_memories(d: _Drawing, config: ModelConfig, grid: int) -> tuple[int, float]:
     """The memories and their fusion; returns how many there are, and the height at which the read leaves."""
     rng = np.random.default_rng(0)
-    middles = {"both": (35.2, 18.2), "channel": (30, None), "spatial": (None, 30), "none": (None, None)}[config.memory_mode]
+    middles = {"both": (35.2, 18.2), "channel": (30, None), "spatial": (None, 30), "none": (None, None)}[
+        config.memory_mode
+    ]
     lanes = [y for y in middles if y is not None]
     if not lanes:
         d.box(41.6, 24, 15.8, 12, "no memory", "none", ec="0.6", ls=":")
@@ -520,7 +546,11 @@ def _draw_memories(d: _Drawing, config: ModelConfig, grid: int) -> tuple[int, fl
             d.picture(42.6 + 0.9 * k, spatial - 0.9 - 0.9 * k, 4.6, 4.6, values, "viridis")
         d.text(49.8, spatial + 1, f"M = {config.spatial_memory_size}\nslots of\n{grid} × {grid}", ha="left")
         similarity = "SSIM" if config.spatial_similarity == "ssim" else "a dot product"
-        words = f"read by rows of {grid * grid}\nnumbers across images" if released else f"read by each hidden\nmap, through {similarity}"
+        words = (
+            f"read by rows of {grid * grid}\nnumbers across images"
+            if released
+            else f"read by each hidden\nmap, through {similarity}"
+        )
         d.text(49.5, spatial - 5.6, words, color=d.LEAK if released else d.INK)
         d.arrow((38.8, spatial), (41.6, spatial))
     if len(lanes) == 1:

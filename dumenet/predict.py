@@ -193,7 +193,10 @@ def predict(
         write_atomic(_beside(out / str(row["image"])), overlay)
 
     try:
-        with ThreadPoolExecutor(READERS, "reader") as pool, progress_bar(total=len(files), desc="predicting", unit="image") as bar:
+        with (
+            ThreadPoolExecutor(READERS, "reader") as pool,
+            progress_bar(total=len(files), desc="predicting", unit="image") as bar,
+        ):
             for part in _read_ahead(files, detector.config.features.image_size, detector.together, pool):
                 read = []  # rows of images, and of nothing that could not be read
                 for file, image in part:

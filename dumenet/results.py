@@ -209,7 +209,9 @@ class PaperValue(NamedTuple):
 def paper_results(path: Path) -> list[PaperValue]:
     """The paper's tables, typed into a CSV file in long form: data/paper_results.csv."""
     with open(path, encoding="utf-8", newline="") as file:
-        return [PaperValue(**{**row, "value": float(row["value"]) if row["value"] else None}) for row in DictReader(file)]
+        return [
+            PaperValue(**{**row, "value": float(row["value"]) if row["value"] else None}) for row in DictReader(file)
+        ]
 
 
 def paper_table(paper: list[PaperValue], table: str, metric: str) -> tuple[list[str], list[str], np.ndarray]:

@@ -35,19 +35,29 @@ def sweep(
     from distributed.config import config
 
     if workers < 1 and not scheduler:
-        raise DumenetError(f"--workers is {workers}: give the number of processes, or leave it out for none beside this one.")
+        raise DumenetError(
+            f"--workers is {workers}: give the number of processes, or leave it out for none beside this one."
+        )
     if not tasks:
         return {}
     try:
         dashboard = "127.0.0.1:0"  # ":0" would show it to the whole network
         # Its profiler keeps the call stacks of the last hour: some hundred kB a second, which looks like a leak.
         with patch.dict(config["distributed"]["worker"]["profile"], enabled=False):
-            cluster = None if scheduler else LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=dashboard)
+            cluster = (
+                None
+                if scheduler
+                else LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=dashboard)
+            )
         client = Client(scheduler or cluster)
     except (OSError, ValueError) as error:
         if scheduler is None:
-            raise DumenetError(f"Cannot start {workers} processes ({error}): free some space or memory, or use --workers 0.") from None
-        raise DumenetError(f"No Dask scheduler answers at {scheduler} ({error}): start one with `dask scheduler`.") from None
+            raise DumenetError(
+                f"Cannot start {workers} processes ({error}): free some space or memory, or use --workers 0."
+            ) from None
+        raise DumenetError(
+            f"No Dask scheduler answers at {scheduler} ({error}): start one with `dask scheduler`."
+        ) from None
     waiting = {name: set((after or {}).get(name, ())) & tasks.keys() for name in tasks}
     futures, results = {}, {}
 

@@ -77,7 +77,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: 
     down to nearly 0 (warm-up, stable, decay: Hu et al. 2024, MiniCPM, section 4); "step": divided by ten every `step_epoch` epochs."""
     total = steps * config.epochs
     if config.schedule == "stable":
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, (k + 1) / total * 10, (total - k) / total * 5))
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda k: min(1.0, (k + 1) / total * 10, (total - k) / total * 5)
+        )
     if config.schedule == "onecycle":
         climb = max(0.1, 1.5 / max(total, 2))  # of ten steps or fewer, a tenth would be none: torch divides by it
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=climb)
@@ -132,10 +134,14 @@ def train(
     schedule = make_schedule(optimizer, c, steps)
     start = _resume(state_file, config, trained, optimizer, schedule)
     if fabric.all_reduce(torch.tensor(float(start), device=device)).item() != start:
-        raise DumenetError("The machines do not see the same state of this run: work in a folder that all of them share.")
+        raise DumenetError(
+            "The machines do not see the same state of this run: work in a folder that all of them share."
+        )
     forward, optimizer = fabric.setup(compiled(model, device) if c.compile else model, optimizer)
     read = reader(features, device)
-    bar = progress_bar(range(start, c.epochs), "training", c.epochs, initial=start, show=progress and first, unit="epoch")
+    bar = progress_bar(
+        range(start, c.epochs), "training", c.epochs, initial=start, show=progress and first, unit="epoch"
+    )
     for epoch in bar:
         parallel.reseed(fabric, c.seed * 100_003 + epoch + 1)
         model.train()
@@ -184,14 +190,21 @@ def _share(
         if not getattr(store, "filename", None):  # not on disk: a lesson's, or a test's
             np.save(folder / "store.npy", store)
             store = np.load(folder / "store.npy", mmap_mode="r")
-        where = {"file": str(store.filename), "offset": store.offset, "shape": store.shape, "rows": features.rows.tolist()}
+        where = {
+            "file": str(store.filename),
+            "offset": store.offset,
+            "shape": store.shape,
+            "rows": features.rows.tolist(),
+        }
         job = {
             "config": to_dict(config), "stage_channels": list(stage_channels), "features": where, "progress": progress,
             "state_file": str(state_file) if state_file else None, "origin": origin or {},
         }  # fmt: skip
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        code = "import sys; from pathlib import Path; from dumenet import parallel, train; " \
+        code = (
+            "import sys; from pathlib import Path; from dumenet import parallel, train; "
             "parallel.work(train.take_part, Path(sys.argv[1]))"
+        )
         parallel.share(code, folder, config.train)
         return load_checkpoint(folder / "trained.pt", config.train.device)
 
@@ -224,7 +237,9 @@ def reader(features: Features, device: torch.device, free: int | None = None) ->
         free = torch.cuda.mem_get_info(device)[0] if gpu else 0
     shape = (len(features), *features.store.shape[1:])
     if 2 * math.prod(shape) > free // 2:
-        return lambda index: (features.batch(index).pin_memory() if gpu else features.batch(index)).to(device, non_blocking=True)
+        return lambda index: (features.batch(index).pin_memory() if gpu else features.batch(index)).to(
+            device, non_blocking=True
+        )
     held, start = torch.empty(shape, dtype=torch.float16, device=device), 0
     for batch in features.batches(64):
         held[start : start + len(batch)] = batch  # exact: float16 is what they were read from
@@ -242,7 +257,9 @@ def compiled(model: nn.Module, device: torch.device) -> Callable[[torch.Tensor],
         DumenetError: no C++ compiler.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
-        raise DumenetError("train.compile needs a C++ compiler, and this machine has none: install g++, or leave it off.")
+        raise DumenetError(
+            "train.compile needs a C++ compiler, and this machine has none: install g++, or leave it off."
+        )
     return torch.compile(model, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
@@ -254,9 +271,15 @@ def _resume(state_file: str | Path | None, config: Config, trained: Trained, opt
     fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         state = load_tensors(state_file)
-        if result_config(config_from_dict(state["config"])) != result_config(config) or state["origin"] != trained.origin:
+        if (
+            result_config(config_from_dict(state["config"])) != result_config(config)
+            or state["origin"] != trained.origin
+        ):
             return 0
-        done, history = int(state["epoch"]), {name: [float(x) for x in state["history"][name]] for name in trained.history}
+        done, history = (
+            int(state["epoch"]),
+            {name: [float(x) for x in state["history"][name]] for name in trained.history},
+        )
         if {len(values) for values in history.values()} != {done}:
             raise ValueError("a history of other epochs")
         earlier = float(state.get("earlier", 0.0))  # states of before this was kept have none

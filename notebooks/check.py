@@ -67,7 +67,11 @@ def _told(error):
 
 def exercise_00_1(answer):
     rng = np.random.default_rng(0)
-    cases = [([0, 0, 1, 1], [1, 2, 3, 4]), ([1, 0, 1, 0, 0], [2, 2, 5, 1, 3]), (rng.permutation(np.arange(30) % 3 == 0), rng.integers(0, 9, 30))]
+    cases = [
+        ([0, 0, 1, 1], [1, 2, 3, 4]),
+        ([1, 0, 1, 0, 0], [2, 2, 5, 1, 3]),
+        (rng.permutation(np.arange(30) % 3 == 0), rng.integers(0, 9, 30)),
+    ]
     for labels, scores in cases:
         labels, scores = np.array(labels, int), np.array(scores, float)
         pairs = [(d > n) + 0.5 * (d == n) for d in scores[labels == 1] for n in scores[labels == 0]]
@@ -78,7 +82,9 @@ def exercise_00_1(answer):
             if np.isclose(got, 1 - true):
                 raise NotYet("you count the pairs in which the *normal* image scores higher.")
             what = f"labels {labels.tolist()}, scores {scores.tolist()}" if len(labels) < 9 else "30 images with ties"
-            raise NotYet(f"for {what} the AUROC is {true:.3f}, not {got:.3f}. Do ties count one half, and is it divided by the number of pairs?")
+            raise NotYet(
+                f"for {what} the AUROC is {true:.3f}, not {got:.3f}. Do ties count one half, and is it divided by the number of pairs?"
+            )
     right("00.1")
 
 
@@ -96,7 +102,9 @@ def exercise_00_2(answer):
             raise NotYet(f"the threshold must be one of the scores; yours is {float(got):.3f}.")
         if gap(got) > least + 1e-9:
             what = f"labels {labels.tolist()}, scores {scores.tolist()}" if len(labels) < 9 else "40 images"
-            raise NotYet(f"for {what} your threshold leaves the two shares {gap(got):.2f} apart; {least:.2f} is possible.")
+            raise NotYet(
+                f"for {what} your threshold leaves the two shares {gap(got):.2f} apart; {least:.2f} is possible."
+            )
     right("00.2")
 
 
@@ -117,7 +125,9 @@ def exercise_01_1(answer):
                 raise NotYet("these are the directions of smallest variance: eigh sorts upwards, take the last k.")
             if torch.allclose(got + mean, true, atol=1e-3):
                 raise NotYet("the mean is missing: what was subtracted must be added again.")
-            raise NotYet(f"with k = {k} the first token should become {true[0].numpy().round(2)}, not {got[0].numpy().round(2)}.")
+            raise NotYet(
+                f"with k = {k} the first token should become {true[0].numpy().round(2)}, not {got[0].numpy().round(2)}."
+            )
     right("01.1")
 
 
@@ -128,11 +138,15 @@ def exercise_01_2(answer):
     for looks, name in (([first, second], "the second"), ([second, first], "the first")):
         got = tuple(float(v) for v in answer(np.array(looks, float), labels, half))
         if got == (1.0, 1.0):
-            raise NotYet("you chose on each half by itself: the look that is best on `half` must be used on the other as well.")
+            raise NotYet(
+                "you chose on each half by itself: the look that is best on `half` must be used on the other as well."
+            )
         if got == (0.0, 1.0):
             raise NotYet("the half that chose comes first, the other half second.")
         if not np.allclose(got, (1.0, 0.0)):
-            raise NotYet(f"of two looks {name} is best on the half, with AUROC 1 there and 0 on the other half; you say {got}.")
+            raise NotYet(
+                f"of two looks {name} is best on the half, with AUROC 1 there and 0 on the other half; you say {got}."
+            )
     right("01.2")
 
 
@@ -151,7 +165,9 @@ def exercise_02_1(answer):
         if got == (true[0], true[1] + 1):
             raise NotYet(f"for layers {layers}, position 10, the last pixel is off by one: the one that is still seen.")
         if got != true:
-            raise NotYet(f"for layers {layers} (kernel, stride, padding) position 10 sees pixels {true[0]} to {true[1]}, not {got}.")
+            raise NotYet(
+                f"for layers {layers} (kernel, stride, padding) position 10 sees pixels {true[0]} to {true[1]}, not {got}."
+            )
     right("02.1")
 
 
@@ -160,13 +176,18 @@ def exercise_02_2(answer):
     for (h, w), n in (((2, 2), 3), ((7, 7), 3), ((8, 5), 4), ((5, 5), 5)):
         stage = rng.normal(size=(h, w))
         tensor = torch.from_numpy(stage)[None, None]
-        true, other = (torch.nn.functional.interpolate(tensor, (n, n), mode="bilinear", align_corners=a)[0, 0].numpy() for a in (True, False))
+        true, other = (
+            torch.nn.functional.interpolate(tensor, (n, n), mode="bilinear", align_corners=a)[0, 0].numpy()
+            for a in (True, False)
+        )
         got = np.asarray(answer(stage.copy(), n))
         if got.shape != (n, n):
             raise NotYet(f"a map of {h} x {w} aligned to {n} x {n} came out with shape {got.shape}.")
         if not np.allclose(got, true, atol=1e-6):
             if np.allclose(got, other, atol=1e-6):
-                raise NotYet("this is bilinear without aligned corners: the last point must lie on the last value, at L - 1.")
+                raise NotYet(
+                    "this is bilinear without aligned corners: the last point must lie on the last value, at L - 1."
+                )
             if not np.allclose(got[[0, 0, -1, -1], [0, -1, 0, -1]], stage[[0, 0, -1, -1], [0, -1, 0, -1]]):
                 raise NotYet(f"from {h} x {w} to {n} x {n}: the four corners must keep their values.")
             raise NotYet(f"from {h} x {w} to {n} x {n}: the corners are right, but not what lies between.")
@@ -175,7 +196,10 @@ def exercise_02_2(answer):
 
 def exercise_02_3(answer):
     torch.manual_seed(0)
-    samples, x = torch.randn(6, 3, dtype=torch.double) @ torch.tensor([[2.0, 1, 0], [0, 1, 1], [0, 0, 0.3]]).double(), torch.randn(4, 3).double()
+    samples, x = (
+        torch.randn(6, 3, dtype=torch.double) @ torch.tensor([[2.0, 1, 0], [0, 1, 1], [0, 0, 0.3]]).double(),
+        torch.randn(4, 3).double(),
+    )
     for s in (0.01, 1.0):
         centred = samples.numpy() - samples.numpy().mean(0)
         inverse = np.linalg.inv(centred.T @ centred / 6 + s * np.eye(3))
@@ -189,7 +213,9 @@ def exercise_02_3(answer):
                 raise NotYet("these are squared distances: take the root.")
             if np.allclose(got, np.sqrt((deviation**2 / ((centred**2).mean(0) + s)).sum(1)), rtol=1e-4):
                 raise NotYet("this is the diagonal Gaussian: use the whole covariance.")
-            raise NotYet(f"with 6 samples and s = {s} the first distance is {true[0]:.3f}, not {got[0]:.3f}. Is the covariance divided by n, and is s on its diagonal only?")
+            raise NotYet(
+                f"with 6 samples and s = {s} the first distance is {true[0]:.3f}, not {got[0]:.3f}. Is the covariance divided by n, and is s on its diagonal only?"
+            )
     right("02.3")
 
 
@@ -205,8 +231,12 @@ def exercise_03_1(answer):
             raise NotYet(f"a token has shape (2,), yours has {tuple(got.shape)}.")
         if not torch.allclose(got, token, atol=1e-3):
             if torch.allclose(got * 2**0.5, token, atol=1e-3):
-                raise NotYet("your token is too short by sqrt(2): the similarity is the dot product divided by sqrt(D).")
-            raise NotYet(f"the read {read.numpy().round(3)} belongs to {token.tolist()}, you say {got.numpy().round(3)}.")
+                raise NotYet(
+                    "your token is too short by sqrt(2): the similarity is the dot product divided by sqrt(D)."
+                )
+            raise NotYet(
+                f"the read {read.numpy().round(3)} belongs to {token.tolist()}, you say {got.numpy().round(3)}."
+            )
     right("03.1")
 
 
@@ -247,7 +277,9 @@ def exercise_04_1(answer):
         if got.numel() != 1:
             raise NotYet(f"the answer is one number, the mean over the windows; yours has shape {tuple(got.shape)}.")
         if not torch.isclose(got.float(), true, atol=1e-4):
-            raise NotYet(f"5 x 6 maps, window {size}, {len(values)} windows: {true:.4f}, not {float(got):.4f}. Is each window compared with its partner only?")
+            raise NotYet(
+                f"5 x 6 maps, window {size}, {len(values)} windows: {true:.4f}, not {float(got):.4f}. Is each window compared with its partner only?"
+            )
     right("04.1")
 
 
@@ -258,7 +290,9 @@ def exercise_04_2(answer):
         got = float(answer(B, N, D))
         if abs(got - mixed) > 1e-6:
             kind = "count" if abs(got - mixed * B * D) < 1e-6 else "share"
-            raise NotYet(f"B = {B}, N = {N}, D = {D}: a share of {mixed:.3f} of the rows mix images, not a {kind} of {got:.3f}.")
+            raise NotYet(
+                f"B = {B}, N = {N}, D = {D}: a share of {mixed:.3f} of the rows mix images, not a {kind} of {got:.3f}."
+            )
     right("04.2")
 
 
@@ -272,11 +306,15 @@ def exercise_05_1(answer):
         got, true = answer(similarity.clone(), temperature), (similarity / temperature).exp()
         true = true / true.sum(-1, keepdim=True)
         if getattr(got, "shape", None) != similarity.shape:
-            raise NotYet(f"weights have the shape of the similarities, {tuple(similarity.shape)}, not {tuple(getattr(got, 'shape', ()))}.")
+            raise NotYet(
+                f"weights have the shape of the similarities, {tuple(similarity.shape)}, not {tuple(getattr(got, 'shape', ()))}."
+            )
         if not torch.allclose(got.sum(-1), torch.ones(2, 3), atol=1e-4):
             raise NotYet("the weights must sum to one over the slots, the last axis.")
         if not torch.allclose(got, true, atol=1e-4):
-            raise NotYet(f"temperature {temperature}: the largest weight is {true.max():.3f}, yours {got.max():.3f}. A low temperature is sharp.")
+            raise NotYet(
+                f"temperature {temperature}: the largest weight is {true.max():.3f}, yours {got.max():.3f}. A low temperature is sharp."
+            )
     right("05.1")
 
 
@@ -293,7 +331,11 @@ def exercise_05_2(answer):
         if got.sum() != 4:
             raise NotYet(f"four maps have four maxima, two of them in one cell; your counts sum to {got.sum():g}.")
         if (got != true).any():
-            raise NotYet("rows and columns are exchanged." if (got == true.T).all() else f"28 x 28 maps, grid {grid}: a maximum is in the wrong cell.")
+            raise NotYet(
+                "rows and columns are exchanged."
+                if (got == true.T).all()
+                else f"28 x 28 maps, grid {grid}: a maximum is in the wrong cell."
+            )
     right("05.2")
 
 
@@ -309,11 +351,17 @@ def exercise_06_1(answer):
             raise NotYet("give back a list of tensors with the shapes of the gradients.")
         length = sum(g.square().sum() for g in got).sqrt().item()
         if norm <= limit and abs(length - norm) > 1e-4:
-            raise NotYet(f"a gradient of norm {norm:g} with limit {limit:g} must stay as it is, yours has norm {length:.3f}.")
+            raise NotYet(
+                f"a gradient of norm {norm:g} with limit {limit:g} must stay as it is, yours has norm {length:.3f}."
+            )
         if abs(length - min(norm, limit)) > 1e-3:
-            raise NotYet(f"{gradients} together have norm {norm:g}; with limit {limit:g} yours have norm {length:.3f}. One norm for all tensors?")
+            raise NotYet(
+                f"{gradients} together have norm {norm:g}; with limit {limit:g} yours have norm {length:.3f}. One norm for all tensors?"
+            )
         if not all(torch.allclose(g, h * min(1, limit / norm), atol=1e-3) for g, h in zip(got, given)):
-            raise NotYet(f"{gradients}, limit {limit:g}: the length is right, the direction is not. Scale all by one factor.")
+            raise NotYet(
+                f"{gradients}, limit {limit:g}: the length is right, the direction is not. Scale all by one factor."
+            )
     right("06.1")
 
 
@@ -324,11 +372,15 @@ def exercise_06_2(answer):
         parts = torch.stack([part.mean(0) for part in images.split(counts)])
         got, true = torch.as_tensor(answer(parts.clone(), torch.tensor(counts, dtype=torch.float32))), images.mean(0)
         if got.shape != (4,):
-            raise NotYet(f"K = {len(counts)} parts, P = 4 parameters: the gradient has shape (4,), yours has {tuple(got.shape)}.")
+            raise NotYet(
+                f"K = {len(counts)} parts, P = 4 parameters: the gradient has shape (4,), yours has {tuple(got.shape)}."
+            )
         if torch.allclose(got, 8 * true, atol=1e-5):
             raise NotYet("that is the sum over all images; divide by their number.")
         if not torch.allclose(got, true, atol=1e-5):
-            raise NotYet(f"parts of {counts} images: not the mean over all 8 images. Does a part count as often as it has images?")
+            raise NotYet(
+                f"parts of {counts} images: not the mean over all 8 images. Does a part count as often as it has images?"
+            )
     right("06.2")
 
 
@@ -375,7 +427,9 @@ def exercise_07_2(answer):
     if np.allclose(got[:3], [1, 1.5, 0.5]) and not np.isclose(got[3], 0.5):
         raise NotYet("a category without a threshold of its own is divided by the one named 'all'.")
     if not np.allclose(got, [1, 1.5, 0.5, 0.5]):
-        raise NotYet(f"scores {scores.tolist()} with thresholds {thresholds} give [1, 1.5, 0.5, 0.5], not {got.round(3).tolist()}.")
+        raise NotYet(
+            f"scores {scores.tolist()} with thresholds {thresholds} give [1, 1.5, 0.5, 0.5], not {got.round(3).tolist()}."
+        )
     right("07.2")
 
 
@@ -403,12 +457,19 @@ def exercise_08_1(answer):
         }
         if not np.allclose(got, ordered[:, :k].mean(1)):
             why = [text for text, wrong in mistakes.items() if np.allclose(got, wrong)]
-            raise NotYet(f"{why[0] if why else f'the first score should be {ordered[0, :k].mean():.4f}, not {got[0]:.4f}'} ({where}).")
+            raise NotYet(
+                f"{why[0] if why else f'the first score should be {ordered[0, :k].mean():.4f}, not {got[0]:.4f}'} ({where})."
+            )
     right("08.1")
 
 
 def exercise_08_2(answer):
-    for values, flipped in (([0.9, 0.3, 0.6], 2.2 / 3), ([0.2], 0.8), ([0.5, 0.75], 0.625), ([0.1, 0.2, 0.4, 0.9], 0.8)):
+    for values, flipped in (
+        ([0.9, 0.3, 0.6], 2.2 / 3),
+        ([0.2], 0.8),
+        ([0.5, 0.75], 0.625),
+        ([0.1, 0.2, 0.4, 0.9], 0.8),
+    ):
         given = np.array(values)
         got = np.asarray(answer(given), dtype=float)
         where = f"for {values}"
@@ -445,7 +506,8 @@ def exercise_09_1(answer):
             "divide by n - 1 in the standard deviation": factor * np.std(differences) / np.sqrt(planned),
             "divide by the root of the planned number": factor * s,
             "the planned number of seeds decides, not the observed one": student.ppf(0.975, len(differences) - 1)
-            * s / np.sqrt(len(differences)),
+            * s
+            / np.sqrt(len(differences)),
             "with few seeds the factor is Student's t, not 1.96": 1.96 * s / np.sqrt(planned),
             "an interval of 95 % leaves 2.5 % on each side": student.ppf(0.95, planned - 1) * s / np.sqrt(planned),
             "the half-width is wanted, not the whole width": 2 * expected,
@@ -596,8 +658,14 @@ def exercise_12_1(answer):
         if got.size != 1:
             raise NotYet(f"the answer is one number, yours has shape {got.shape}.")
         if best - iou(m, float(got), mask) > 1e-9:
-            kind = "the IoU itself, not the threshold" if abs(float(got) - best) < 1e-9 else f"a threshold with IoU {iou(m, float(got), mask):.3f}"
-            raise NotYet(f"on a {shape[0]} x {shape[1]} map with {len(np.unique(m))} distinct scores you return {kind}; {best:.3f} is possible.")
+            kind = (
+                "the IoU itself, not the threshold"
+                if abs(float(got) - best) < 1e-9
+                else f"a threshold with IoU {iou(m, float(got), mask):.3f}"
+            )
+            raise NotYet(
+                f"on a {shape[0]} x {shape[1]} map with {len(np.unique(m))} distinct scores you return {kind}; {best:.3f} is possible."
+            )
     right("12.1")
 
 
@@ -610,11 +678,15 @@ def exercise_12_2(answer):
             true[stage] += x[c] ** 2 / (x**2).sum(0)
         got = np.asarray(answer(x.copy(), list(channels)))
         if got.shape != true.shape:
-            raise NotYet(f"{len(channels)} stages on {size[0]} x {size[1]} positions: shape {true.shape}, not {got.shape}.")
+            raise NotYet(
+                f"{len(channels)} stages on {size[0]} x {size[1]} positions: shape {true.shape}, not {got.shape}."
+            )
         if not np.allclose(got.sum(0), 1):
             raise NotYet("the shares must sum to 1 over the stages at each position, not over the image.")
         if not np.allclose(got, true):
-            raise NotYet(f"channels {channels}: {true[:, 0, 0].round(3)} at the first position, not {got[:, 0, 0].round(3)}. Squared? A sum, not a mean or a norm?")
+            raise NotYet(
+                f"channels {channels}: {true[:, 0, 0].round(3)} at the first position, not {got[:, 0, 0].round(3)}. Squared? A sum, not a mean or a norm?"
+            )
     right("12.2")
 
 

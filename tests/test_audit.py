@@ -27,7 +27,9 @@ def test_a_difference_is_decided_by_its_interval_only():
 
 def test_numbers_agree_up_to_a_tolerance_and_parts_add_up():
     assert audit.within(0.1, 0.1) == audit.within(-0.1, 0.1) == HOLDS and audit.within(0.11, 0.1) == NOT
-    assert audit.together([HOLDS, HOLDS]) == HOLDS and audit.together([HOLDS, NOT]) == PART == audit.together([CANNOT, HOLDS])
+    assert audit.together([HOLDS, HOLDS]) == HOLDS and audit.together([HOLDS, NOT]) == PART == audit.together(
+        [CANNOT, HOLDS]
+    )
     assert audit.together([NOT, CANNOT]) == NOT and audit.together([CANNOT]) == audit.together([]) == CANNOT
 
 
@@ -51,7 +53,9 @@ def test_the_papers_wrong_means_are_found(evidence):
 def test_without_evidence_a_claim_is_not_run_yet(evidence):
     empty = Evidence(evidence.paper, [], {})
     found = {c.key: f.verdict for c, f in audit.judgements(empty)}
-    assert {"bottle", "memories", "query", "cifar-gain", "neck", "threshold", "shortcut"} <= {k for k, v in found.items() if v == NOT_RUN}
+    assert {"bottle", "memories", "query", "cifar-gain", "neck", "threshold", "shortcut"} <= {
+        k for k, v in found.items() if v == NOT_RUN
+    }
     assert found["means-mvtec"] == PART  # needs no run
     assert set(found.values()) <= set(audit.VERDICTS)
 
@@ -76,8 +80,19 @@ def test_a_verdict_follows_its_measurement(evidence):
     assert verdict("query", query={"described": 0.2, "released": 0.1}) == NOT
     assert verdict("neck", neck={"plain": [1, 1], "cbam": [2, 1.95]}) == HOLDS
     assert verdict("neck", neck={"plain": [1, 1], "cbam": [2, 1]}) == NOT
-    shortcut = {"network": "MLP", "peak": 0.7, "peak_epoch": 5, "last": 0.6, "last_epoch": 9, "loss_peak": 2.0, "loss_last": 1.0}
-    assert verdict("shortcut", shortcut=shortcut) == PART and verdict("shortcut", shortcut=shortcut | {"last": 0.69}) == NOT
+    shortcut = {
+        "network": "MLP",
+        "peak": 0.7,
+        "peak_epoch": 5,
+        "last": 0.6,
+        "last_epoch": 9,
+        "loss_peak": 2.0,
+        "loss_last": 1.0,
+    }
+    assert (
+        verdict("shortcut", shortcut=shortcut) == PART
+        and verdict("shortcut", shortcut=shortcut | {"last": 0.69}) == NOT
+    )
     sigmoid = {k: {"saturated": 0.3, "slope": 0.1} for k in ("raw", "standardised")}
     assert verdict("sigmoid", sigmoid=sigmoid) == NOT
 
@@ -94,7 +109,9 @@ def test_a_gain_is_held_against_the_seeds_of_both_methods(evidence):
     e = replace(evidence, tables={("cifar", "cifar10", "unified"): records})
     gain, spread, half, seeds = audit.gain_and_noise(e)
     assert gain == pytest.approx(0.3) and seeds == 3
-    assert spread == pytest.approx((4 / 2) ** 0.5) and half == pytest.approx(2.776 * 2**0.5 * spread, rel=1e-3)  # variances 4 and 0; 4 degrees of freedom
+    assert spread == pytest.approx((4 / 2) ** 0.5) and half == pytest.approx(
+        2.776 * 2**0.5 * spread, rel=1e-3
+    )  # variances 4 and 0; 4 degrees of freedom
 
 
 def test_one_seed_decides_nothing_but_for_a_method_that_draws_nothing(evidence):
@@ -122,7 +139,9 @@ def test_claims_are_complete_and_each_has_a_rule():
 
 
 def test_the_document_is_what_the_committed_results_say(evidence):
-    assert (ROOT / "docs" / "AUDIT.md").read_text(encoding="utf-8") == audit.document(evidence), "run: python -m dumenet.paper.audit"
+    assert (ROOT / "docs" / "AUDIT.md").read_text(encoding="utf-8") == audit.document(evidence), (
+        "run: python -m dumenet.paper.audit"
+    )
 
 
 def test_take_commits_a_measurement_and_writes_the_document(tmp_path, evidence, capsys):

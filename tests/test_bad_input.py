@@ -244,7 +244,11 @@ def checkpoint(home):
 def lesson(home):
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
-    notebook.cells = [nbformat.v4.new_code_cell('profile = "quick"\nepochs = 2\ncategories = ["cap"]', metadata={"tags": ["parameters"]})]
+    notebook.cells = [
+        nbformat.v4.new_code_cell(
+            'profile = "quick"\nepochs = 2\ncategories = ["cap"]', metadata={"tags": ["parameters"]}
+        )
+    ]
     (home / "notebooks").mkdir()
     nbformat.write(notebook, home / "notebooks" / "00_start.ipynb")
 
@@ -488,7 +492,10 @@ def test_bad_input_is_one_sentence(case, tree, tiny_yaml, tmp_path, monkeypatch,
 
 def test_unknown_words_of_the_command_itself(capsys):
     for words, says in (
-        (["reproduce", "--set", "train.epochs=3"], "--set is for a table: name it by --table, or set a lesson's parameter by -p"),
+        (
+            ["reproduce", "--set", "train.epochs=3"],
+            "--set is for a table: name it by --table, or set a lesson's parameter by -p",
+        ),
         (["reproduce", "--seed", "0"], "--seed is for a table"),
         (["reproduce", "--out", "figures"], "--out is for a table"),
         (["reproduce", "--table", "mvtec", "-p", "seed=3"], "-p is for the lessons: leave out --table"),
@@ -740,7 +747,9 @@ before = peak_memory_mb()
 code = main(["data", "check", "photos/felt"])
 print(code, peak_memory_mb() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
     code, grown = done.stdout.split()[-2:]
     assert code == "1" and "more than" in done.stdout and float(grown) < 50
 
@@ -794,7 +803,7 @@ def test_poor_data_trains_to_sound_numbers(case, model, tree, tiny_yaml, tmp_pat
     assert case == "one image" or record["metrics"]["mean"]["image_auroc"] == 0.5  # all test images are alike
     assert (record["thresholds"] == {}) == (case == "one image")  # none could be held out
     shutil.copy(next(tmp_path.glob("build/runs/*/checkpoint.pt")), "checkpoint.pt")
-    assert main("predict checkpoint.pt photos/felt/test/good --out out".split()) == 0
+    assert main(["predict", "checkpoint.pt", "photos/felt/test/good", "--out", "out"]) == 0
     error = capfd.readouterr().err
     assert "Traceback" not in error and "Warning" not in error
 

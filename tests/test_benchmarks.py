@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
-NEEDS = {"features": ("onnxruntime", "openvino"), "inference": ("onnxruntime", "openvino"), "explorer": ("anywidget",), "metrics": ("skimage",)}
+NEEDS = {
+    "features": ("onnxruntime", "openvino"),
+    "inference": ("onnxruntime", "openvino"),
+    "explorer": ("anywidget",),
+    "metrics": ("skimage",),
+}
 SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "report")
 
 
@@ -33,7 +38,7 @@ def test_a_quick_try_prints_its_table_and_writes_nothing(name):
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="train.compile asks for a C++ compiler")
 @pytest.mark.parametrize("command", ["features.py", "inference.py", "step.py --compile"])
 def test_a_quick_try_as_on_a_gpu(command):
-    """"cpu:0" is no "cpu", so it goes the way of a GPU: torch alone, in halves, "compiled" (which is switched off here)."""
+    """ "cpu:0" is no "cpu", so it goes the way of a GPU: torch alone, in halves, "compiled" (which is switched off here)."""
     before, (name, *options) = written(), command.split()
     done = subprocess.run(
         [sys.executable, FOLDER / name, "--quick", "--device", "cpu:0", *options], capture_output=True, text=True,
@@ -60,5 +65,7 @@ assert last_cells(0.6, 0.6) == {"paper": "1", "fast": "10.0", "laptop": "20.0"}
 
 
 def test_a_recipe_below_the_level_is_not_called_faster():
-    done = subprocess.run([sys.executable, "-c", BELOW], cwd=FOLDER, capture_output=True, text=True)  # `report` is also a module of tests/faults
+    done = subprocess.run(
+        [sys.executable, "-c", BELOW], cwd=FOLDER, capture_output=True, text=True
+    )  # `report` is also a module of tests/faults
     assert done.returncode == 0, done.stderr[-2000:]

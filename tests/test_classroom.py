@@ -71,13 +71,21 @@ def put(home, name, *cells):
 def home(tmp_path, monkeypatch):
     """A place with two made-up lessons, their checks and a README; the current folder."""
     parameters = code('profile = "quick"\nhome = ".."  # up', "parameters")
-    first = [text(OPENING), parameters, text(PREDICT), code(SOLUTION, "solution"), code("check.exercise_07_1(two)", "check")]
+    first = [
+        text(OPENING),
+        parameters,
+        text(PREDICT),
+        code(SOLUTION, "solution"),
+        code("check.exercise_07_1(two)", "check"),
+    ]
     drawing = 'plots.show(fig, "alt")\nfor k in "ab":\n    plots.show(fig, "alt", name=f"07_{k}_x", folder=home)'
     drawing += '\nplots.show(fig, alt, "07_y", home)'
     put(tmp_path, "07_made_up", *first, code(drawing), text(QUIZ))
     put(tmp_path, "08_other", text(OPENING.replace("07", "08")), parameters)
     (tmp_path / "notebooks" / "check.py").write_text("exercise_07_1 = print\n")
-    blocks = "<!-- lessons -->\nold\n<!-- end -->\nbetween\n<!-- sessions -->\n<!-- end -->\n[data](../data/README.md)\n"
+    blocks = (
+        "<!-- lessons -->\nold\n<!-- end -->\nbetween\n<!-- sessions -->\n<!-- end -->\n[data](../data/README.md)\n"
+    )
     (tmp_path / "notebooks" / "README.md").write_text(blocks)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -111,7 +119,7 @@ def test_students_copy_has_hints_and_no_answers(home, capsys):
     assert stub.endswith('    Nothing else.\n    """\n    raise NotImplementedError("one \\"plus\\" one.")')
     assert stub.startswith("import math\n\n\ndef two(a,\n        b=1):\n") and "total" not in stub
     names = {}
-    exec(stub, names)  # noqa: S102
+    exec(stub, names)
     with pytest.raises(NotImplementedError, match='one "plus" one'):
         names["two"](1)
 
@@ -138,7 +146,10 @@ def test_a_lesson_that_is_gone_leaves_no_copy(home):
         ("# Hint:   \ndef f(x):\n    '''Doc.'''\n    return x", "a solution begins with its hint"),
         ("# Hint: think.\ndef f(x):\n    return x", "f has no docstring"),
         ("# Hint: think.\nx = 1", "exactly one function"),
-        ("# Hint: think.\ndef f(x):\n    '''Doc.'''\n\n\ndef g(x):\n    '''Doc.'''", "exactly one function, not 2 and 0 other"),
+        (
+            "# Hint: think.\ndef f(x):\n    '''Doc.'''\n\n\ndef g(x):\n    '''Doc.'''",
+            "exactly one function, not 2 and 0 other",
+        ),
         ("# Hint: think.\ndef f(x):\n    '''Doc.'''\n    return x\n\n\nf(1)", "imports and exactly one function"),
         ("# Hint: think.\ndef f(x:\n    return x", "is not Python"),
     ],
@@ -158,7 +169,11 @@ def test_bad_states_are_sentences(home, capsys):
         (home / "data" / "results" / "lessons-quick.json", "[1", "not a measurement of the lessons"),
         (home / "data" / "results" / "lessons-quick.json", '{"seconds": 3}', "not a measurement of the lessons"),
         (home / "data" / "results" / "lessons-quick.json", '{"lessons": [3]}', "not a measurement of the lessons"),
-        (home / "data" / "results" / "lessons-quick.json", '{"lessons": {"07": null}}', "not a measurement of the lessons"),
+        (
+            home / "data" / "results" / "lessons-quick.json",
+            '{"lessons": {"07": null}}',
+            "not a measurement of the lessons",
+        ),
     ]
     for path, content, complaint in cases:
         old = path.read_text() if path.exists() else None
@@ -201,7 +216,8 @@ def test_an_opening_cell_without_its_parts_is_named(home, capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(1, "5 s"), (44, "45 s"), (86, "85 s"), (88, "1.5 minutes"), (125, "2 minutes"), (1400, "23.5 minutes")]
+    ("seconds", "said"),
+    [(1, "5 s"), (44, "45 s"), (86, "85 s"), (88, "1.5 minutes"), (125, "2 minutes"), (1400, "23.5 minutes")],
 )
 def test_readable_times(seconds, said):
     assert classroom.readable(seconds) == said
@@ -278,7 +294,9 @@ def test_opening_cell(path):
     parts.insert(0, f"# {path.stem[:2]} · ")
     places = [opening.find(part) for part in parts]
     assert -1 not in places and places == sorted(places)
-    assert re.search(r"\*\*It takes\*\* about (TIME|[\d.]+ (s|minutes?))\s+on two CPU cores \(GPU: not\s+measured", opening)
+    assert re.search(
+        r"\*\*It takes\*\* about (TIME|[\d.]+ (s|minutes?))\s+on two CPU cores \(GPU: not\s+measured", opening
+    )
     assert "took" in sources(path)[-1], "the last cell prints how long it took"
 
 
@@ -299,7 +317,9 @@ def test_exercises_have_solution_and_check(path, monkeypatch):
 
 @each_lesson
 def test_predictions_and_quiz_have_folded_answers(path):
-    whole = "\n\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown")
+    whole = "\n\n".join(
+        "".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"
+    )
     lesson, quiz = whole.split("\n## Quiz\n")
     asked = lesson.split("**Predict first")[1:]
     assert 2 <= len(asked) <= 4

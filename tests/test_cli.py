@@ -41,7 +41,20 @@ def scores(folder):
         return list(csv.DictReader(file))
 
 
-COMMANDS = ("", "data", "data make", "data check", "data index", "train", "evaluate", "table", "predict", "export", "reproduce", "explore")
+COMMANDS = (
+    "",
+    "data",
+    "data make",
+    "data check",
+    "data index",
+    "train",
+    "evaluate",
+    "table",
+    "predict",
+    "export",
+    "reproduce",
+    "explore",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -121,7 +134,9 @@ def test_an_option_given_twice_counts_twice(home, tree, tiny_yaml, capsys):
     found = records(home)
     assert [r["seed"] for r in found] == [3, 4] and set(found[0]["metrics"]["per_category"]) == {"bolt", "felt"}
     assert found[0]["config"]["train"]["epochs"] == 1 and found[0]["config"]["model"]["memory_mode"] == "channel"
-    lessons = _parser().parse_args(["reproduce", *"--only 00 --only 01 02 --method US --method MKD --seed 1 --seed 2 3".split()])
+    lessons = _parser().parse_args(
+        ["reproduce", *["--only", "00", "--only", "01", "02", "--method", "US", "--method", "MKD", "--seed", "1", "--seed", "2", "3"]]
+    )
     assert (lessons.only, lessons.method, lessons.seed) == (["00", "01", "02"], ["US", "MKD"], [1, 2, 3])
 
 
@@ -154,7 +169,11 @@ def test_runs_whose_difference_a_row_leaves_out_are_told_apart(home, tree, tiny_
     shutil.copy(path, path.with_name("copy.json"))
     assert main(["table"]) == 2
     error = capsys.readouterr().err
-    assert "copy.json" in error and path.name in error and error.endswith("are of one configuration and one seed: delete one of them.\n")
+    assert (
+        "copy.json" in error
+        and path.name in error
+        and error.endswith("are of one configuration and one seed: delete one of them.\n")
+    )
 
 
 def test_what_is_not_defined_is_said(home, tree, tiny_yaml, capsys):

@@ -17,8 +17,18 @@ import pytest
 from PIL import Image
 
 from dumenet.data import (
-    Sample, check_folder, content_key, fingerprint, load_image, load_mask, open_dataset, read_cifar10, read_digits,
-    read_folder, read_index, write_index,
+    Sample,
+    check_folder,
+    content_key,
+    fingerprint,
+    load_image,
+    load_mask,
+    open_dataset,
+    read_cifar10,
+    read_digits,
+    read_folder,
+    read_index,
+    write_index,
 )  # fmt: skip
 from dumenet.data.cifar import BATCHES, CLASSES, fetch
 from dumenet.errors import DumenetError
@@ -342,7 +352,7 @@ class Server(BaseHTTPRequestHandler):
 
     content, breaks, whole, asked = b"", None, False, []
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         start = 0 if self.whole else int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         self.asked.append(start)
         self.send_response(200 if self.whole else 206)
@@ -374,7 +384,9 @@ def test_a_download_that_breaks_off_goes_on(tmp_path, server, whole):
     handler, url = server
     path = tmp_path / "new" / "file.tar.gz"
     handler.content, handler.breaks, handler.whole = CONTENT, 1_234_567, whole
-    with pytest.raises(DumenetError, match=r"1,234,567 of 3,000,000 bytes are here.*run the same command again") as caught:
+    with pytest.raises(
+        DumenetError, match=r"1,234,567 of 3,000,000 bytes are here.*run the same command again"
+    ) as caught:
         fetch(url, path, *SUM)
     assert "\n" not in str(caught.value) and not path.exists()
     handler.breaks = None
@@ -485,7 +497,9 @@ def test_ten_classes_have_one_category_their_split(cifar):
         for categories in ("all", ("all",), "56789", ("{56789}",)):
             assert open_dataset(source, categories, "{98765}").categories == ["{56789}"]
         for categories in ("cat", ("all", "{01234}")):
-            with pytest.raises(DumenetError, match="only the split .56789.: splits are chosen by data.normals, e.g. `--set"):
+            with pytest.raises(
+                DumenetError, match="only the split .56789.: splits are chosen by data.normals, e.g. `--set"
+            ):
                 open_dataset(source, categories, "56789")
 
 

@@ -38,7 +38,15 @@ def test_a_healthy_machine(home, capsys):
     out = capsys.readouterr().out
     topics = [line for line in out.splitlines() if not line.startswith(" ")]
     assert topics == ["environment", "devices", "weights", "data", "used", "Nothing that is needed is missing."]
-    for word in ("Python 3", "torch ", "cpu: ", "tf_efficientnet_lite0: loads", "dumenet data make", "digits", "`dumenet train`"):
+    for word in (
+        "Python 3",
+        "torch ",
+        "cpu: ",
+        "tf_efficientnet_lite0: loads",
+        "dumenet data make",
+        "digits",
+        "`dumenet train`",
+    ):
         assert word in out
     assert list(home.iterdir()) == []  # it only looks
 
@@ -104,12 +112,21 @@ def test_a_folder_that_cannot_be_written(home, monkeypatch, capsys):
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "MISSING  build cannot be written: change its permissions" in out
-    assert "cpu: " in out and "ok       `dumenet train`" in out and "before the packages" not in out  # which are all there
+    assert (
+        "cpu: " in out and "ok       `dumenet train`" in out and "before the packages" not in out
+    )  # which are all there
 
 
 def test_the_report_counts_what_is_missing():
     findings = [doctor.Finding("a", "ok", "x"), doctor.Finding("a", "MISSING", "y"), doctor.Finding("b", "none", "z")]
-    assert report(findings).splitlines() == ["a", "  ok       x", "  MISSING  y", "b", "  none     z", "1 thing(s) missing."]
+    assert report(findings).splitlines() == [
+        "a",
+        "  ok       x",
+        "  MISSING  y",
+        "b",
+        "  none     z",
+        "1 thing(s) missing.",
+    ]
 
 
 # --- the lock

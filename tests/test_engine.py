@@ -36,7 +36,8 @@ from dumenet.train import Trained, save_checkpoint
 ABSENT = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
 fast = pytest.mark.skipif(bool(ABSENT), reason=f"absent: {', '.join(ABSENT)}; pip install -e '.[fast]'")
 openvino = pytest.mark.skipif(
-    bool(ABSENT) or not importlib.util.find_spec("openvino"), reason="openvino is absent; by choice: pip install -e '.[fast,openvino]'"
+    bool(ABSENT) or not importlib.util.find_spec("openvino"),
+    reason="openvino is absent; by choice: pip install -e '.[fast,openvino]'",
 )
 OPENVINO = pytest.param("openvino", marks=openvino)
 
@@ -71,7 +72,9 @@ def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_pa
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-100])  # is made again: in this test from a copy, since that takes seconds
     monkeypatch.setattr(features_module, "export", lambda *a: a[-1].write_bytes(whole))
-    again = extract([samples[3], Sample("new", "a", "good", samples[0].source[::-1])], backbone, tmp_path, progress=False)
+    again = extract(
+        [samples[3], Sample("new", "a", "good", samples[0].source[::-1])], backbone, tmp_path, progress=False
+    )
     assert torch.equal(rows(again)[0], rows(found)[3]) and len(graph.read_bytes()) == len(whole)
 
 
@@ -254,7 +257,9 @@ def test_every_kind_of_network_becomes_a_graph(tiny, tmp_path, settings, pooling
 
 
 @fast
-@pytest.mark.parametrize("damage", ["cut", "cut between two fields", "a changed byte", "a changed threshold", "foreign", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "cut between two fields", "a changed byte", "a changed threshold", "foreign", "empty"]
+)
 def test_a_damaged_graph_is_refused(exported, tmp_path, damage):
     content, path = exported.read_bytes(), tmp_path / "model.onnx"
     end = content.index(b"thresholds")
@@ -303,7 +308,9 @@ def test_in_8_bits_the_file_is_smaller_and_the_maps_are_near(tiny, checkpoint, t
     monkeypatch.setattr("dumenet.engine.export", lambda *a: asked.append(a))
     assert main(["export", str(checkpoint), "--int8"]) == 0
     ((_, size, outputs, metadata, path, int8, _),) = asked
-    assert (size, outputs, path, int8) == (64, ("maps", "scores"), checkpoint.with_suffix(".onnx"), True) and metadata["int8"]
+    assert (size, outputs, path, int8) == (64, ("maps", "scores"), checkpoint.with_suffix(".onnx"), True) and metadata[
+        "int8"
+    ]
 
 
 def verdicts(folder):

@@ -203,7 +203,9 @@ def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
     )
     assert set(elsewhere.record["metrics"]["per_category"]) == {"bolt"}
     assert (elsewhere.scores.image < again.scores.image[:6]).all()  # a mean lies below a maximum
-    assert again.record["thresholds"] == first.record["thresholds"] and elsewhere.record["thresholds"] == {}  # learned from maxima
+    assert (
+        again.record["thresholds"] == first.record["thresholds"] and elsewhere.record["thresholds"] == {}
+    )  # learned from maxima
     with pytest.raises(DumenetError, match="model.heads is fixed in a checkpoint"):
         evaluate_checkpoint(path, {"model.heads": 4}, Folders(tmp_path))
     with pytest.raises(DumenetError, match="quantile is fixed in a checkpoint: its thresholds were set at training"):
@@ -262,7 +264,9 @@ def test_levels_with_one_reserve_share_their_test_set_and_are_nested(tree):
     clean = open_dataset(str(tree))
     levels = [contaminate(clean, share, 0.2) for share in (0, 0.1, 0.2)]
     assert [len(d.train) for d in levels] == [16, 18, 20]
-    assert names(levels[0].test) == names(levels[1].test) == names(levels[2].test) == names(contaminate(clean, 0.2).test)
+    assert (
+        names(levels[0].test) == names(levels[1].test) == names(levels[2].test) == names(contaminate(clean, 0.2).test)
+    )
     assert set(names(levels[0].train)) < set(names(levels[1].train)) < set(names(levels[2].train))
 
 

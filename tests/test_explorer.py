@@ -77,7 +77,9 @@ def look_at(**changes):
 def test_a_position_of_the_channel_memory():
     look = look_at()
     r = position_report(look, {0: 1, 1: 2}, 1, 2)
-    assert r.score == pytest.approx(5) and np.allclose(r.channels, [9, 0, 16]) and np.allclose(r.shares, [9 / 25, 16 / 25])
+    assert (
+        r.score == pytest.approx(5) and np.allclose(r.channels, [9, 0, 16]) and np.allclose(r.shares, [9 / 25, 16 / 25])
+    )
     assert r.slots.tolist() == [2, 1, 0, 3] and np.allclose(r.weights, [0.7, 0.2, 0.1, 0]) and r.count == 4
     assert r.effective == pytest.approx(np.exp(-sum(w * np.log(w) for w in (0.1, 0.2, 0.7))))
     assert np.array_equal(r.where, look.channel_weights[:, 2].reshape(2, 3)) and r.hidden is None
@@ -120,7 +122,9 @@ def test_overlay_colours_marks_and_outlines():
 
 @pytest.mark.parametrize("name", COLOUR_MAPS)
 def test_colour_maps_rise_in_lightness(name):
-    ramp = overlay(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name, side=64)[4].astype(float)
+    ramp = overlay(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name, side=64)[
+        4
+    ].astype(float)
     light = ramp @ [0.299, 0.587, 0.114]
     assert (np.diff(light) >= -1.5).all() and light[-1] - light[0] > 120
 
@@ -159,7 +163,12 @@ def test_states_have_defaults_and_words(session):
     assert session.samples[state.image].label and session.samples[state.image].category == "felt"
     assert (state.row, state.column) == session.peak("both", state.image)
     lines = describe(session, session.state(other="gaussian"))
-    assert len(lines) == 3 and "precision" in lines[1] and lines[2].startswith("gaussian") and "no channel memory" in lines[2]
+    assert (
+        len(lines) == 3
+        and "precision" in lines[1]
+        and lines[2].startswith("gaussian")
+        and "no channel memory" in lines[2]
+    )
     normal = session.images("bolt")[-1]
     assert "recall not defined" in describe(session, session.state(image=normal))[1]
     assert list(panes(session, session.state(other="none"))) == ["photograph", "both"]

@@ -35,8 +35,12 @@ def test_offers_textures_and_objects_with_exact_counts(factory):
 
 def test_the_readme_names_the_kinds_and_which_are_logical():
     text = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text(encoding="utf-8")
-    rows = {c: kinds.split(", ") for c, kinds in re.findall(r"^\| (\w+) \|.*\| (.*) \|$", text, re.MULTILINE) if c in SCENES}
-    assert {c: sorted(k.strip("*") for k in kinds) for c, kinds in rows.items()} == {c: sorted(SCENES[c][1]) for c in SCENES}
+    rows = {
+        c: kinds.split(", ") for c, kinds in re.findall(r"^\| (\w+) \|.*\| (.*) \|$", text, re.MULTILINE) if c in SCENES
+    }
+    assert {c: sorted(k.strip("*") for k in kinds) for c, kinds in rows.items()} == {
+        c: sorted(SCENES[c][1]) for c in SCENES
+    }
     assert {k.strip("*") for kinds in rows.values() for k in kinds if k.startswith("*")} == LOGICAL
 
 

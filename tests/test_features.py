@@ -317,7 +317,9 @@ def test_a_damaged_cache_is_mended(backbone, samples, tmp_path, what):
 
 
 @pytest.mark.parametrize("how", ["written over", "replaced", "touched"])
-def test_an_image_replaced_after_it_was_hashed_is_not_cached_under_the_old_hash(backbone, tree, tmp_path, monkeypatch, how):
+def test_an_image_replaced_after_it_was_hashed_is_not_cached_under_the_old_hash(
+    backbone, tree, tmp_path, monkeypatch, how
+):
     files = sorted((tree / "bolt" / "train" / "good").iterdir())[:3]
     samples = [Sample(f.name, "bolt", "good", f) for f in files]
     old, read = files[1].read_bytes(), features._read_ahead

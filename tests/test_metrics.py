@@ -314,5 +314,7 @@ def test_of_one_category_the_pooled_numbers_are_its_own_and_those_of_the_same_im
     labels, scores, maps = np.tile([0, 1], 4), rng.random(8), rng.random((8, 20, 20))
     masks = np.zeros((8, 20, 20), bool)
     masks[1::2, 3:9, 3:9] = True
-    one, two = (evaluate_scores(labels, scores, list(names), masks, maps, n_bootstrap=20) for names in ("aaaaaaaa", "aaaabbbb"))
+    one, two = (
+        evaluate_scores(labels, scores, list(names), masks, maps, n_bootstrap=20) for names in ("aaaaaaaa", "aaaabbbb")
+    )
     assert one["pooled"] == one["per_category"]["a"] == two["pooled"]

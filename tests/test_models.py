@@ -12,10 +12,25 @@ from torch import nn
 from dumenet.config import make_config
 from dumenet.errors import DumenetError
 from dumenet.models import (
-    ChannelMemory, Fusion, PositionGaussian, ShortcutNet, SpatialMemory, UniAD, build_model, ssim,
+    ChannelMemory,
+    Fusion,
+    PositionGaussian,
+    ShortcutNet,
+    SpatialMemory,
+    UniAD,
+    build_model,
+    ssim,
 )  # fmt: skip
 from dumenet.models.layers import (
-    Attention, DecoderLayer, Dropout, EncoderLayer, LearnedPosition, Standardise, jitter, map_of, neighbour_mask,
+    Attention,
+    DecoderLayer,
+    Dropout,
+    EncoderLayer,
+    LearnedPosition,
+    Standardise,
+    jitter,
+    map_of,
+    neighbour_mask,
     tokens_of,
 )  # fmt: skip
 

@@ -127,7 +127,9 @@ def test_the_number_of_processes_is_no_part_of_a_results_name(tiny, tree):
     ({"train__devices": 2, "train__compile": True}, "train.compile does not go with several"),
     ({"train__nodes": 2}, "set NODE_RANK, MASTER_ADDR, MASTER_PORT before"),
 ])  # fmt: skip
-def test_what_several_processes_cannot_do_is_said_before_one_starts(tiny, make_features, started, monkeypatch, settings, says):
+def test_what_several_processes_cannot_do_is_said_before_one_starts(
+    tiny, make_features, started, monkeypatch, settings, says
+):
     for name in parallel.PLACE:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DumenetError, match=f"^[^\n]*{says}[^\n]*$"):
@@ -156,7 +158,10 @@ def test_torchrun_is_refused_in_a_program_too(tiny, make_features, monkeypatch):
         train(tiny(), make_features(), (3, 5), progress=False)
 
 
-@pytest.mark.parametrize(("tasks", "nodes", "fine"), [("2", 1, False), ("4", 2, False), ("1", 2, False), ("2", 2, True), ("1", 1, True), ("", 1, True)])
+@pytest.mark.parametrize(
+    ("tasks", "nodes", "fine"),
+    [("2", 1, False), ("4", 2, False), ("1", 2, False), ("2", 2, True), ("1", 1, True), ("", 1, True)],
+)
 def test_slurm_starts_one_task_a_machine(monkeypatch, tasks, nodes, fine):
     monkeypatch.delenv("NODE_RANK", raising=False)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
@@ -259,7 +264,9 @@ def test_two_processes_give_the_result_of_one(tiny, make_features, started):
     assert ((maps(two, test) - expected).abs() / expected.max()).max() < 1e-5
     found = two.model.state_dict()
     for name, value in one.model.state_dict().items():
-        if not name.endswith("key.bias"):  # softmax takes no notice of it: its gradient is rounding, and AdamW blows that up
+        if not name.endswith(
+            "key.bias"
+        ):  # softmax takes no notice of it: its gradient is rounding, and AdamW blows that up
             assert (found[name] - value).abs().max() < 1e-5, name
 
 
@@ -289,7 +296,10 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(tree, tmp_pa
     assert not state.exists() and len(started) == 4
     assert resumed.history["loss"][: done["epoch"]] == done["history"]["loss"]  # not trained again
     values["train"]["devices"] = 1
-    alone = run(make_config(**{f"{s}__{k}": v for s, group in values.items() for k, v in group.items()}), Folders(tmp_path / "one"))
+    alone = run(
+        make_config(**{f"{s}__{k}": v for s, group in values.items() for k, v in group.items()}),
+        Folders(tmp_path / "one"),
+    )
     assert resumed.history["loss"] == pytest.approx(alone.trained.history["loss"], rel=1e-3)
 
 
@@ -379,7 +389,11 @@ def test_a_table_is_the_same_file_by_1_2_and_4_workers(tmp_path, monkeypatch):
         records = {j.path.name: json.loads(j.path.read_text()) for j in wanted}
         measured = ("seconds", "machine", "peak_memory_mb")
         records = {name: {k: v for k, v in record.items() if k not in measured} for name, record in records.items()}
-        written = {p.name: p.read_bytes() for p in tables.write(wanted, Path("."), Path("figures")) if p.suffix in (".csv", ".md")}
+        written = {
+            p.name: p.read_bytes()
+            for p in tables.write(wanted, Path("."), Path("figures"))
+            if p.suffix in (".csv", ".md")
+        }
         assert len(records) == 6 and written
         found[workers] = records, written
     assert found[1] == found[2] == found[4]

@@ -30,7 +30,9 @@ def test_trains_once_and_learns_light_and_dark(config, tree, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), again.state_dict().values()))
     path.write_bytes(path.read_bytes()[:100])  # a damaged one is made anew, and the same
     anew = picture_decoder(config, folders, epochs=30, progress=False)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(decoder.state_dict().values(), anew.state_dict().values()))
+    assert all(
+        torch.allclose(a, b, atol=1e-5) for a, b in zip(decoder.state_dict().values(), anew.state_dict().values())
+    )
 
     from dumenet.experiment import load_data
     from dumenet.features import Backbone, extract

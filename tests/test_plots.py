@@ -149,7 +149,9 @@ def test_save_that_cannot(ax, tmp_path):
 
 
 def test_dots_have_rows_intervals_bands_and_seeds(ax):
-    plots.dots(ax, ["a", "b", "c"], [0.1, None, -0.2], [0.05, None, None], bands=(0.1, 0.3), seeds=[[0.1, 0.2], [], [-0.2]])
+    plots.dots(
+        ax, ["a", "b", "c"], [0.1, None, -0.2], [0.05, None, None], bands=(0.1, 0.3), seeds=[[0.1, 0.2], [], [-0.2]]
+    )
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
     drawn = [c[0].get_xydata()[0].tolist() for c in ax.containers]
@@ -178,7 +180,9 @@ def test_architecture_writes_layers_shapes_and_symbols():
         assert text in texts, text
     assert [t for t in texts if t.startswith("decoder ")] == [f"decoder {k}" for k in (1, 2, 3, 4)]
     (symbols,) = (t for t in texts if t.startswith("B images"))
-    assert symbols.endswith("N = 14 × 14 = 196 tokens C = 16 + 24 + 40 + 112 = 192 channels D = 128 hidden M = 256 slots")
+    assert symbols.endswith(
+        "N = 14 × 14 = 196 tokens C = 16 + 24 + 40 + 112 = 192 channels D = 128 hidden M = 256 slots"
+    )
     assert plots.NORMAL in lines and not dashed
 
 
@@ -195,7 +199,13 @@ def test_architecture_shows_the_options():
     assert [t for t in texts if t[:7] in ("encoder", "decoder")] == ["encoder 1", "decoder 1", "decoder 2", "decoder 6"]
     options = ModelConfig(memory_mode="spatial", neck="cbam", spatial_memory_size=64, hidden_dim=64)
     texts, *_ = words(plots.architecture(options, (8, 32), 7, 112))
-    assert {"spatial memory", "CBAM", "trained target (B, C, 7, 7)", "image (B, 3, 112, 112)", "M = 64 slots of 7 × 7"} <= set(texts)
+    assert {
+        "spatial memory",
+        "CBAM",
+        "trained target (B, C, 7, 7)",
+        "image (B, 3, 112, 112)",
+        "M = 64 slots of 7 × 7",
+    } <= set(texts)
     with pytest.raises(DumenetError, match="uniad"):
         plots.architecture(ModelConfig(name="uniad"))
 
@@ -216,7 +226,11 @@ def test_printed_table_frames_the_means_that_rounding_cannot_explain():
     from dumenet.results import PaperValue, paper_table
 
     printed = {"right": 50.0, "near": 50.07, "wrong": 51.0}
-    paper = [PaperValue("t", m, c, "image_auroc", v) for m in printed for c, v in (("a", 40.0), ("b", 60.0), ("mean", printed[m]))]
+    paper = [
+        PaperValue("t", m, c, "image_auroc", v)
+        for m in printed
+        for c, v in (("a", 40.0), ("b", 60.0), ("mean", printed[m]))
+    ]
     methods, categories, values = paper_table(paper, "t", "image_auroc")
     assert methods == list(printed) and categories == ["a", "b"] and values[-1].tolist() == [50, 50, 50]
     fig, ax = plt.subplots()

@@ -66,7 +66,13 @@ def test_every_package_is_declared():
     import sys
 
     project = pyproject()["project"]
-    names = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "scikit-image": "skimage", "ipython": "IPython"}
+    names = {
+        "pillow": "PIL",
+        "pyyaml": "yaml",
+        "scikit-learn": "sklearn",
+        "scikit-image": "skimage",
+        "ipython": "IPython",
+    }
     declared = {"dumenet", "conftest", *sys.stdlib_module_names}
     for group in [project["dependencies"], *project["optional-dependencies"].values()]:
         for package in group:
@@ -145,7 +151,10 @@ def test_rooms_import_only_what_the_table_says():
 
 
 def test_modules_import_each_other_in_no_circle():
-    files = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in (ROOT / "dumenet").rglob("*.py")}
+    files = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in (ROOT / "dumenet").rglob("*.py")
+    }
     graph = {name: imports(path) & files.keys() - {name} for name, path in files.items()}
     assert list(graphlib.TopologicalSorter(graph).static_order())  # or CycleError, which names the circle
 
@@ -171,7 +180,7 @@ def test_tracked_entries_are_the_known_ones():
 
 
 def test_no_machine_paths():
-    path = re.compile("(?<![\\w.])/(tmp|root|home|work|Users)/".encode())
+    path = re.compile(b"(?<![\\w.])/(tmp|root|home|work|Users)/")
     for name in tracked():
         if name == "tests/test_project.py":
             continue

@@ -29,7 +29,9 @@ from dumenet.models.memory import ChannelMemory, Fusion, SpatialMemory, ssim
 from dumenet.train import Trained, load_checkpoint, save_checkpoint
 
 CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-settings.register_profile("calm", derandomize=True, deadline=None, max_examples=60, database=None, suppress_health_check=CALM)
+settings.register_profile(
+    "calm", derandomize=True, deadline=None, max_examples=60, database=None, suppress_health_check=CALM
+)
 settings.load_profile("calm")
 
 # --- metrics: labels and scores with ties, whole numbers so that a monotone map keeps every tie
@@ -149,7 +151,10 @@ def test_ssim_lies_between_minus_one_and_one_and_is_symmetric(a, b):
 def test_a_read_is_a_convex_combination(x, layout):
     torch.manual_seed(0)
     channel, spatial = ChannelMemory(5, 4), SpatialMemory(6, 3, layout)
-    for read, weights, slots in (channel(x) + (channel.value(channel.slots),), spatial(x) + (spatial.value(spatial.slots),)):
+    for read, weights, slots in (
+        channel(x) + (channel.value(channel.slots),),
+        spatial(x) + (spatial.value(spatial.slots),),
+    ):
         assert read.shape == x.shape and (weights >= 0).all()
         assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5)
         assert read.min() >= slots.min() - 1e-4 and read.max() <= slots.max() + 1e-4
@@ -257,7 +262,9 @@ def one_sentence(error):
     assert text.endswith(".") and "\n" not in text and 10 < len(text) < 2000, text
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged metadata; pytest takes the filters of the package away
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning:PIL"
+)  # of damaged metadata; pytest takes the filters of the package away
 @settings(max_examples=400)
 @given(st.one_of(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)).flatmap(lambda kind: damaged(IMAGES[kind]))))
 def test_image_reader_meets_damaged_files(tmp_path, content):

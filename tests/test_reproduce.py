@@ -103,7 +103,9 @@ def test_a_lesson_that_failed_is_not_taken_for_done(home, capfd, monkeypatch):
 @pytest.mark.parametrize("change", ["parameters", "package", "checks", "force"])
 def test_what_makes_a_lesson_run_again(home, monkeypatch, change):
     ran = []
-    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr(
+        "dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1]
+    )
     reproduce()
     reproduce()
     assert ran == ["00_one", "01_two"]
@@ -142,7 +144,9 @@ def test_lessons_that_read_all_results_run_again_when_there_are_others(tmp_path,
 
 def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):
     got = {}
-    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, h, p, bar: (got.update({path.stem: p}), (0.0, None))[1])
+    monkeypatch.setattr(
+        "dumenet.course.reproduce._execute", lambda path, h, p, bar: (got.update({path.stem: p}), (0.0, None))[1]
+    )
     reproduce(profile="laptop", parameters={"seed": 5})
     assert got == {"00_one": {"profile": "laptop"}, "01_two": {"profile": "laptop", "seed": 5}}
 
@@ -150,7 +154,9 @@ def test_each_lesson_gets_the_parameters_it_has(home, monkeypatch):
 @pytest.mark.parametrize(("only", "expected"), [(["1", "00"], ["00_one", "01_two"]), (["01_two"], ["01_two"])])
 def test_lessons_are_chosen_by_number_or_name_and_run_in_order(home, monkeypatch, only, expected):
     ran = []
-    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr(
+        "dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1]
+    )
     reproduce(only=only)
     assert ran == expected
 
@@ -218,7 +224,9 @@ def test_workers_run_each_lesson_once_and_leave_the_same_files(tmp_path, capfd):
     assert (homes[0] / "build" / "lessons-quick.json").exists()
     assert not (homes[2] / "build" / "lessons-quick.json").exists()  # times of lessons side by side are other times
     assert reproduce(home=homes[2], workers=2) == 0
-    assert len((homes[2] / "ran").read_text().split()) == 4 and "01_lesson: unchanged, kept" in "".join(capfd.readouterr())
+    assert len((homes[2] / "ran").read_text().split()) == 4 and "01_lesson: unchanged, kept" in "".join(
+        capfd.readouterr()
+    )
 
 
 def test_a_worker_that_dies_and_a_lesson_that_fails_cost_no_other_lesson(tmp_path, capfd):
@@ -243,7 +251,9 @@ def test_a_lesson_that_another_process_is_at_is_waited_for(home, monkeypatch):
     from filelock import FileLock
 
     ran = []
-    monkeypatch.setattr("dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1])
+    monkeypatch.setattr(
+        "dumenet.course.reproduce._execute", lambda path, *a, **k: (ran.append(path.stem), (0.0, None))[1]
+    )
     assert reproduce(only=["00"]) == 0
     stamp = home / "build" / "notebooks" / ".00_one.json"
     done = stamp.read_text()

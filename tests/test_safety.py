@@ -112,7 +112,11 @@ def test_no_image_starts_a_program(owned, tmp_path, monkeypatch):
 
 
 def test_a_header_that_promises_too_much_is_refused_unread(tmp_path):
-    header = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    header = (
+        b"BM"
+        + struct.pack("<IHHI", 0, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
     (tmp_path / "a.bmp").write_bytes(header)
     with pytest.raises(DumenetError, match="pixels: scale it down"):
         open_image(tmp_path / "a.bmp")
@@ -132,7 +136,9 @@ def test_the_explorer_makes_a_token_of_its_own_each_time(tmp_path, monkeypatch, 
     assert len(set(tokens)) == 2 and min(map(len, tokens)) >= 32
     for _, command, _ in calls:
         assert "--ServerApp.ip=127.0.0.1" in command
-        assert not [word for word in command if any(t in word for t in tokens) or "token=''" in word or "disable" in word]
+        assert not [
+            word for word in command if any(t in word for t in tokens) or "token=''" in word or "disable" in word
+        ]
 
 
 def test_jobs_on_several_processes_listen_on_this_machine_alone(monkeypatch):

@@ -116,8 +116,13 @@ def test_the_record_leads_back_to_its_command(home, tree):
 
 def watched(home, tree):
     """A job of the table `epochs`: three of them, a small network."""
-    small = {f"UniAD.model.{k}": v for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()}
-    (job,) = jobs_.plan("epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | small | {"UniAD.train.epochs": 3})
+    small = {
+        f"UniAD.model.{k}": v
+        for k, v in dict(hidden_dim=16, encoder_layers=1, decoder_layers=1, ffn_dim=16, heads=2).items()
+    }
+    (job,) = jobs_.plan(
+        "epochs", str(tree), methods=("UniAD",), folders=home, overrides=FAST | small | {"UniAD.train.epochs": 3}
+    )
     return job
 
 
@@ -182,7 +187,10 @@ def test_wrong_wishes_get_a_sentence(home, tree, more, said):
 
 
 def numbers(jobs):
-    return {j.name: {k: v for k, v in j.finished().items() if k in ("metrics", "identity", "image_auroc_by_pooling")} for j in jobs}
+    return {
+        j.name: {k: v for k, v in j.finished().items() if k in ("metrics", "identity", "image_auroc_by_pooling")}
+        for j in jobs
+    }
 
 
 def test_workers_give_the_same_results_and_do_each_job_once(home, tree):
@@ -229,13 +237,24 @@ def test_no_scheduler(home, tree, monkeypatch):
 
 
 def record(column, seed, values, ci=None, table="mvtec", data="mvtec"):
-    metrics = {part: {"image_auroc": v, "pixel_auroc": None, "pro": None, "image_auroc_ci": ci} for part, v in values.items()}
-    return {"table": table, "column": column, "seed": seed, "data": {"name": data}, "metrics": {"per_category": metrics}}
+    metrics = {
+        part: {"image_auroc": v, "pixel_auroc": None, "pro": None, "image_auroc_ci": ci} for part, v in values.items()
+    }
+    return {
+        "table": table,
+        "column": column,
+        "seed": seed,
+        "data": {"name": data},
+        "metrics": {"per_category": metrics},
+    }
 
 
 def test_rows_by_hand():
     records = [record("US", s, {"bottle": v, "cable": 0.5}, [0.4, 0.6]) for s, v in enumerate((0.80, 0.84, 0.88))]
-    said = [PaperValue("mvtec_ad", "US", "bottle", "image_auroc", 84.0), PaperValue("mvtec_ad", "US", "cable", "image_auroc", 60.0)]
+    said = [
+        PaperValue("mvtec_ad", "US", "bottle", "image_auroc", 84.0),
+        PaperValue("mvtec_ad", "US", "cable", "image_auroc", 60.0),
+    ]
     bottle, cable, mean = tables.rows(records, said)
     assert (bottle.part, cable.part, mean.part) == ("bottle", "cable", "mean")
     seeds = stats.t.ppf(0.975, 2) * 4 / 3**0.5  # of 80, 84, 88
@@ -315,7 +334,10 @@ def test_the_document_is_what_the_committed_results_say():
 
 
 def test_what_every_run_was_given_is_said():
-    commands = ["dumenet reproduce --set all.device=cpu US.steps=3 'a.b=[1, 2]'", "dumenet reproduce --set US.steps=3 all.device=cpu 'a.b=[1, 2]' x.y=1"]
+    commands = [
+        "dumenet reproduce --set all.device=cpu US.steps=3 'a.b=[1, 2]'",
+        "dumenet reproduce --set US.steps=3 all.device=cpu 'a.b=[1, 2]' x.y=1",
+    ]
     assert tables.set_for_all([{"command": c} for c in commands]) == ["US.steps=3", "a.b=[1, 2]"]
     assert tables.set_for_all([{"command": c} for c in (*commands, "dumenet reproduce --seed 1")]) == []
 
@@ -324,7 +346,11 @@ def test_every_number_of_the_document_leads_to_its_files():
     root = Path(__file__).parents[1]
     text = (root / "docs" / "TABLES.md").read_text(encoding="utf-8")
     linked = re.findall(r"\]\(\.\./(data/results/[^)]+)\)", text)
-    committed = [r["files"]["results"] for group in tables.groups(read_results(root / "data" / "results")).values() for r in group]
+    committed = [
+        r["files"]["results"]
+        for group in tables.groups(read_results(root / "data" / "results")).values()
+        for r in group
+    ]
     assert sorted(linked) == sorted(committed) and all((root / file).is_file() for file in linked)
 
 
@@ -337,7 +363,9 @@ def test_every_method_has_a_budget_to_show():
 
 def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
     values = [90 + 0.1 * k for k in range(10)] + [20.0]
-    fig = table_figure([tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, None, None) for k, v in enumerate(values)])
+    fig = table_figure(
+        [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, None, None) for k, v in enumerate(values)]
+    )
     (ax,) = fig.axes
     assert ax.get_xlim()[0] > 85 and [t.get_text() for t in ax.texts] == ["← 20"]
     said = [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, 95.0, v - 95) for k, v in enumerate(values)]

@@ -12,7 +12,16 @@ from dumenet.config import config_from_dict, make_config, to_dict
 from dumenet.errors import DumenetError
 from dumenet.evaluate import score, set_thresholds, upsample, verdicts
 from dumenet.metrics import image_score
-from dumenet.train import compiled, load_checkpoint, make_schedule, pick_device, reader, save_checkpoint, split_holdout, train
+from dumenet.train import (
+    compiled,
+    load_checkpoint,
+    make_schedule,
+    pick_device,
+    reader,
+    save_checkpoint,
+    split_holdout,
+    train,
+)
 
 STAGES = (3, 5)
 
@@ -154,7 +163,11 @@ def test_refuses_an_unknown_device(go):
 def traced(monkeypatch):
     """`torch.compile` without its C++ compiler: the graph is captured, then run as it is. A list of the calls."""
     real, calls = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda m, dynamic, mode: (calls.append(mode), real(m, backend="aot_eager", dynamic=dynamic))[1])
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda m, dynamic, mode: (calls.append(mode), real(m, backend="aot_eager", dynamic=dynamic))[1],
+    )
     monkeypatch.setattr(shutil, "which", lambda name: name)
     return calls
 
@@ -298,7 +311,9 @@ class Foreign:
         return os.mkdir, ("owned",)
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "text", "cut short", "foreign", "object", "other model", "folder"])
+@pytest.mark.parametrize(
+    "what", ["missing", "empty", "text", "cut short", "foreign", "object", "other model", "folder"]
+)
 def test_refuses_other_files(trained, tmp_path, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
     path = save_checkpoint(trained, tmp_path / "c.pt")

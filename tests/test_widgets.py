@@ -50,7 +50,9 @@ def test_an_error_in_the_drawing_is_raised_at_the_control():
 @pytest.fixture
 def session(tiny, tree, tmp_path):
     kinds = {"both": {}, "gaussian": {"model__name": "gaussian"}}
-    return Session({k: run(tiny(data__source=str(tree), **v), Folders(tmp_path), progress=False) for k, v in kinds.items()})
+    return Session(
+        {k: run(tiny(data__source=str(tree), **v), Folders(tmp_path), progress=False) for k, v in kinds.items()}
+    )
 
 
 def shots(app):
@@ -99,7 +101,9 @@ def test_a_data_set_of_a_smaller_grid_and_fewer_images_takes_over(session, tiny,
     small = tiny(data__source=str(tree), data__categories=("felt",), features__grid=2)
     app = explorer({"one": session, "two": Session({"only": run(small, Folders(tmp_path), progress=False)})})
     app.controls["category"].value = "felt"
-    app.controls["image"].value = max(app.controls["image"].options, key=lambda o: o[1])[1]  # the other has no such number
+    app.controls["image"].value = max(app.controls["image"].options, key=lambda o: o[1])[
+        1
+    ]  # the other has no such number
     app.controls["row"].value = app.controls["column"].value = 3
     app.controls["data"].value = "two"
     assert app.controls["row"].max == 1 and app.state.row <= 1 and app.state.column <= 1

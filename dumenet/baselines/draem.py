@@ -66,7 +66,9 @@ class DRAEM:
 
     def __init__(self, settings: DRAEMSettings = DRAEMSettings()):
         if settings.features.image_size < 32 or settings.window % 2 == 0:
-            raise DumenetError("DRAEM needs images of at least 32 pixels (it halves them five times), and an odd window.")
+            raise DumenetError(
+                "DRAEM needs images of at least 32 pixels (it halves them five times), and an odd window."
+            )
         self.settings = settings
 
     def fit(self, train: Sequence[Sample]) -> None:
@@ -148,7 +150,9 @@ class Net(nn.Module):
 def convolutions(*channels: int) -> nn.Sequential:
     """3 x 3 convolutions from each number of channels to the next, with batch norm and ReLU."""
     pairs = zip(channels, channels[1:])
-    return nn.Sequential(*(m for a, b in pairs for m in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(True))))
+    return nn.Sequential(
+        *(m for a, b in pairs for m in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(True)))
+    )
 
 
 def paint(image: np.ndarray, texture: np.ndarray, mask: np.ndarray, beta: float) -> np.ndarray:
@@ -268,5 +272,7 @@ def gaussian_average(size: int, device: torch.device) -> Tensor:
     """(size, size), each row the weights of 11 neighbours; on a CPU such products are far faster than the convolution."""
     line = torch.arange(size, device=device, dtype=torch.float32)
     distance = line[:, None] - line
-    taps = torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2)).sum().item()  # at the border part of them is outside
+    taps = (
+        torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2)).sum().item()
+    )  # at the border part of them is outside
     return torch.exp(-(distance**2) / (2 * 1.5**2)) * (distance.abs() <= 5) / taps

@@ -63,7 +63,9 @@ class FCDD:
     def __init__(self, settings: FCDDSettings = FCDDSettings()):
         outliers = settings.outliers
         if isinstance(outliers, str) and outliers != "confetti":
-            settings = replace(settings, outliers=photographs() if outliers == "photographs" else exposed(Path(outliers)))
+            settings = replace(
+                settings, outliers=photographs() if outliers == "photographs" else exposed(Path(outliers))
+            )
         self.settings = with_features(settings, stages=(settings.stage,))
 
     def fit(self, train: Sequence[Sample]) -> None:

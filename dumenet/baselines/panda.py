@@ -152,9 +152,7 @@ def dense_distance(positions: Tensor, gallery: Tensor) -> Tensor:
     return torch.cdist(positions, gallery.flatten(0, 1)).min(1).values
 
 
-def later_parameters(
-    net: nn.Module, stages_of: Callable[[Tensor], list[Tensor]], images: Tensor
-) -> list[nn.Parameter]:
+def later_parameters(net: nn.Module, stages_of: Callable[[Tensor], list[Tensor]], images: Tensor) -> list[nn.Parameter]:
     """The parameters that the last stage depends on and the first does not, left trainable; all others are frozen.
 
     `stages_of(images)` gives the maps of `net`. Works for any network: the dependence is read from the gradients.

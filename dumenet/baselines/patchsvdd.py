@@ -103,7 +103,9 @@ class PatchSVDD:
 
     def __init__(self, settings: PatchSVDDSettings = PatchSVDDSettings()):
         if settings.features.image_size < 2 * BIG:
-            raise DumenetError(f"PatchSVDD needs images of at least {2 * BIG} pixels, two patches wide: set image_size so.")
+            raise DumenetError(
+                f"PatchSVDD needs images of at least {2 * BIG} pixels, two patches wide: set image_size so."
+            )
         self.settings = settings
 
     def fit(self, train: Sequence[Sample]) -> None:
@@ -112,7 +114,9 @@ class PatchSVDD:
         generator = torch.Generator().manual_seed(s.seed)
         self.encoder = Encoder(s.dims).to(device)
         side_of = nn.ModuleList(
-            nn.Sequential(nn.Linear(s.dims, 128), nn.LeakyReLU(0.1), nn.Linear(128, 128), nn.LeakyReLU(0.1), nn.Linear(128, 8))
+            nn.Sequential(
+                nn.Linear(s.dims, 128), nn.LeakyReLU(0.1), nn.Linear(128, 128), nn.LeakyReLU(0.1), nn.Linear(128, 8)
+            )
             for _ in LATTICE
         ).to(device)
         optimizer = torch.optim.Adam([*self.encoder.parameters(), *side_of.parameters()], s.lr)
@@ -189,7 +193,9 @@ def pairs(
 
 def crops(images: Tensor, which: Tensor, corners: Tensor, patch: int) -> Tensor:
     """Patches (n, 3, patch, patch) of images (B, 3, S, S): image `which` (n,) at `corners` (n, 2), row before column."""
-    return torch.stack([images[i, :, y : y + patch, x : x + patch] for i, (y, x) in zip(which.tolist(), corners.tolist())])
+    return torch.stack(
+        [images[i, :, y : y + patch, x : x + patch] for i, (y, x) in zip(which.tolist(), corners.tolist())]
+    )
 
 
 def nearest(rows: Tensor, bank: Tensor) -> Tensor:

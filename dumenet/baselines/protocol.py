@@ -24,7 +24,9 @@ __all__ = ["Common", "Method", "Scores", "begin", "features_of", "images_of", "s
 class Common:
     """Settings that every method has; a method's own dataclass adds its own."""
 
-    features: FeatureConfig = field(default_factory=FeatureConfig)  # backbone and image size; a method picks stages and grid
+    features: FeatureConfig = field(
+        default_factory=FeatureConfig
+    )  # backbone and image size; a method picks stages and grid
     seed: int = 0
     device: str = "cpu"
     cache: Path = Path("build/cache")  # of frozen features

@@ -55,12 +55,15 @@ class Reconstruction:
                     f"train.{name} is {inner!r} and {name} is {outer!r}: set {name} alone, it is used for both."
                 )
         self.settings = replace(settings, train=replace(settings.train, seed=settings.seed, device=settings.device))
-        self.config = Config(**{part: getattr(self.settings, part) for part in ("features", "model", "train", "evaluation")})
+        self.config = Config(
+            **{part: getattr(self.settings, part) for part in ("features", "model", "train", "evaluation")}
+        )
 
     def fit(self, samples: Sequence[Sample]) -> None:
         """Train for the fixed number of epochs."""
         features, stage_channels = features_of(samples, self.settings)
         keep, _ = split_holdout(features, self.config.train.holdout, self.config.train.seed)
+
         def look(epoch: int, model: nn.Module) -> None:
             self.trained = Trained(self.config, model, stage_channels)
             self.on_epoch(epoch)

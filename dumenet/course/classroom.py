@@ -86,7 +86,9 @@ def stub(source: str, where: str) -> str:
     functions = [node for node in body if isinstance(node, ast.FunctionDef)]
     others = [node for node in body if not isinstance(node, (ast.FunctionDef, ast.Import, ast.ImportFrom))]
     if len(functions) != 1 or others:
-        raise DumenetError(f"{where}: a solution holds imports and exactly one function, not {len(functions)} and {len(others)} other parts.")
+        raise DumenetError(
+            f"{where}: a solution holds imports and exactly one function, not {len(functions)} and {len(others)} other parts."
+        )
     (function,) = functions
     if not hint:
         raise DumenetError(f"{where}: a solution begins with its hint, a line `# Hint: one sentence.`")
@@ -150,7 +152,9 @@ def lesson_table(lessons: list[Lesson]) -> str:
         run = "not measured" if lesson.seconds is None else readable(lesson.seconds)
         figures = " ".join(f"`{figure}`" for figure in lesson.figures) or "none"
         counts = [str(lesson.cells), str(lesson.exercises)]
-        rows.append([f"[{lesson.title}]({lesson.name})", lesson.goal, lesson.needs, f"{reading:.0f} min", run, *counts, figures])
+        rows.append(
+            [f"[{lesson.title}]({lesson.name})", lesson.goal, lesson.needs, f"{reading:.0f} min", run, *counts, figures]
+        )
     reading = sum(minutes for lesson in lessons for minutes, _ in lesson.sections.values())
     counts = [str(sum(getattr(lesson, part) for lesson in lessons)) for part in ("cells", "exercises")]
     figures = str(sum(len(lesson.figures) for lesson in lessons))
@@ -170,7 +174,16 @@ def schedule(lessons: list[Lesson]) -> str:
     count, n = min(SESSIONS, len(lessons)), len(lessons)
     splits = ([0, *cut, n] for cut in combinations(range(1, n), count - 1))
     split = min(splits, key=lambda s: sorted((sum(reading[a:b]) for a, b in zip(s, s[1:])), reverse=True))
-    titles = ["session", "together", "sections alone, afterwards", "lecture", "predict", "exercises", "quiz, questions", "computing"]
+    titles = [
+        "session",
+        "together",
+        "sections alone, afterwards",
+        "lecture",
+        "predict",
+        "exercises",
+        "quiz, questions",
+        "computing",
+    ]
     rows = [titles]
     for number, (a, b) in enumerate(zip(split, split[1:]), 1):
         rows.append([str(number), *_session(lessons[a:b])])
@@ -218,7 +231,9 @@ def refresh(home: Path = Path(".")) -> list[str]:
         lessons = json.loads(_text(measured))["lessons"] if measured.exists() else {}
         seconds = {stem: float(value) for stem, value in lessons.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DumenetError(f"{measured} is not a measurement of the lessons: delete it, or run `dumenet reproduce`.") from None
+        raise DumenetError(
+            f"{measured} is not a measurement of the lessons: delete it, or run `dumenet reproduce`."
+        ) from None
     for path in _paths(home):
         if path.stem in seconds and fill_time(path, seconds[path.stem]):
             changed.append(path.name)

@@ -114,7 +114,9 @@ class Session:
                 raise DumenetError(f"{outcome.dataset.name} has no test images to explore.")
             same = [s.name for s in outcome.test.samples] == [s.name for s in first.test.samples]
             if not same or outcome.trained.config.features != first.trained.config.features:
-                raise DumenetError(f"Model {name!r} was run on other images or features than the first: compare like with like.")
+                raise DumenetError(
+                    f"Model {name!r} was run on other images or features than the first: compare like with like."
+                )
         self.samples = {s.name: s for s in first.test.samples}
         self.dataset, self.features = first.dataset, first.test
         self.stage_channels = dict(zip(first.trained.config.features.stages, first.trained.stage_channels))
@@ -163,7 +165,9 @@ class Session:
 
     def images(self, category: str) -> list[str]:
         """Names of a category's test images, the defective ones first."""
-        return sorted((n for n, s in self.samples.items() if s.category == category), key=lambda n: not self.samples[n].label)
+        return sorted(
+            (n for n, s in self.samples.items() if s.category == category), key=lambda n: not self.samples[n].label
+        )
 
     def photo(self, image: str) -> np.ndarray:
         """(S, S, 3) uint8."""
@@ -219,7 +223,9 @@ class Session:
         thresholds = outcome.trained.thresholds
         value = thresholds.get(category, thresholds.get("all"))
         if value is None:
-            value = np.median([s for s, n in zip(outcome.scores.image, self.samples) if self.samples[n].category == category])
+            value = np.median(
+                [s for s, n in zip(outcome.scores.image, self.samples) if self.samples[n].category == category]
+            )
         share = 1 if stage == "all" else self.stage_channels[stage] / sum(self.stage_channels.values())
         return max(float(value) * share**0.5, 1e-12)
 
@@ -237,7 +243,11 @@ class Session:
     def metrics(self, model: str, state: State) -> PixelMetrics | None:
         """`pixel_metrics` of a model's map at the state's threshold; None without masks."""
         truth = self.truth(state.image)
-        return None if truth is None else pixel_metrics(self.anomaly_map(model, state.image, state.stage), truth, state.threshold)
+        return (
+            None
+            if truth is None
+            else pixel_metrics(self.anomaly_map(model, state.image, state.stage), truth, state.threshold)
+        )
 
 
 def stage_map(difference: np.ndarray, stage_channels: Mapping[int, int], stage: int | str = "all") -> np.ndarray:
@@ -274,7 +284,9 @@ def position_report(
     token, asked, readers = row * look.difference.shape[2] + column, None, np.zeros(0, int)
     table = look.channel_weights if memory == "channel" else look.spatial_weights  # (N, M) or (D, M)
     if table is None:
-        return PositionReport(row, column, total**0.5, channels, shares, readers, np.zeros(0), 0, 0.0, None, None, readers)
+        return PositionReport(
+            row, column, total**0.5, channels, shares, readers, np.zeros(0), 0, 0.0, None, None, readers
+        )
     if memory == "channel":
         weights = table[token]
     else:
@@ -296,6 +308,7 @@ def position_report(
 
 def _ring(mask: np.ndarray, inner: int, outer: int) -> np.ndarray:
     """The pixels of a mask (P, P) grown by `outer` that are not in it grown by `inner`; negative shrinks it."""
+
     def at(k: int) -> np.ndarray:
         if k > 0:
             return ndimage.binary_dilation(mask, iterations=k)
@@ -434,13 +447,21 @@ class ReportPlot:
             bar.set_height(report.weights[k] / report.weights[0] if held else 0)
             self.names[k].set_text(f"{report.slots[k]}" if held else "")
         self.even.set_ydata([1 / report.count / report.weights[0]] * 2)
-        asker = "token's" if self.memory == "channel" else "mean map's" if report.hidden is None else f"map {report.hidden}'s"
+        asker = (
+            "token's"
+            if self.memory == "channel"
+            else "mean map's"
+            if report.hidden is None
+            else f"map {report.hidden}'s"
+        )
         self.heading.set_text(f"{asker} slots, top {report.weights[0]:.3f}")
         low, high = float(report.where.min()), float(report.where.max())
         self.where.set_data(report.where)
         self.where.set_clim(0 if self.memory == "channel" else low, high)
         self.range.set_text(f"{low:.2g} (dark) to {high:.2g}")
-        self.caption.set_text(f"slot {report.slots[0]}: " + ("where read" if self.memory == "channel" else "its pattern"))
+        self.caption.set_text(
+            f"slot {report.slots[0]}: " + ("where read" if self.memory == "channel" else "its pattern")
+        )
 
 
 class ReportPainter:
@@ -477,7 +498,9 @@ def explorer_figure(session: Session, **state: Any) -> Figure:
     fig = Figure(figsize=(inch * width, height))
 
     def place(column: int, top: float, array: np.ndarray, name: str) -> None:
-        ax = fig.add_axes(((column + 0.02) / width, 1 - (top + title + inch * 0.96) / height, 0.96 / width, inch * 0.96 / height))
+        ax = fig.add_axes(
+            ((column + 0.02) / width, 1 - (top + title + inch * 0.96) / height, 0.96 / width, inch * 0.96 / height)
+        )
         picture(ax, array)
         ax.set_title(name, fontsize=9.5)
 
@@ -491,7 +514,9 @@ def explorer_figure(session: Session, **state: Any) -> Figure:
                 place(column + 1, inch + title, rebuilt, f"decoded from the reconstruction: {model}")
     parts = fig.subfigures(2, width, height_ratios=(height - report, report), wspace=0, hspace=0)[1]
     for part, model in zip(parts[1:], models):
-        ReportPlot(part, session.stage_channels, memory_of(session, model, state.memory)).update(session.report(model, state))
+        ReportPlot(part, session.stage_channels, memory_of(session, model, state.memory)).update(
+            session.report(model, state)
+        )
     scale = parts[0].add_axes((0.08, 0.5, 0.8, 0.06))
     scale.imshow(np.linspace(0, TOP, 256)[None], cmap=state.colour_map, aspect="auto", extent=(0, TOP, 0, 1))
     scale.axvline(state.threshold, color="white", linewidth=3)
@@ -526,7 +551,9 @@ def describe(session: Session, state: State) -> list[str]:
     """What the pictures show, in sentences with numbers: the image, then each model's map, then its position."""
     sample = session.samples[state.image]
     truth = session.truth(state.image)
-    area = "" if truth is None else f", its truth {truth.mean():.1%} of the image" if truth.any() else ", a normal image"
+    area = (
+        "" if truth is None else f", its truth {truth.mean():.1%} of the image" if truth.any() else ", a normal image"
+    )
     lines = [f"{sample.category}, {image_name(sample)}{area}; {stage_name(session, state.stage)}."]
     for model in shown(state):
         heat = session.anomaly_map(model, state.image, state.stage)

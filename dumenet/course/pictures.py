@@ -39,7 +39,12 @@ class PictureDecoder(nn.Module):
         self.standardise = Standardise(channels)
         layers = [nn.Conv2d(channels, widths[0], 3, padding=1), nn.GELU()]
         for before, after in zip(widths, widths[1:]):
-            layers += [nn.Conv2d(before, 4 * after, 1), nn.PixelShuffle(2), nn.Conv2d(after, after, 3, padding=1), nn.GELU()]
+            layers += [
+                nn.Conv2d(before, 4 * after, 1),
+                nn.PixelShuffle(2),
+                nn.Conv2d(after, after, 3, padding=1),
+                nn.GELU(),
+            ]
         self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], 12, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -62,11 +67,15 @@ def backbone_features(model: nn.Module, features: Tensor) -> Tensor:
     if isinstance(model, PositionGaussian):
         return features * model.std
     if model.config.target == "sigmoid" or model.config.neck == "cbam":
-        raise DumenetError("Reconstructions behind a sigmoid or a trainable neck cannot be drawn: use target standardised or raw.")
+        raise DumenetError(
+            "Reconstructions behind a sigmoid or a trainable neck cannot be drawn: use target standardised or raw."
+        )
     return features * model.standardise.std + model.standardise.mean
 
 
-def picture_decoder(config: Config, folders: Folders = Folders(), epochs: int = 12, progress: bool = True) -> PictureDecoder:
+def picture_decoder(
+    config: Config, folders: Folders = Folders(), epochs: int = 12, progress: bool = True
+) -> PictureDecoder:
     """The decoder for the data set and backbone of `config`, trained on its normal training images or read again.
 
     Args:

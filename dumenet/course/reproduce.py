@@ -70,7 +70,9 @@ def reproduce(
     scratch = not only and not (home / "build" / "runs").exists()  # nothing trained yet: times mean something
     started, tasks = time.perf_counter(), {}
     for path in chosen:
-        waits = tasks and path.stem[:2] >= READS_ALL  # for results of lessons that run now: it is asked again in its turn
+        waits = (
+            tasks and path.stem[:2] >= READS_ALL
+        )  # for results of lessons that run now: it is asked again in its turn
         if not (force or waits) and _unchanged(_stamp(home, path), _digest(home, path, given[path]), home):
             tqdm.write(f"{path.stem}: unchanged, kept")
         else:
@@ -182,7 +184,9 @@ def _digest(home: Path, path: Path, parameters: dict[str, Any]) -> str:
     for source in [*sources, *(home / "notebooks").glob("check.py")]:
         digest.update(source.read_bytes())
     if (number := path.stem[:2]) >= READS_ALL:
-        found = [p for p in (home / "data" / "results").glob("*.json") if p.name[:2] < number or not p.name[:2].isdigit()]
+        found = [
+            p for p in (home / "data" / "results").glob("*.json") if p.name[:2] < number or not p.name[:2].isdigit()
+        ]
         digest.update(repr(sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in found)).encode())
     return digest.hexdigest()
 
@@ -218,7 +222,10 @@ def _execute(path: Path, home: Path, parameters: dict[str, Any], bar: bool = Tru
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         last = f"{error.ename}: {' '.join(error.evalue.split())}"
-        return time.perf_counter() - start, f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"
+        return (
+            time.perf_counter() - start,
+            f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}",
+        )
     except Exception as error:  # a full disk, a dead kernel or a time-out (also an OSError) must not end the batch
         if isinstance(error, OSError) and error.errno:
             return time.perf_counter() - start, str(refused(f"execute {path.name}", error, "finished lessons are kept"))

@@ -172,7 +172,9 @@ class Explorer(ipywidgets.VBox):
         for column in self._cells:
             for cell in column:
                 cell.layout.min_width = "0"
-        self._board = ipywidgets.GridBox(layout={"grid_gap": "4px 14px", "align_items": "flex-start", "overflow": "hidden"})
+        self._board = ipywidgets.GridBox(
+            layout={"grid_gap": "4px 14px", "align_items": "flex-start", "overflow": "hidden"}
+        )
         super().__init__([panel, self.scale, self._board], layout={"max_width": "1240px", "grid_gap": "6px"})
         self.add_class("dumenet-explorer")
         self._fill()
@@ -219,7 +221,10 @@ class Explorer(ipywidgets.VBox):
         self._offer("model", models)
         self._offer("other", [NOBODY, *models])
         self._offer("stage", [(stage_name(session, s), s) for s in ("all", *session.stage_channels)])
-        quiet, self._quiet = self._quiet, True  # a lower end moves the value, while the image is still the other data set's
+        quiet, self._quiet = (
+            self._quiet,
+            True,
+        )  # a lower end moves the value, while the image is still the other data set's
         for name in ("row", "column"):
             self.controls[name].max = session.grid - 1
         self._quiet = quiet
@@ -278,7 +283,9 @@ class Explorer(ipywidgets.VBox):
             look = session.look(model, state.image)
             self._paint(column, "decoded", (data, state.image, model), lambda look=look: look.rebuilt)
             place = (state.row, state.column, state.memory, state.hidden)
-            self._paint(column, "report", (data, state.image, model, *place), lambda model=model: self._report(model, state))
+            self._paint(
+                column, "report", (data, state.image, model, *place), lambda model=model: self._report(model, state)
+            )
         self._caption(state, models, words)
         quiet, self._quiet = self._quiet, True
         for column in range(3):
@@ -306,7 +313,9 @@ class Explorer(ipywidgets.VBox):
             self.pictures[column, "decoded"].alt = f"Picture decoded {source}, {words[0]}"
             if column:
                 self.pictures[column, "report"].alt = f"Error by channel and memory slots read. {words[column]}"
-        colours = ", ".join(matplotlib.colors.to_hex(matplotlib.colormaps[state.colour_map](x)) for x in np.linspace(0, 1, 12))
+        colours = ", ".join(
+            matplotlib.colors.to_hex(matplotlib.colormaps[state.colour_map](x)) for x in np.linspace(0, 1, 12)
+        )
         at = min(100 * state.threshold / TOP, 100)
         self.scale.value = (
             "<div style='display: flex; align-items: center; gap: 10px; line-height: 1.3; flex-wrap: wrap'><span>score 0</span>"
@@ -317,7 +326,9 @@ class Explorer(ipywidgets.VBox):
             f"{state.threshold:.2f}. Outline: truth. Ring: the position asked; click a picture to move it.</span></div>"
         )
         lines = "".join(f"<p style='margin: 0 0 0.6em'>{html.escape(line)}</p>" for line in words)
-        self.status.value = f"<div class='dumenet-status' role='status' aria-live='polite' style='line-height: 1.4'>{lines}</div>"
+        self.status.value = (
+            f"<div class='dumenet-status' role='status' aria-live='polite' style='line-height: 1.4'>{lines}</div>"
+        )
 
 
 def explorer(session: Session | Mapping[str, Session]) -> Explorer:

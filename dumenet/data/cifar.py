@@ -82,7 +82,10 @@ def read_digits(
     for digit in range(10):
         order = np.random.default_rng([seed, digit]).permutation(np.flatnonzero(bunch.target == digit))
         half = len(order) // 2
-        for part, rows, samples in (("train", order[:half][:most_train], train), ("test", order[half:][:most_test], test)):
+        for part, rows, samples in (
+            ("train", order[:half][:most_train], train),
+            ("test", order[half:][:most_test], test),
+        ):
             if part == "test" or str(digit) in digits:
                 samples += [
                     _sample(f"{part}/{digit}/{i:04d}", digits, str(digit), str(digit), images[i]) for i in sorted(rows)
@@ -100,7 +103,7 @@ def _limits(per_class_train: int | None, per_class_test: int | None) -> list[tup
 
 
 def parse_normals(normals: str) -> str:
-    """"01234" or "{01234}" to "01234": five different digits, sorted."""
+    """ "01234" or "{01234}" to "01234": five different digits, sorted."""
     digits = "".join(sorted(str(normals).strip("{} ")))
     if len(digits) != 5 or len(set(digits)) != 5 or not set(digits) <= set("0123456789"):
         raise unknown("split", normals, SPLITS)
@@ -123,7 +126,9 @@ def _decode(image: np.ndarray | bytes | Path, name: str) -> np.ndarray:
         return image
     opened = open_image(image if isinstance(image, Path) else io.BytesIO(image), name)
     if max(opened.size) > SIDE:
-        raise DumenetError(f"{name} is {opened.width} x {opened.height} pixels: CIFAR-10's are 32 x 32, and {SIDE} the most.")
+        raise DumenetError(
+            f"{name} is {opened.width} x {opened.height} pixels: CIFAR-10's are 32 x 32, and {SIDE} the most."
+        )
     return np.asarray(to_rgb(opened))
 
 
@@ -246,7 +251,9 @@ def _tar_images(tar: Path) -> Iterator[tuple[Path, bytes]]:
             for count, member in enumerate(archive, 1):
                 path = Path(member.name)
                 size += member.size
-                if member.size > MEMBER_BYTES or size > ALL_BYTES or count > MEMBERS:  # a sparse one is larger than its header
+                if (
+                    member.size > MEMBER_BYTES or size > ALL_BYTES or count > MEMBERS
+                ):  # a sparse one is larger than its header
                     raise _TooLargeError
                 if member.isreg() and path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) >= 3:
                     yield path, archive.extractfile(member).read()

@@ -209,7 +209,7 @@ def grid(c: Canvas, rng: Rng, kind: str, wrong: Rng) -> Array:
     streaks = 0.035 * c.clouds(rng, 200, 5) + 0.05 * c.clouds(rng, 3)
     rgb = paint(0.60, 0.62, 0.65) * (1 + streaks)[..., None]
     lit = (du + dv) / (np.hypot(du, dv) + 1)
-    rgb = rgb * (1 + 0.3 * lit * np.exp(-np.maximum(d, 0) ** 2 / 4))[..., None]
+    rgb = rgb * (1 + 0.3 * lit * np.exp(-(np.maximum(d, 0) ** 2) / 4))[..., None]
     floor = paint(0.13, 0.13, 0.15) * (1 + 0.4 * lit * np.clip(1 + d / radius, 0, 1))[..., None]
     if kind == "rust":
         rgb = stain(c, rgb, u, v, wrong, (100, 100), (0.85, 0.66, 0.5))
@@ -350,7 +350,7 @@ SCENES: dict[str, tuple[Callable[[Canvas, Rng, str, Rng], Array], tuple[str, ...
     "weave": (weave, ("float", "hole", "loose_thread", "stain", "swapped_threads")),
 }  # category: its scene, its defect kinds
 LOGICAL = frozenset(
-    "misplaced_dock mirrored_print wrong_number wrong_slot shifted_hole turned_tile float swapped_threads".split()
+    ["misplaced_dock", "mirrored_print", "wrong_number", "wrong_slot", "shifted_hole", "turned_tile", "float", "swapped_threads"]
 )  # defect kinds whose every part is well formed, but not where or what it should be
 RELIT = "biscuit"  # the category whose test images are lit a little differently from its training images
 
@@ -435,7 +435,9 @@ def make_factory(
     part = root.absolute().with_name(f".{root.name}.{os.getpid()}.part")
     digest, lock = hashlib.sha256(), None
     try:
-        for left in part.parent.glob(f".{glob.escape(root.name)}.*.part"):  # of a run that was killed: nobody holds its lock
+        for left in part.parent.glob(
+            f".{glob.escape(root.name)}.*.part"
+        ):  # of a run that was killed: nobody holds its lock
             if (dead := _locked(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(dead)

@@ -264,7 +264,7 @@ def _choose(known: Iterable[str], categories: str | Iterable[str]) -> list[str]:
         if name not in known:
             raise unknown("category", name, known)
     if not wanted:
-        raise DumenetError(f"No category is chosen: name some of {', '.join(known)}, or \"all\".")
+        raise DumenetError(f'No category is chosen: name some of {", ".join(known)}, or "all".')
     return sorted(set(wanted))
 
 
@@ -332,10 +332,14 @@ def _from_line(line: str, images: Path, where: str) -> Sample:
         ) from None
     for word in (category, kind):  # both become part of file names
         if word in (".", "..") or "/" in word or "\\" in word or _is_no_text(word):
-            raise DumenetError(f"{where} holds the name {shown(word)}: a category or kind is a plain name, such as a folder has.")
+            raise DumenetError(
+                f"{where} holds the name {shown(word)}: a category or kind is a plain name, such as a folder has."
+            )
     for file in filter(None, (name, mask)):
         if _is_no_text(str(file)):
-            raise DumenetError(f"{where} names {ascii(str(file))}, which holds a control character or is not UTF-8: rename it.")
+            raise DumenetError(
+                f"{where} names {ascii(str(file))}, which holds a control character or is not UTF-8: rename it."
+            )
         if file.is_absolute() or ".." in file.parts:
             raise DumenetError(f"{where} names {file}: give file names below {images} only.")
         if not (images / file).is_file():

@@ -58,7 +58,9 @@ class Dropout(nn.Dropout):
         if not (self.training and self.p and x.device.type == "cpu"):
             return super().forward(x)
         k = min(max(round(self.p * 256), 1), 255)
-        draws = torch.empty(*x.shape[:-1], -(-x.shape[-1] // 8), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+        draws = torch.empty(*x.shape[:-1], -(-x.shape[-1] // 8), dtype=torch.int64).random_(
+            -(2**63), None
+        )  # all 64 bits
         keep = torch.ge(draws.view(torch.uint8)[..., : x.shape[-1]], k, out=torch.empty_like(x))  # 0 or 1, in x's type
         return x * keep.mul_(256 / (256 - k))
 

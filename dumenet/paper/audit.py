@@ -80,7 +80,9 @@ class Evidence:
     paper: list[PaperValue]
     real: list[dict]
     measured: dict[str, dict]  # lesson 11: name of the measurement -> its numbers
-    tables: dict[tuple[str, str, str], list[dict]] = field(default_factory=dict)  # (table, data set, setting) -> records
+    tables: dict[tuple[str, str, str], list[dict]] = field(
+        default_factory=dict
+    )  # (table, data set, setting) -> records
     sources: dict[str, str] = field(default_factory=dict)  # name of a measurement -> its file
     used: set[str] = field(default_factory=set, compare=False)  # files that were asked since the last claim
 
@@ -134,15 +136,28 @@ class Evidence:
 
         Runs of one seed that differ in yet other settings are a DumenetError, not a choice.
         """
-        default = {"name": "dumenet", "preset": "described", "decoder_reads": "memory", "memory_mode": "both", "neck": "plain"}
+        default = {
+            "name": "dumenet",
+            "preset": "described",
+            "decoder_reads": "memory",
+            "memory_mode": "both",
+            "neck": "plain",
+        }
         found = {}
         for record in self.real:
             c = record["config"]
-            budget = (c["features"]["backbone"], c["train"]["recipe"], c["train"]["epochs"], c["data"].get("contamination", 0))
+            budget = (
+                c["features"]["backbone"],
+                c["train"]["recipe"],
+                c["train"]["epochs"],
+                c["data"].get("contamination", 0),
+            )
             same = all(c["model"][k] == v for k, v in (default | model).items())
             if budget == BUDGET and same and sorted(record["metrics"]["per_category"]) == sorted(categories):
                 if record["seed"] in found:
-                    raise DumenetError(f"Two real runs of one kind and seed: {found[record['seed']]['name']}, {record['name']}.")
+                    raise DumenetError(
+                        f"Two real runs of one kind and seed: {found[record['seed']]['name']}, {record['name']}."
+                    )
                 found[record["seed"]] = record
         self._use(found.values())
         return found
@@ -208,7 +223,9 @@ def _abstract(metric: str) -> Callable[[Evidence], Finding]:
     def finding(e: Evidence) -> Finding:
         said, mean = e.printed("abstract", metric), _mean(e, "mvtec_ad", "DuMeNet", metric)
         table = e.column("mvtec_ad", "DuMeNet", metric)[1]
-        return Finding(within(said - mean, ROUNDED), f"rows average {mean:.2f}; the table prints {table}, the abstract {said}")
+        return Finding(
+            within(said - mean, ROUNDED), f"rows average {mean:.2f}; the table prints {table}, the abstract {said}"
+        )
 
     return finding
 
@@ -223,7 +240,9 @@ def _printed_means(table: str) -> Callable[[Evidence], Finding]:
     def finding(e: Evidence) -> Finding:
         gaps = off(e, table)
         wrong = [f"{m} {metric.split('_')[0]} {g:+.2f}" for (m, metric), g in gaps.items() if within(g, ROUNDED) == NOT]
-        text = f"{len(gaps) - len(wrong)} of {len(gaps)} printed means fit their rows" + (f"; off: {', '.join(wrong)}" if wrong else "")
+        text = f"{len(gaps) - len(wrong)} of {len(gaps)} printed means fit their rows" + (
+            f"; off: {', '.join(wrong)}" if wrong else ""
+        )
         return Finding(together(within(g, ROUNDED) for g in gaps.values()), text)
 
     return finding
@@ -236,7 +255,9 @@ def _best_mean(e: Evidence) -> Finding:
         best = max(means, key=means.get)
         verdicts.append(HOLDS if best == "DuMeNet" else NOT)
         second = max((m for m in means if m != "DuMeNet"), key=means.get)
-        said.append(f"{metric.split('_')[0]}: DuMeNet {means['DuMeNet']:.2f}, the best other {second} {means[second]:.2f}")
+        said.append(
+            f"{metric.split('_')[0]}: DuMeNet {means['DuMeNet']:.2f}, the best other {second} {means[second]:.2f}"
+        )
     return Finding(together(verdicts), "; ".join(said))
 
 
@@ -280,7 +301,9 @@ def _against(categories: Sequence[str], a: dict, b: dict) -> Callable[[Evidence]
             if not n:
                 return None
             verdicts.append(judge(difference, half))
-            said.append(f"{metric.split('_')[0]} {100 * difference:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else ""))
+            said.append(
+                f"{metric.split('_')[0]} {100 * difference:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
+            )
         return Finding(together(verdicts), f"{', '.join(said)} points, {n} seed{'s' * (n > 1)}")
 
     return finding
@@ -324,9 +347,15 @@ def _mvtec(e: Evidence) -> Finding | None:
     if not parts:
         return None
     if len(parts) < 15:
-        return Finding(CANNOT, f"{len(parts)} of 15 categories is on hand ({', '.join(parts)}), see its row; a mean of 15 needs them all")
+        return Finding(
+            CANNOT,
+            f"{len(parts)} of 15 categories is on hand ({', '.join(parts)}), see its row; a mean of 15 needs them all",
+        )
     means = {m: e.row("mvtec", "DuMeNet", m) for m in ours}
-    said = [f"{m.split('_')[0]} {r.ours:.2f} ± {r.half or 0:.2f}, printed {e.printed('abstract', m):g}" for m, r in means.items()]
+    said = [
+        f"{m.split('_')[0]} {r.ours:.2f} ± {r.half or 0:.2f}, printed {e.printed('abstract', m):g}"
+        for m, r in means.items()
+    ]
     verdicts = [reaches(r.ours, r.ours + (r.half or 0), e.printed("abstract", m)) for m, r in means.items()]
     return Finding(together(verdicts), "; ".join(said))
 
@@ -345,7 +374,10 @@ def ahead(e: Evidence, table: str) -> dict[str, tuple[float, float | None, str]]
     for column in TABLES[table].columns if ours else ():
         other = e.row(table, column)
         if other and column != "DuMeNet" and ", " not in column:  # "PaDiM, ridge 1" is a variant
-            known = min(ours.seeds, other.seeds if column not in SEEDLESS else 2) > 1 and None not in (ours.half, other.half)
+            known = min(ours.seeds, other.seeds if column not in SEEDLESS else 2) > 1 and None not in (
+                ours.half,
+                other.half,
+            )
             difference, half = ours.ours - other.ours, math.hypot(ours.half, other.half) if known else None
             found[column] = difference, half, judge(difference, half)
     return found
@@ -361,7 +393,9 @@ def _beside_all(table: str, tell: Callable[[dict], Finding]) -> Callable[[Eviden
 def _ahead_of_most(found: dict[str, tuple[float, float | None, str]]) -> Finding:
     named = lambda v: ", ".join(f"{k} {d:+.1f}" for k, (d, _, x) in found.items() if x == v) or "none"  # noqa: E731
     verdicts = [v for _, _, v in found.values()]
-    decided = HOLDS if verdicts.count(HOLDS) > len(verdicts) / 2 else NOT if verdicts.count(NOT) > len(verdicts) / 2 else None
+    decided = (
+        HOLDS if verdicts.count(HOLDS) > len(verdicts) / 2 else NOT if verdicts.count(NOT) > len(verdicts) / 2 else None
+    )
     return Finding(
         decided or (PART if HOLDS in verdicts else CANNOT),
         f"ahead of: {named(HOLDS)}; behind: {named(NOT)}; not told apart: {named(CANNOT)}",
@@ -386,7 +420,9 @@ def _changes(table: str, *pairs: tuple[str, str]) -> Callable[[Evidence], Findin
                 if not n:
                     return None
                 verdicts.append(judge(difference, half))
-                said.append(f"{metric.split('_')[0]} {difference:+.2f}" + (f" ± {half:.2f}" if half is not None else ""))
+                said.append(
+                    f"{metric.split('_')[0]} {difference:+.2f}" + (f" ± {half:.2f}" if half is not None else "")
+                )
             said[-1] += f" against {reference} ({n} seed{'s' * (n > 1)})"
         return Finding(together(verdicts), ", ".join(said))
 
@@ -395,7 +431,10 @@ def _changes(table: str, *pairs: tuple[str, str]) -> Callable[[Evidence], Findin
 
 def _noise(e: Evidence) -> Finding | None:
     def loss(method: str) -> dict[int, float]:
-        by = {(r["column"], r["seed"]): 100 * r["metrics"]["mean"]["image_auroc"] for r in e.table("contamination", f"{method}, 0%", f"{method}, 20%")}
+        by = {
+            (r["column"], r["seed"]): 100 * r["metrics"]["mean"]["image_auroc"]
+            for r in e.table("contamination", f"{method}, 0%", f"{method}, 20%")
+        }
         seeds = [s for c, s in by if c == f"{method}, 0%" and (f"{method}, 20%", s) in by]
         return {s: by[f"{method}, 0%", s] - by[f"{method}, 20%", s] for s in seeds}
 
@@ -408,7 +447,10 @@ def _noise(e: Evidence) -> Finding | None:
         difference, half = paired([ours[s] for s in seeds], [theirs[s] for s in seeds])
         verdicts.append(judge(difference, half))
         said.append(f"{other} loses {difference:+.1f}" + (f" ± {half:.1f}" if half is not None else "") + " more")
-    return Finding(together(verdicts), f"with 20 % defects DuMeNet loses {statistics.fmean(ours.values()):.1f} points; " + ", ".join(said))
+    return Finding(
+        together(verdicts),
+        f"with 20 % defects DuMeNet loses {statistics.fmean(ours.values()):.1f} points; " + ", ".join(said),
+    )
 
 
 SMALL = 0.5  # points: an effect of a free choice that would not change a ranking of this table
@@ -424,7 +466,9 @@ def _pooling(e: Evidence) -> Finding | None:
     one = max(by["mvtec"][0], key=lambda rule: sum(values[rule] for values, _ in by.values()))
     gains = {table: values[own] - values[one] for table, (values, own) in by.items()}
     said = [f"{t}: " + ", ".join(f"{rule} {v:.1f}" for rule, v in values.items()) for t, (values, _) in by.items()]
-    return Finding(within(max(abs(g) for g in gains.values()), SMALL), "; ".join(said) + f"; the best single rule is {one}")
+    return Finding(
+        within(max(abs(g) for g in gains.values()), SMALL), "; ".join(said) + f"; the best single rule is {one}"
+    )
 
 
 def _epochs(e: Evidence) -> Finding | None:
@@ -452,25 +496,45 @@ def _one_threshold(e: Evidence) -> Finding | None:
 
 # --- mechanisms: what lesson 11 measures
 
-MEASUREMENTS = ("query", "layout", "shuffle", "temperature", "sigmoid", "neck", "slots", "fusion", "multi_class", "shortcut", "pooled")
+MEASUREMENTS = (
+    "query",
+    "layout",
+    "shuffle",
+    "temperature",
+    "sigmoid",
+    "neck",
+    "slots",
+    "fusion",
+    "multi_class",
+    "shortcut",
+    "pooled",
+)
 
 
 def _query(e: Evidence) -> Finding:
     m = e.measurement("query")
     verdicts = [within(m[k], 0) for k in ("described", "released")]
-    return Finding(together(verdicts), f"output changes by {m['described']:.2g} as described, {m['released']:.2g} as released")
+    return Finding(
+        together(verdicts), f"output changes by {m['described']:.2g} as described, {m['released']:.2g} as released"
+    )
 
 
 def _layout(e: Evidence) -> Finding:
     m = e.measurement("layout")
     verdicts = [within(m[k], 0) for k in ("map", "released")]
-    return Finding(together(verdicts), f"map changes by {m['map']:.2g} as described, {m['released']:.2g} as released, of a mean of {m['scale']:.2g}")
+    return Finding(
+        together(verdicts),
+        f"map changes by {m['map']:.2g} as described, {m['released']:.2g} as released, of a mean of {m['scale']:.2g}",
+    )
 
 
 def _shuffle(e: Evidence) -> Finding:
     m = e.measurement("shuffle")
     said = f"same shuffle for both maps: SSIM changes by {m['ssim']:.1g}; with {m['window']} x {m['window']} windows it would by {m['windowed']:.2g}"
-    return Finding(HOLDS if m["ssim"] > 0.01 else NOT, said + f"; a module with shuffled weights reads the shuffled maps up to {m['module']:.1g}")
+    return Finding(
+        HOLDS if m["ssim"] > 0.01 else NOT,
+        said + f"; a module with shuffled weights reads the shuffled maps up to {m['module']:.1g}",
+    )
 
 
 def _temperature(e: Evidence) -> Finding:
@@ -482,12 +546,19 @@ def _temperature(e: Evidence) -> Finding:
 def _outcome(e: Evidence, column: str) -> str:
     """What that ablation does to pixel AUROC, as the end of a sentence; told, not judged."""
     difference, half, n = e.change("ablations", column, "default", "pixel_auroc")
-    return "" if half is None else f"; in the table ablations ({column}, {n} seeds) pixel AUROC changes by {difference:+.1f} ± {half:.1f} points"
+    return (
+        ""
+        if half is None
+        else f"; in the table ablations ({column}, {n} seeds) pixel AUROC changes by {difference:+.1f} ± {half:.1f} points"
+    )
 
 
 def _sigmoid(e: Evidence) -> Finding:
     m = e.measurement("sigmoid")
-    said = (f"{k}: {m[k]['saturated']:.0%} saturated, mean slope {m[k]['slope']:.3f} of 0.25" for k in ("raw", "standardised"))
+    said = (
+        f"{k}: {m[k]['saturated']:.0%} saturated, mean slope {m[k]['slope']:.3f} of 0.25"
+        for k in ("raw", "standardised")
+    )
     return Finding(HOLDS if m["raw"]["saturated"] < 0.05 else NOT, "; ".join(said) + _outcome(e, "target sigmoid"))
 
 
@@ -508,7 +579,9 @@ def _slots(e: Evidence) -> Finding:
 def _fusion(e: Evidence) -> Finding:
     m = e.measurement("fusion")
     verdicts = [within(m[k] - m["promised"], 0) for k in ("here", "released")]
-    return Finding(together(verdicts), f"{m['here']} of {m['promised']} run here; {m['released']} in the released code, as read")
+    return Finding(
+        together(verdicts), f"{m['here']} of {m['promised']} run here; {m['released']} in the released code, as read"
+    )
 
 
 def _multi_class(e: Evidence) -> Finding:
@@ -516,7 +589,10 @@ def _multi_class(e: Evidence) -> Finding:
     said = f"the released script trains {m['models']} models for {m['categories']} categories (read, not run)"
     verdicts = [within(m["models"] - 1, 0)]
     if here:
-        said, verdicts = said + f"; here one model serves {len(next(iter(here.values()))['metrics']['per_category'])}", [*verdicts, HOLDS]
+        said, verdicts = (
+            said + f"; here one model serves {len(next(iter(here.values()))['metrics']['per_category'])}",
+            [*verdicts, HOLDS],
+        )
     return Finding(together(verdicts), said)
 
 
@@ -533,7 +609,9 @@ NONE, UNIAD, BOTH = {"memory_mode": "none"}, {"name": "uniad"}, {}
 PAPER = "the mean of the printed rows (data/paper_results.csv)"
 EQUAL = f"holds if printed and recomputed differ by at most {ROUNDED} points, what rounding can explain"
 ABOVE = "holds if the 95 % interval of the difference (over seeds, paired) lies above 0, does not if below; across 0 nothing is decided"
-REACHED = "holds if our mean reaches the printed number, does not if even the upper end of its 95 % interval stays below"
+REACHED = (
+    "holds if our mean reaches the printed number, does not if even the upper end of its 95 % interval stays below"
+)
 BOTH_KINDS = "(over seeds and test images, the methods as if independent; one seed decides nothing)"
 CLAIMS = (
     Claim("abstract-image", "DuMeNet achieves 98.5% image-level", "number", PAPER, EQUAL, "", _abstract("image_auroc")),
@@ -637,7 +715,15 @@ def document(evidence: Evidence) -> str:
     lines = [HEAD, f"{len(found)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n) + ".", ""]
     lines += ["| claim | kind | what was run | evidence | rule | verdict | from |", "|---|---|---|---|---|---|---|"]
     for claim, finding in found:
-        cells = (quoted(claim), claim.kind, claim.run, finding.evidence, claim.rule, f"**{finding.verdict}**", _links(finding.files))
+        cells = (
+            quoted(claim),
+            claim.kind,
+            claim.run,
+            finding.evidence,
+            claim.rule,
+            f"**{finding.verdict}**",
+            _links(finding.files),
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## What would decide more", ""]
     lines += [f"- {quoted(c)} ({f.verdict}): {c.needs}." for c, f in found if c.needs]

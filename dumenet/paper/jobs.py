@@ -166,7 +166,9 @@ class Job:
         settings = {k: v for k, v in _plain(self.settings).items() if k not in NOT_IN_NAME}
         if "train" in settings:  # processes share one batch: their number changes rounding alone
             settings["train"] = {k: v for k, v in settings["train"].items() if k not in ("devices", "nodes")}
-        data = {k: v for k, v in _plain(self.data).items() if k not in ("source", "categories", "normals")}  # see the images
+        data = {
+            k: v for k, v in _plain(self.data).items() if k not in ("source", "categories", "normals")
+        }  # see the images
         return {"settings": settings, "data": data, **dict(zip(("fingerprint", "masks"), _digests(self.dataset)))}
 
     @property
@@ -188,7 +190,9 @@ class Job:
     def request(self) -> dict[str, Any]:
         """The arguments of `plan` that give this job alone."""
         ten_classes = self.dataset.categories[0].startswith("{")
-        parts = (self.data.normals,) if ten_classes else () if self.data.categories == ("all",) else self.data.categories
+        parts = (
+            (self.data.normals,) if ten_classes else () if self.data.categories == ("all",) else self.data.categories
+        )
         return {
             "name": self.table, "source": self.data.source, "parts": parts, "methods": (self.column,),
             "seeds": (self.settings.seed,), "setting": self.setting, "overrides": self.overrides,
@@ -197,7 +201,13 @@ class Job:
     def command(self) -> str:
         """Runs this job again, from a clone of the project."""
         asked = self.request()
-        words = ["--table", self.table, "--data", self.data.source, *(["--category", *asked["parts"]] if asked["parts"] else [])]
+        words = [
+            "--table",
+            self.table,
+            "--data",
+            self.data.source,
+            *(["--category", *asked["parts"]] if asked["parts"] else []),
+        ]
         words += ["--method", self.column, "--seed", str(self.settings.seed)]
         words += ["--setting", self.setting] if self.setting != "unified" else []
         pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in self.overrides.items()]
@@ -211,7 +221,9 @@ class Job:
             return None
         told, identity = record.get("identity", {}), self.identity()
         told = {"masks": identity["masks"]} | told  # records older than it do not tell
-        same = _changed(told, identity) == {} and told.keys() == identity.keys()  # settings younger than it have their default
+        same = (
+            _changed(told, identity) == {} and told.keys() == identity.keys()
+        )  # settings younger than it have their default
         return record if same else None
 
 
@@ -234,7 +246,9 @@ def _changed(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_DIGESTS: WeakKeyDictionary[Dataset, tuple[str, str]] = WeakKeyDictionary()  # a worker opens its data set anew for each job
+_DIGESTS: WeakKeyDictionary[Dataset, tuple[str, str]] = (
+    WeakKeyDictionary()
+)  # a worker opens its data set anew for each job
 
 
 def _digests(dataset: Dataset) -> tuple[str, str]:
@@ -243,7 +257,10 @@ def _digests(dataset: Dataset) -> tuple[str, str]:
         masks = hashlib.sha256()
         for sample in dataset.test:
             with contextlib.suppress(OSError):  # whoever reads the masks has a sentence for it
-                masks.update(f"{sample.name} ".encode() + (hashlib.sha256(sample.mask.read_bytes()).digest() if sample.mask else b""))
+                masks.update(
+                    f"{sample.name} ".encode()
+                    + (hashlib.sha256(sample.mask.read_bytes()).digest() if sample.mask else b"")
+                )
         _DIGESTS[dataset] = fingerprint(dataset), masks.hexdigest()[:16]
     return _DIGESTS[dataset]
 
@@ -284,7 +301,9 @@ def plan(
         if key.split(".")[0] not in owners or "." not in key:
             raise unknown("owner of a setting", key, sorted(owners))
         if key.split(".", 1)[1] in ("seed", "cache", "state", "progress") and not key.startswith("data."):
-            raise DumenetError(f"{key} is not set like this: seeds are given by --seed, and folders by where a table is run.")
+            raise DumenetError(
+                f"{key} is not set like this: seeds are given by --seed, and folders by where a table is run."
+            )
     columns = {c: table.columns[c] for c in methods or table.columns}
     made: dict[DataConfig, Dataset] = {}
     jobs = []
@@ -330,7 +349,12 @@ def settings_of(column: str, what: Column, overrides: dict[str, Any], seed: int,
     """The settings dataclass of a column: its defaults, the column's own, then overrides, the nearest last."""
     method = METHODS[what.method]
     cls = typing.get_type_hints(method.__init__)["settings"]
-    pairs = [*_under(overrides, "all"), *_flat(what.settings), *_under(overrides, what.method), *_under(overrides, column)]
+    pairs = [
+        *_under(overrides, "all"),
+        *_flat(what.settings),
+        *_under(overrides, what.method),
+        *_under(overrides, column),
+    ]
     settings = config_from_dict(nested(pairs), cls, column)
     return replace(settings, seed=seed, cache=folders.cache)
 
@@ -359,7 +383,11 @@ def nested(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def run_jobs(
-    jobs: Sequence[Job], folders: Folders = Folders(), progress: bool = True, workers: int = 0, scheduler: str | None = None
+    jobs: Sequence[Job],
+    folders: Folders = Folders(),
+    progress: bool = True,
+    workers: int = 0,
+    scheduler: str | None = None,
 ) -> list[str]:
     """Run what has no results file yet; returns a sentence for each job that failed, and the others still run.
 
@@ -370,7 +398,9 @@ def run_jobs(
         scheduler: address of a Dask scheduler that runs already and sees the same folders under the same paths.
     """
     if workers or scheduler:
-        requests = {job.name: (job.request(), Folders(folders.home.absolute())) for job in jobs if job.finished() is None}
+        requests = {
+            job.name: (job.request(), Folders(folders.home.absolute())) for job in jobs if job.finished() is None
+        }
         said = sweep(_requested, requests, workers, scheduler, progress)
         return [f"{name}: {sentence}" for name, sentence in said.items() if sentence]
     failures = []
@@ -388,7 +418,9 @@ def _requested(request: dict[str, Any], folders: Folders) -> str | None:
     if not absolute.exists():  # "digits", say
         absolute = source
     (job,) = plan(**request | {"source": str(absolute)}, folders=folders)
-    return _taken(replace(job, data=replace(job.data, source=source)), folders)  # its record is that of any other process
+    return _taken(
+        replace(job, data=replace(job.data, source=source)), folders
+    )  # its record is that of any other process
 
 
 def _taken(job: Job, folders: Folders) -> str | None:
@@ -417,7 +449,9 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     dataset, state = job.dataset, folders.runs / f"table-{job.name}" / "state.pt"
     if not dataset.train or not dataset.test:
         raise DumenetError(f"{dataset.name} has no {'training' if not dataset.train else 'test'} images.")
-    watched = TABLES[job.table].columns[job.column].watched  # to go on after an interruption would lose what was seen before it
+    watched = (
+        TABLES[job.table].columns[job.column].watched
+    )  # to go on after an interruption would lose what was seen before it
     method = METHODS[job.method](replace(job.settings, state=None if watched else state))
     by_epoch: list[float | None] = []
     if watched:
@@ -425,7 +459,9 @@ def run_job(job: Job, folders: Folders = Folders()) -> dict[str, Any]:
     start = time.perf_counter()
     method.fit(dataset.train)
     fitted = time.perf_counter()
-    earlier = getattr(getattr(method, "trained", None), "earlier", 0.0)  # of a fit that was interrupted, and gone on with
+    earlier = getattr(
+        getattr(method, "trained", None), "earlier", 0.0
+    )  # of a fit that was interrupted, and gone on with
     scores, pooled = scores_of(method, dataset)
     scored = time.perf_counter()
     size = job.settings.features.image_size

@@ -1,6 +1,6 @@
 """Tables from results files alone: ours beside the paper's, differences, intervals; docs/TABLES.md is made from them.
 
-    python -m dumenet.paper.tables    # write docs/TABLES.md and its figures from the committed results
+python -m dumenet.paper.tables    # write docs/TABLES.md and its figures from the committed results
 """
 
 import io
@@ -49,11 +49,16 @@ def rows(records: Sequence[dict[str, Any]], paper: Sequence[PaperValue] = ()) ->
         for part, metrics in record["metrics"]["per_category"].items():
             by_seed = found.setdefault((record["column"], part), {})
             if record["seed"] in by_seed:
-                raise DumenetError(f"Two records for {record['column']}, {part}, seed {record['seed']}: keep one of them.")
+                raise DumenetError(
+                    f"Two records for {record['column']}, {part}, seed {record['seed']}: keep one of them."
+                )
             by_seed[record["seed"]] = metrics
     if not records:
         return []
-    table, other = TABLES[records[0]["table"]], records[0]["data"]["name"] == "digits"  # digits' splits are not CIFAR-10's
+    table, other = (
+        TABLES[records[0]["table"]],
+        records[0]["data"]["name"] == "digits",
+    )  # digits' splits are not CIFAR-10's
     printed = {(v.method, v.category, v.metric): v.value for v in paper if v.table == table.paper and not other}
     columns = [c for c in table.columns if any(c == key[0] for key in found)]
     parts = _in_paper_order({part for _, part in found}, table.paper, paper)
@@ -87,7 +92,9 @@ def _row(column: str, part: str, metric: str, runs: list[dict[str, dict]], paper
     if metric == "image_auroc" and all(m["image_auroc_ci"] for run in runs for m in run.values()):
         widths = [[50 * (m["image_auroc_ci"][1] - m["image_auroc_ci"][0]) for m in run.values()] for run in runs]
         shared = next(iter(runs[0])).startswith("{")
-        halves.append(statistics.fmean(statistics.fmean(run) if shared else math.hypot(*run) / len(run) for run in widths))
+        halves.append(
+            statistics.fmean(statistics.fmean(run) if shared else math.hypot(*run) / len(run) for run in widths)
+        )
     ours = statistics.fmean(means)
     known = [h for h in halves if h is not None] if metric != "image_auroc" or min(means) < 100 else []
     difference = None if paper is None else ours - paper
@@ -159,7 +166,9 @@ def against(records: Sequence[dict[str, Any]], reference: str) -> list[Differenc
     for metric in ("image_auroc", "pixel_auroc", "pro"):
         for column, by_seed in sorted(runs.items(), key=lambda item: list(columns).index(item[0])):
             base = runs[reference]
-            seeds = [s for s in sorted(by_seed) if len(by_seed[s]) == len(base.get(s, ()))] if column != reference else []
+            seeds = (
+                [s for s in sorted(by_seed) if len(by_seed[s]) == len(base.get(s, ()))] if column != reference else []
+            )
             pairs = [([m[metric] for m in by_seed[s]], [m[metric] for m in base[s]]) for s in seeds]
             if pairs and None not in [v for pair in pairs for values in pair for v in values]:
                 mean, half = seed_interval([100 * (statistics.fmean(a) - statistics.fmean(b)) for a, b in pairs])
@@ -252,7 +261,10 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
             lines += [versus(against(group, "default"), "default")]
-        lines += [f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)", ""]
+        lines += [
+            f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)",
+            "",
+        ]
     used = dict.fromkeys(r["method"] for group in groups(records).values() for r in group)
     return "\n".join([*lines, *budgets(used)]) + "\n", figures
 
@@ -279,8 +291,13 @@ def files(group: Sequence[dict[str, Any]]) -> str:
 def versus(differences: Sequence[Difference], reference: str) -> str:
     """Differences to a reference as a Markdown table."""
     metrics, columns = (list(dict.fromkeys(d[i] for d in differences)) for i in (1, 0))
-    cells = {(d.column, d.metric): f"{d.mean:+.1f}" + ("" if d.half is None else f" ± {d.half:.1f}") for d in differences}
-    lines = [f"| minus {reference} | " + " | ".join(METRICS[m] for m in metrics) + " | seeds |", "|---" * (len(metrics) + 2) + "|"]
+    cells = {
+        (d.column, d.metric): f"{d.mean:+.1f}" + ("" if d.half is None else f" ± {d.half:.1f}") for d in differences
+    }
+    lines = [
+        f"| minus {reference} | " + " | ".join(METRICS[m] for m in metrics) + " | seeds |",
+        "|---" * (len(metrics) + 2) + "|",
+    ]
     for column in columns:
         seeds = next(d.seeds for d in differences if d.column == column)
         lines.append(f"| {column} | " + " | ".join(cells.get((column, m), "–") for m in metrics) + f" | {seeds} |")
@@ -289,17 +306,38 @@ def versus(differences: Sequence[Difference], reference: str) -> str:
 
 def budgets(methods: Iterable[str]) -> list[str]:
     """How long each method trains here and in its own paper: from the settings table that opens its file."""
-    lines = ["## Budgets", "", "Every method that trains is cut far short of its own budget; the file of each has all settings.", ""]
+    lines = [
+        "## Budgets",
+        "",
+        "Every method that trains is cut far short of its own budget; the file of each has all settings.",
+        "",
+    ]
     lines += ["| method | original | ours |", "|---|---|---|"]
     for method in methods:
-        table = [[c.strip() for c in line.split("|")[1:-1]] for line in sys.modules[METHODS[method].__module__].__doc__.splitlines()]
+        table = [
+            [c.strip() for c in line.split("|")[1:-1]]
+            for line in sys.modules[METHODS[method].__module__].__doc__.splitlines()
+        ]
         said = [row for row in table if len(row) == 4 and row[0] in BUDGET_ROWS]
         name = f"[{method}](../{METHODS[method].__module__.replace('.', '/')}.py)"
         lines += [f"| {name}: {setting} | {original} | {ours} |" for setting, original, ours, _ in said]
     return lines
 
 
-BUDGET_ROWS = ("width", "target", "outliers", "students", "steps", "training", "optimiser", "stopping", "backbone", "network", "encoder", "frozen network")
+BUDGET_ROWS = (
+    "width",
+    "target",
+    "outliers",
+    "students",
+    "steps",
+    "training",
+    "optimiser",
+    "stopping",
+    "backbone",
+    "network",
+    "encoder",
+    "frozen network",
+)
 
 
 def main(home: Path = Path(".")) -> int:

@@ -79,7 +79,8 @@ def test_learning_rate_climbs_and_falls():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size"), [("vit_tiny_patch16_224", 224), ("vit_tiny_patch16_224", 128), ("vit_small_patch14_dinov2", 224)]
+    ("backbone", "size"),
+    [("vit_tiny_patch16_224", 224), ("vit_tiny_patch16_224", 128), ("vit_small_patch14_dinov2", 224)],
 )
 def test_a_vision_transformer(parts, backbone, size):
     """At the size it was made for or another (DINOv2's is 518); stages of one width need no projection."""
@@ -135,7 +136,9 @@ def test_scores_by_hand(parts):
 
 
 def test_same_seed_same_scores(parts, seed_decides):
-    seed_decides(lambda seed: Dinomaly(DinomalySettings(**SMALL | {"grid": 8}, steps=3, seed=seed, cache=parts[1])), train=8)
+    seed_decides(
+        lambda seed: Dinomaly(DinomalySettings(**SMALL | {"grid": 8}, steps=3, seed=seed, cache=parts[1])), train=8
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"groups": 0}, {"groups": 5, "layers": 5}, {"layers": 3}, {"width": 100}])

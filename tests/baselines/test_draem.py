@@ -8,7 +8,17 @@ from skimage.metrics import structural_similarity
 from torchvision.ops import sigmoid_focal_loss
 
 from dumenet.baselines.draem import (
-    CHANGES, DRAEM, DRAEMSettings, Net, changed, drawn, focal_loss, paint, perlin, ssim, texture_source,
+    CHANGES,
+    DRAEM,
+    DRAEMSettings,
+    Net,
+    changed,
+    drawn,
+    focal_loss,
+    paint,
+    perlin,
+    ssim,
+    texture_source,
 )  # fmt: skip
 from dumenet.config import FeatureConfig
 from dumenet.errors import DumenetError

@@ -8,7 +8,14 @@ from scipy import ndimage
 from torch import nn
 
 from dumenet.baselines.fcdd import (
-    FCDD, FCDDSettings, fcdd_loss, placed_gaussians, pseudo_huber, receptive_field, soft_square, with_confetti,
+    FCDD,
+    FCDDSettings,
+    fcdd_loss,
+    placed_gaussians,
+    pseudo_huber,
+    receptive_field,
+    soft_square,
+    with_confetti,
 )  # fmt: skip
 from dumenet.config import FeatureConfig
 from dumenet.data import Sample, load_image

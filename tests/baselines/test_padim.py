@@ -31,7 +31,9 @@ def test_finds_defects(parts, judged):
 def test_the_seed_chooses_the_channels(parts):
     kept = []
     for seed in (0, 0, 1):
-        settings = PaDiMSettings(features=FeatureConfig(image_size=128), grid=16, channels=20, cache=parts[1], seed=seed)
+        settings = PaDiMSettings(
+            features=FeatureConfig(image_size=128), grid=16, channels=20, cache=parts[1], seed=seed
+        )
         method = PaDiM(settings)
         method.fit(parts[0].train[:4])
         kept.append(method.kept.tolist())

@@ -9,8 +9,19 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from dumenet.baselines.patchsvdd import BIG, LATTICE, SIDES, SMALL, Encoder, PatchSVDD, PatchSVDDSettings
-from dumenet.baselines.patchsvdd import crops, nearest, pairs, spread
+from dumenet.baselines.patchsvdd import (
+    BIG,
+    LATTICE,
+    SIDES,
+    SMALL,
+    Encoder,
+    PatchSVDD,
+    PatchSVDDSettings,
+    crops,
+    nearest,
+    pairs,
+    spread,
+)
 from dumenet.config import FeatureConfig
 from dumenet.errors import DumenetError
 

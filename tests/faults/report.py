@@ -55,7 +55,12 @@ def record(files):
         bad |= int(pytest.main([file, "-q", "--rootdir", str(ROOT)], plugins=[outcomes]))
         for ran, tests in outcomes.files.items():
             command = f"{f'FAULTS={times} ' if times else ''}python -m pytest {ran}"
-            known[ran] = {"command": command, "seconds": round(time.perf_counter() - start, 1), "tests": tests, "machine": machine("cpu")}
+            known[ran] = {
+                "command": command,
+                "seconds": round(time.perf_counter() - start, 1),
+                "tests": tests,
+                "machine": machine("cpu"),
+            }
     write_result(path, {"name": name, "kills": times or 1, "files": known})
     return bad
 
@@ -69,7 +74,12 @@ def document(home=ROOT):
         lines += [f"## {kind}", "", f"Each kind of work killed at {told['kills']} random moment(s).", ""]
         for file, ran in sorted(told["files"].items()):
             about = ast.get_docstring(ast.parse((home / file).read_text(encoding="utf-8"))).splitlines()[0]
-            lines += [f"### {about}", "", f"`{ran['command']}`: {ran['seconds']} s on {ran['machine']['cpu_count']} cores.", ""]
+            lines += [
+                f"### {about}",
+                "",
+                f"`{ran['command']}`: {ran['seconds']} s on {ran['machine']['cpu_count']} cores.",
+                "",
+            ]
             lines += ["| what is claimed | cases | passed | failed | skipped |", "|---|---|---|---|---|"]
             for name, test in ran["tests"].items():
                 counts = [test["outcomes"].get(k, 0) for k in ("passed", "failed", "skipped")]

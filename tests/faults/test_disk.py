@@ -119,7 +119,9 @@ def disk():
     """A small disk of its own."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs", folder], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs", folder], capture_output=True
+        ).returncode:
             pytest.skip("mounting a tmpfs is not allowed here; the other way of a full disk is tested")
         try:
             yield Path(folder)
@@ -136,7 +138,9 @@ def sentence(do, capfd):
         return str(error)
     out, error = capfd.readouterr()
     assert "Traceback" not in out + error
-    (line,) = {x for x in (out + "\n" + error).replace("\r", "\n").splitlines() if "Cannot " in x or "DumenetError" in x}
+    (line,) = {
+        x for x in (out + "\n" + error).replace("\r", "\n").splitlines() if "Cannot " in x or "DumenetError" in x
+    }
     return line
 
 
@@ -214,9 +218,13 @@ def test_a_folder_without_permission(work, capfd):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
 def test_an_output_that_cannot_be_written():
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "dumenet.cli", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "dumenet.cli", "--help"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
         assert "Traceback" not in done.stderr
-        called = "from dumenet import cli; cli._doctor = lambda args: print('x'); raise SystemExit(cli.main(['doctor']))"
+        called = (
+            "from dumenet import cli; cli._doctor = lambda args: print('x'); raise SystemExit(cli.main(['doctor']))"
+        )
         done = subprocess.run([sys.executable, "-c", called], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "Cannot use the output (No space left on device): free some space" in done.stderr
@@ -242,7 +250,9 @@ TRAIN = "train --config tiny.yaml --data photos"
 @pytest.mark.parametrize("step", ["content_key", "_read_ahead", "load_mask"])
 def test_an_image_vanishes_between_listing_and_reading(home, monkeypatch, capfd, step):
     """Before it is hashed, before it is decoded; its mask before it is compared."""
-    victim = home / ("photos/bolt/ground_truth/hole/012_mask.png" if step == "load_mask" else "photos/felt/train/good/005.png")
+    victim = home / (
+        "photos/bolt/ground_truth/hole/012_mask.png" if step == "load_mask" else "photos/felt/train/good/005.png"
+    )
     kept, room = victim.read_bytes(), experiment if step == "load_mask" else features
     read = getattr(room, step)
 
@@ -390,7 +400,9 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
 def test_a_killed_data_set_is_cleared_away_and_a_running_one_is_not(tmp_path):
     runs = "import sys, time; from dumenet.data import make_factory\n"
-    runs += "make_factory(sys.argv[1], categories='cap', size=64, progress=lambda *_: (print(flush=True), time.sleep(60)))"
+    runs += (
+        "make_factory(sys.argv[1], categories='cap', size=64, progress=lambda *_: (print(flush=True), time.sleep(60)))"
+    )
     workers = [subprocess.Popen([sys.executable, "-c", runs, tmp_path / "f"], stdout=subprocess.PIPE) for _ in range(2)]
     try:
         for worker in workers:

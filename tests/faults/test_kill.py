@@ -28,7 +28,9 @@ EPOCHS, BATCH = 6, 2  # of drive.py
 def start(work, home):
     command = [sys.executable, str(DRIVE), work, str(home)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def finish(work, home):
@@ -79,8 +81,12 @@ def lesson(path, number):
     """A notebook that takes its time and writes a results file."""
     cells = [
         nbformat.v4.new_code_cell('profile = "quick"', metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(f"import time\nfrom pathlib import Path\nfrom dumenet.results import write_result\ntime.sleep({number})"),
-        nbformat.v4.new_code_cell(f'write_result(Path("../data/results/{number}.json"), {{"profile": profile, "lesson": {number}}})'),
+        nbformat.v4.new_code_cell(
+            f"import time\nfrom pathlib import Path\nfrom dumenet.results import write_result\ntime.sleep({number})"
+        ),
+        nbformat.v4.new_code_cell(
+            f'write_result(Path("../data/results/{number}.json"), {{"profile": profile, "lesson": {number}}})'
+        ),
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path.parent.mkdir(exist_ok=True)

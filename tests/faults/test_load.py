@@ -24,7 +24,11 @@ JOBS, STEPS = (1000, 10_000) if FULL else (40, 600)
 WORKERS = 2
 LEAK = 40 if FULL else 200  # kB a job that a worker may grow by: over a few jobs a worker still warms up
 LEAK_HERE = 20  # the same without Dask, whose logs grow until they are full
-CHOSEN = {"all.features.image_size": 64, "all.features.backbone": "mobilenetv3_small_050", "all.features.weights": "random"}
+CHOSEN = {
+    "all.features.image_size": 64,
+    "all.features.backbone": "mobilenetv3_small_050",
+    "all.features.weights": "random",
+}
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory and children are read in /proc")
 
@@ -120,7 +124,9 @@ def test_a_sweep_of_many_small_jobs(tmp_path, monkeypatch):
     records = [json.loads(path.read_text()) for path in tmp_path.glob("data/results/*.json")]
     assert sorted(record["seed"] for record in records) == list(range(JOBS))
     longest = max(map(len, seen.values()))
-    grown = [growth(values) for values in seen.values() if len(values) > longest / 2]  # not git, which a worker asks for its commit
+    grown = [
+        growth(values) for values in seen.values() if len(values) > longest / 2
+    ]  # not git, which a worker asks for its commit
     assert len(grown) == WORKERS and max(grown) < LEAK, f"grown by {grown} kB a job"
     for _ in range(50):
         if below(os.getpid()) <= before:

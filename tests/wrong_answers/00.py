@@ -47,4 +47,7 @@ def index(labels, scores):
     return int(np.argmin([abs((scores[labels == 1] > x).mean() - (scores[labels == 0] <= x).mean()) for x in t]))
 
 
-WRONG = {"00_1": [ties_lose, ties_win, turned, not_divided, for_each], "00_2": [accuracy, middle, median, counts, index]}
+WRONG = {
+    "00_1": [ties_lose, ties_win, turned, not_divided, for_each],
+    "00_2": [accuracy, middle, median, counts, index],
+}

@@ -56,4 +56,7 @@ def on_all(scores, labels, half):
     return auroc(labels[half], scores[best][half]), auroc(labels[~half], scores[best][~half])
 
 
-WRONG = {"01_1": [smallest, no_mean, coordinates, uncentred, rows], "01_2": [each_its_own, swapped, on_the_other, last, on_all]}
+WRONG = {
+    "01_1": [smallest, no_mean, coordinates, uncentred, rows],
+    "01_2": [each_its_own, swapped, on_the_other, last, on_all],
+}
