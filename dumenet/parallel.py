@@ -52,7 +52,7 @@ class Processes:
         logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
         here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or count())
         strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
-        self.fabric = Fabric(device.type, strategy, devices=here, num_nodes=count() // here)
+        self.fabric = Fabric(accelerator=device.type, strategy=strategy, devices=here, num_nodes=count() // here)
         self.fabric.launch()
         self.device = self.fabric.device
 

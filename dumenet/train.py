@@ -63,7 +63,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: 
         return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     if config.schedule == "onecycle":
         climb = max(0.1, 1.5 / max(total, 2))  # of ten steps or fewer, a tenth would be none: torch divides by it
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total + 1, pct_start=climb)
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=climb)
     return torch.optim.lr_scheduler.StepLR(optimizer, config.step_epoch * epoch)
 
 
