@@ -62,7 +62,7 @@ def _version(package: str) -> str:
 def _machine(home: Path) -> Findings:
     import torch
 
-    from dumenet.train import pick_device
+    from dumenet.checkpoint import pick_device
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gpus += ["Apple's (mps)"] if torch.backends.mps.is_available() else []

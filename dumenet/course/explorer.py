@@ -22,9 +22,9 @@ from scipy import ndimage
 from dumenet.course.pictures import PictureDecoder, backbone_features
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
-from dumenet.evaluate import upsample
 from dumenet.experiment import Outcome
 from dumenet.plots import LUMA, picture
+from dumenet.score import upsample
 
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
 TOP = 2.0  # units at the upper end of the colour scale
