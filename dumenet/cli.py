@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dumenet.config import CONFIGS
-from dumenet.errors import MENDS, DumenetError, refused, unknown
+from dumenet.errors import DISK_FIXES, DumenetError, refused, unknown
 
 EXAMPLES = """examples:
   dumenet data make                                  generate the embedded factory data set in data/factory
@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
   dumenet classroom                                  the lessons as student's and instructor's copies
-  dumenet doctor                                     what this machine has, will use and lacks
+  dumenet doctor                                     what was found on this machine, what will be used, what is missing
 """
 MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             2,
             f"Cannot use {_cut(error.filename)} ({error.strerror or error}): name another file or folder.",
         )
-        if error.errno in MENDS:
+        if error.errno in DISK_FIXES:
             sentence = str(refused(f"use {_cut(error.filename or 'the output')}", error))
         if error.filename is None:
             with contextlib.suppress(OSError):  # Python would try once more at its end
@@ -190,7 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     classroom.set_defaults(run=_classroom)
 
-    doctor = _add(commands, "doctor", "what this machine has, what will be used, and what is missing with its mend")
+    doctor = _add(
+        commands, "doctor", "what was found on this machine, what will be used, and what is missing, each with its fix"
+    )
     doctor.add_argument(
         "--freeze", action="store_true", help="instead: the installed versions, as in docs/constraints.txt"
     )
@@ -449,14 +451,14 @@ def _classroom(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from dumenet.doctor import examine, lock, report
+    from dumenet.doctor import examine, lock
 
     if args.freeze:
         print("\n".join(lock()))
         return 0
-    findings = examine()
-    print(report(findings))
-    return 1 if any(f.state == "MISSING" for f in findings) else 0
+    text, ready = examine()
+    print(text)
+    return 0 if ready else 1
 
 
 def _explore(args: argparse.Namespace) -> None:

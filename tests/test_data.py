@@ -247,7 +247,7 @@ BAD = {
     "empty category": (lambda r: (r / "e/train/good").mkdir(parents=True), read_folder, "e holds no images"),
     "unknown category": (lambda r: None, lambda r: read_folder(r, "nutt"), "nutt.*did you mean 'nut'"),
     "no category": (lambda r: None, lambda r: read_folder(r, []), "name some of cloth, nut"),
-    "index not JSON": (lambda r: (r / INDEX).write_text("{oops\n"), read_folder, "train.json line 1.*mend it"),
+    "index not JSON": (lambda r: (r / INDEX).write_text("{oops\n"), read_folder, "train.json line 1.*fix it"),
     "index not an object": (lambda r: (r / INDEX).write_text("\n[1]\n"), read_folder, "train.json line 2"),
     "index lacks a field": (lambda r: _one_line(r / INDEX, label=None), read_folder, "train.json line 1.*label"),
     "index names a ghost": (lambda r: _one_line(r / INDEX, filename="nut/x.png"), read_folder, "x.png.*delete"),

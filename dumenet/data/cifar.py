@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from dumenet.data.images import IMAGE_SUFFIXES, content_key, open_image, to_rgb
 from dumenet.data.samples import Dataset, Sample
-from dumenet.errors import MENDS, DumenetError, refused, unknown
+from dumenet.errors import DISK_FIXES, DumenetError, refused, unknown
 
 SPLITS = ("01234", "56789", "02468", "13579")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -194,7 +194,7 @@ def fetch(url: str, path: Path, sha256: str, size: int) -> Path:
                 return path
             error = "the connection broke off"
     except (OSError, HTTPException) as caught:  # urllib's errors are OSErrors
-        if isinstance(caught, OSError) and caught.errno in MENDS:
+        if isinstance(caught, OSError) and caught.errno in DISK_FIXES:
             raise refused(f"download to {part}", caught, "what has come is kept") from None
         error = " ".join(str(caught).split()) or type(caught).__name__
     have = part.stat().st_size if part.is_file() else 0

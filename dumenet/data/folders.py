@@ -328,7 +328,7 @@ def _from_line(line: str, images: Path, where: str) -> Sample:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise DumenetError(
             f"{where} is not a JSON object with filename, label, label_name and clsname: "
-            "mend it, or delete the file to have the folder itself read."
+            "fix it, or delete the file to have the folder itself read."
         ) from None
     for word in (category, kind):  # both become part of file names
         if word in (".", "..") or "/" in word or "\\" in word or _is_no_text(word):
