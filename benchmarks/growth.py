@@ -36,12 +36,13 @@ from dumenet import features, plots
 from dumenet.config import Config, make_config
 from dumenet.data import Dataset, Sample, load_image
 from dumenet.data.factory import render
-from dumenet.evaluate import score, set_thresholds
+from dumenet.score import score, set_thresholds
 from dumenet.experiment import evaluate
 from dumenet.features import Backbone, Features, extract
 from dumenet.models import build_model
 from dumenet.results import peak_memory_mb, write_atomic
-from dumenet.train import Trained, split_holdout, train
+from dumenet.checkpoint import Trained
+from dumenet.train import split_holdout, train
 
 NAME, TITLE = "bench-growth", "Growth"
 IMAGES, CATEGORIES, GRIDS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000), (1, 3, 10, 30, 60), (14, 28, 42, 56)

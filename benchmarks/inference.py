@@ -29,7 +29,7 @@ from dumenet.baselines import padim, patchcore
 from dumenet.config import make_config
 from dumenet.data import Dataset, load_image, load_mask, open_dataset
 from dumenet.data.images import open_image
-from dumenet.evaluate import upsample
+from dumenet.score import upsample
 from dumenet.experiment import Folders, run
 from dumenet.features import READERS, Backbone, Features
 from dumenet.metrics import auroc, image_score

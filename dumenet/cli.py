@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   dumenet train --data mvtec/ --category bottle tire one unified model for two categories
   dumenet train --data mvtec/ --separate             one model for each category
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
-  dumenet train --config laptop --data photos/       half the layers, no dropout: less than half the training
+  dumenet train --data photos/ --set train.steps=400 a first try in two minutes
   dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
   dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
@@ -135,10 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("checkpoint", type=Path, help="a checkpoint, or a file of `dumenet export`")
     predict.add_argument("images", type=Path, help="an image or a folder")
     predict.add_argument("--out", type=Path, default=Path("build/predictions"))
-    predict.add_argument("--category", default="all", help="whose threshold to use (default: the common one)")
+    predict.add_argument("--category", default="all", help="of the images (default: found for each)")
     predict.add_argument("--device", default="auto", help="of the runtime torch")
     predict.add_argument(
-        "--runtime", choices=("torch", "onnx", "openvino", "openvino-bf16"),
+        "--runtime", choices=("torch", "onnx", "openvino"),
         help="what computes (default: torch, or onnx for an exported file)",
     )  # fmt: skip
     predict.set_defaults(run=_predict)
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("checkpoint", type=Path)
     export.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
     export.add_argument(
-        "--int8", action="store_true", help="matrix products in 8 bits: a smaller file, slightly other maps"
+        "--error", choices=("norm", "mahalanobis"), help="length of the error (default: the checkpoint's own)"
     )
     export.set_defaults(run=_export)
 
@@ -265,7 +265,6 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _train(args: argparse.Namespace) -> None:
     from dumenet.config import config_from_dict, load_config, merge
     from dumenet.experiment import per_category, run
-    from dumenet.parallel import check_start
 
     values = {}
     if args.config:
@@ -279,9 +278,9 @@ def _train(args: argparse.Namespace) -> None:
     seeds = [{"train.seed": seed} for seed in args.seed or ()] or [{}]
     configs = [config_from_dict(merge(values, seed)) for seed in seeds]
     for config in configs:
-        check_start(config.train.nodes)
         for one in per_category(config) if args.separate else [config]:
-            _report(run(one, tag=args.tag).record)
+            if outcome := run(one, tag=args.tag):
+                _report(outcome.record)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -369,7 +368,7 @@ def _run_label(record: dict[str, Any]) -> str:
     chosen = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}
     default = to_dict(make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"]))
     usual = to_dict(make_config())
-    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "devices", "nodes", "bootstrap")
+    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "bootstrap")
     options = [f"{k} {v}" for k, v in chosen.items() if v not in (usual["model"]["preset"], usual["train"]["recipe"])]
     for part in ("model", "features", "train", "evaluation"):
         options += [f"{k} {v}" for k, v in config[part].items() if k not in hidden and v != default[part][k]]
@@ -396,7 +395,7 @@ def _export(args: argparse.Namespace) -> None:
     from dumenet.predict import export
 
     out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.onnx"
-    print(f"The graph is in {export(args.checkpoint, out, args.int8)}.")
+    print(f"The graph is in {export(args.checkpoint, out, args.error)}.")
 
 
 # option -> what it is where it is not given

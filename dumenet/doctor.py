@@ -112,7 +112,7 @@ def _devices() -> tuple[str, list[Finding]]:
     """The device that "auto" takes, and all there are."""
     import torch
 
-    from dumenet.train import pick_device
+    from dumenet.checkpoint import pick_device
 
     found = [Finding("devices", "ok", f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads")]
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

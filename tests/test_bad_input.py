@@ -29,7 +29,7 @@ from dumenet.cli import main
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.data.cifar import CLASSES
 from dumenet.errors import DumenetError
-from dumenet.train import load_checkpoint, save_checkpoint
+from dumenet.checkpoint import load_checkpoint, save_checkpoint
 
 TRAIN = "train --config tiny.yaml --data photos"
 PREDICT = "predict checkpoint.pt photos"

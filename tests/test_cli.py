@@ -14,7 +14,7 @@ from dumenet import predict
 from dumenet.cli import _parser, main
 from dumenet.errors import DumenetError
 from dumenet.experiment import evaluate_checkpoint
-from dumenet.train import load_checkpoint, save_checkpoint
+from dumenet.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

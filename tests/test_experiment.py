@@ -14,7 +14,7 @@ from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
 from dumenet.experiment import Folders, evaluate_checkpoint, load_data, per_category, run, run_name
 from dumenet.metrics import METRICS
-from dumenet.train import load_checkpoint
+from dumenet.checkpoint import load_checkpoint
 
 
 @pytest.fixture

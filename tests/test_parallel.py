@@ -22,11 +22,12 @@ from dumenet.cli import main
 from dumenet.config import make_config, to_dict
 from dumenet.data import open_dataset
 from dumenet.errors import DumenetError
-from dumenet.evaluate import score
+from dumenet.score import score
 from dumenet.experiment import Folders, run, run_name
 from dumenet.models import build_model
 from dumenet.paper import jobs, tables
-from dumenet.train import load_checkpoint, save_checkpoint, train
+from dumenet.checkpoint import load_checkpoint, save_checkpoint
+from dumenet.train import train
 
 EPOCHS = 40  # of the run that is killed
 LIMIT = 150  # seconds that no run here may take, on a busy machine

@@ -250,3 +250,4 @@ def test_the_drawing_of_the_network_is_of_the_default_configuration():
         assert part in words, part
     drawn = (m.memory_mode, m.decoder_reads, m.spatial_layout, m.spatial_similarity, m.target, m.neck)
     assert drawn == ("both", "memory", "map", "ssim", "standardised", "plain"), "the boxes and arrows show these"
+    assert config.evaluation.error == "mahalanobis" and "length in units of its normal spread" in words

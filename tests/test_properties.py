@@ -21,12 +21,12 @@ from dumenet.config import Config, config_from_dict, load_config, to_dict
 from dumenet.data import Sample, load_image, load_mask, read_cifar10, read_index
 from dumenet.data.cifar import CLASSES
 from dumenet.errors import DumenetError, shown
-from dumenet.evaluate import upsample
+from dumenet.score import upsample
 from dumenet.metrics import auroc, auroc_interval, average_precision, evaluate_scores, f1_max, image_score, pro
 from dumenet.models import build_model
 from dumenet.models.layers import jitter, neighbour_mask
 from dumenet.models.memory import ChannelMemory, Fusion, SpatialMemory, ssim
-from dumenet.train import Trained, load_checkpoint, save_checkpoint
+from dumenet.checkpoint import Trained, load_checkpoint, save_checkpoint
 
 CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(

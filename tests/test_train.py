@@ -10,7 +10,7 @@ import torch
 
 from dumenet.config import config_from_dict, make_config, to_dict
 from dumenet.errors import DumenetError
-from dumenet.evaluate import score, set_thresholds, upsample, verdicts
+from dumenet.score import score, set_thresholds, upsample, verdicts
 from dumenet.metrics import image_score
 from dumenet.train import (
     compiled,

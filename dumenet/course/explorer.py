@@ -22,9 +22,9 @@ from scipy import ndimage
 from dumenet.course.pictures import PictureDecoder, backbone_features
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
-from dumenet.evaluate import upsample
 from dumenet.experiment import Outcome
 from dumenet.plots import overlay, picture
+from dumenet.score import upsample
 
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
 TOP = 2.0  # units at the upper end of the colour scale
@@ -119,8 +119,9 @@ class Session:
                 )
         self.samples = {s.name: s for s in first.test.samples}
         self.dataset, self.features = first.dataset, first.test
-        self.stage_channels = dict(zip(first.trained.config.features.stages, first.trained.stage_channels))
-        self.size, self.grid = first.trained.config.features.image_size, first.trained.config.features.grid
+        features = first.trained.config.features
+        self.stage_channels = dict(zip(features.stages, first.trained.stage_channels))
+        self.size, self.grid, self.align = features.image_size, features.grid, features.align
         self._index = {name: i for i, name in enumerate(self.samples)}
         for method in ("photo", "truth", "decoded", "look", "anomaly_map", "unit"):
             setattr(self, method, lru_cache(64)(getattr(self, method)))
@@ -210,7 +211,7 @@ class Session:
         """(S, S) anomaly map in units, of all channels or those of one stage alone."""
         grid = stage_map(self.look(model, image).difference, self.stage_channels, stage)  # (H, W)
         unit = self.unit(model, self.samples[image].category, stage)
-        return upsample(torch.from_numpy(grid / unit)[None], self.size)[0].numpy()
+        return upsample(torch.from_numpy(grid / unit)[None], self.size, self.align)[0].numpy()
 
     def unit(self, model: str, category: str, stage: int | str = "all") -> float:
         """The score that counts as 1: the verdict's threshold; without one, the median image score of the category.
@@ -360,7 +361,6 @@ def draw_heatmap(
 
 def pane(session: Session, state: State, model: str | None = None, ring: bool = False) -> np.ndarray:
     """The photograph, or the heatmap of `model` on it, with the truth: (SIDE, SIDE, 3). `ring`: at the position."""
-    last = session.grid - 1
     return draw_heatmap(
         session.photo(state.image),
         None if model is None else session.anomaly_map(model, state.image, state.stage),
@@ -368,7 +368,7 @@ def pane(session: Session, state: State, model: str | None = None, ring: bool = 
         state.colour_map,
         state.threshold,
         session.truth(state.image),
-        (state.row / last, state.column / last) if ring else None,  # grid points lie on the corners, as in `upsample`
+        ((state.row + 0.5) / session.grid, (state.column + 0.5) / session.grid) if ring else None,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dumenet.checkpoint import pick_device
 from dumenet.config import Config, to_dict
 from dumenet.data import Sample, fingerprint, load_image
 from dumenet.errors import DumenetError
@@ -25,7 +26,6 @@ from dumenet.features import Backbone, Features, extract, progress_bar
 from dumenet.models import PositionGaussian
 from dumenet.models.layers import Standardise
 from dumenet.results import write_atomic
-from dumenet.train import pick_device
 
 SIZE = 112  # pixels of a decoded picture
 PASTES, ALTERED = 6, 200  # pieces pasted into an image; most altered images to compute features of

@@ -66,9 +66,9 @@ class Picture(anywidget.AnyWidget):
         if (old) URL.revokeObjectURL(old);
       };
       const place = () => {
-        const last = model.get("grid") - 1, [row, column] = model.get("place");
-        ring.hidden = last < 1;
-        ring.style.top = 100 * row / last + "%"; ring.style.left = 100 * column / last + "%";
+        const grid = model.get("grid"), [row, column] = model.get("place");
+        ring.hidden = grid < 2;
+        ring.style.top = 100 * (row + 0.5) / grid + "%"; ring.style.left = 100 * (column + 0.5) / grid + "%";
       };
       const move = (row, column) => {
         const last = model.get("grid") - 1, inside = (x) => Math.min(Math.max(x, 0), last);
@@ -80,8 +80,8 @@ class Picture(anywidget.AnyWidget):
       if (model.get("grid") > 1) {
         image.tabIndex = 0; image.style.cursor = "crosshair";
         image.addEventListener("click", (e) => {
-          const b = image.getBoundingClientRect(), last = model.get("grid") - 1;
-          move(Math.round((e.clientY - b.top) / b.height * last), Math.round((e.clientX - b.left) / b.width * last));
+          const b = image.getBoundingClientRect(), grid = model.get("grid");
+          move(Math.floor((e.clientY - b.top) / b.height * grid), Math.floor((e.clientX - b.left) / b.width * grid));
         });
         image.addEventListener("keydown", (e) => {
           const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[e.key];

@@ -350,7 +350,16 @@ SCENES: dict[str, tuple[Callable[[Canvas, Rng, str, Rng], Array], tuple[str, ...
     "weave": (weave, ("float", "hole", "loose_thread", "stain", "swapped_threads")),
 }  # category: its scene, its defect kinds
 LOGICAL = frozenset(
-    ["misplaced_dock", "mirrored_print", "wrong_number", "wrong_slot", "shifted_hole", "turned_tile", "float", "swapped_threads"]
+    [
+        "misplaced_dock",
+        "mirrored_print",
+        "wrong_number",
+        "wrong_slot",
+        "shifted_hole",
+        "turned_tile",
+        "float",
+        "swapped_threads",
+    ]
 )  # defect kinds whose every part is well formed, but not where or what it should be
 RELIT = "biscuit"  # the category whose test images are lit a little differently from its training images
 

@@ -20,7 +20,7 @@ from dumenet.baselines.dinomaly import (
 from dumenet.baselines.protocol import features_of
 from dumenet.config import FeatureConfig
 from dumenet.errors import DumenetError
-from dumenet.evaluate import upsample
+from dumenet.score import upsample
 from dumenet.features import Backbone
 
 
