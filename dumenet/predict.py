@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import colormaps, get_data_path
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from dumenet.data import IMAGE_SUFFIXES, Sample, load_image
 from dumenet.errors import DumenetError, unknown
 from dumenet.features import READERS, Backbone, progress_bar, read_ahead
 from dumenet.metrics import pool
+from dumenet.plots import overlay
 from dumenet.results import write_atomic
 from dumenet.score import evaluated, lengths, upsample, verdicts
 
@@ -196,8 +197,8 @@ def predict(
 
     def draw(row: dict[str, object], image: np.ndarray, anomaly_map: np.ndarray) -> None:
         threshold = float(row["threshold"]) if row["threshold"] else None
-        overlay = _overlay(image, anomaly_map, threshold, f"{row['image']}: {row['verdict']}")
-        write_atomic(_beside(out / str(row["image"])), overlay)
+        page = _overlay(image, anomaly_map, threshold, f"{row['image']}: {row['verdict']}")
+        write_atomic(_beside(out / str(row["image"])), page)
 
     try:
         with (
@@ -247,16 +248,13 @@ def _beside(image: Path) -> Path:
 
 
 def _overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None, title: str) -> bytes:
-    """PNG of the image beside its heatmap, in the colours of `plots.heatmap`: a figure of matplotlib takes many times as long."""
+    """PNG of the image (S, S, 3) beside its `overlay`; a figure of matplotlib would take many times as long."""
     top = 2 * threshold if threshold else float(anomaly_map.max())
     side = math.ceil(PANEL / len(image)) * len(image)
-    shares = np.clip(anomaly_map / max(top, 1e-12), 0, 1)  # of the scale; (S, S)
-    colours = Image.fromarray(colormaps["magma"](shares, bytes=True)[..., :3])
-    picture = Image.fromarray(image)
-    heatmap = Image.blend(picture.convert("L").convert("RGB"), colours, 0.5)  # grey, so that all colour is score
     page = Image.new("RGB", (2 * side + 3 * GAP, TITLE + side + GAP), "white")
-    for i, panel in enumerate((picture, heatmap)):
-        page.paste(panel.resize((side, side), Image.Resampling.NEAREST), (GAP + i * (side + GAP), TITLE))
+    for i, panel in enumerate((image, overlay(image, anomaly_map, top))):
+        panel = Image.fromarray(panel).resize((side, side), Image.Resampling.NEAREST)
+        page.paste(panel, (GAP + i * (side + GAP), TITLE))
     title = " ".join(title.split())  # one line
     title = title if len(title) < 90 else f"{title[:40]}...{title[-40:]}"
     font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)

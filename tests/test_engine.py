@@ -29,7 +29,6 @@ from dumenet.experiment import Folders, run
 from dumenet.features import Backbone, extract
 from dumenet.metrics import POOLINGS, image_score
 from dumenet.models import build_model
-from dumenet.plots import LUMA
 from dumenet.predict import GAP, INSIDE, OUTPUTS, TITLE, Detector, Graph, _overlay, load_detector, pooled, predict
 from dumenet.checkpoint import Trained, save_checkpoint
 
@@ -378,7 +377,7 @@ def test_an_overlay_has_the_colours_of_a_heatmap_and_the_threshold_in_their_midd
     pixel = lambda x: np.array(page.getpixel((x, TITLE + 50)), float)  # noqa: E731
     assert side % 112 == 0 and page.height == TITLE + side + GAP
     assert np.array_equal(pixel(GAP + 5), image[0, 0])
-    grey = image[0, 0] @ np.array(LUMA)
+    grey = image[0, 0] @ np.array([0.299, 0.587, 0.114])
     for x, share in ((5, 0.0), (side - 5, 0.5)):
         expected = (np.array(colormaps["magma"](share)[:3]) * 255 + grey) / 2
         assert np.abs(pixel(2 * GAP + side + x) - expected).max() < 2
