@@ -1,4 +1,4 @@
-"""Nothing that is read can run code: no pickle, plain YAML, no program started by an image; and the explorer is local."""
+"""Nothing that is read can run code: no pickle, plain YAML, no program started by an image; the explorer is local."""
 
 import ast
 import os
