@@ -11,10 +11,10 @@ from conftest import TINY
 from PIL import Image
 
 from dumenet import predict
+from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import _parser, main
 from dumenet.errors import DumenetError
 from dumenet.experiment import evaluate_checkpoint
-from dumenet.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from torch import nn
 
 import dumenet.features as features_module
 from dumenet import engine
+from dumenet.checkpoint import Trained, save_checkpoint
 from dumenet.cli import main
 from dumenet.config import make_config
 from dumenet.data import Sample
@@ -30,7 +31,6 @@ from dumenet.features import Backbone, extract
 from dumenet.metrics import POOLINGS, image_score
 from dumenet.models import build_model
 from dumenet.predict import GAP, INSIDE, OUTPUTS, TITLE, Detector, Graph, _overlay, load_detector, pooled, predict
-from dumenet.checkpoint import Trained, save_checkpoint
 
 ABSENT = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
 fast = pytest.mark.skipif(bool(ABSENT), reason=f"absent: {', '.join(ABSENT)}; pip install -e '.[fast]'")

@@ -9,12 +9,12 @@ import pytest
 from conftest import write
 
 import dumenet.experiment as experiment
+from dumenet.checkpoint import load_checkpoint
 from dumenet.config import to_dict
 from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
 from dumenet.experiment import Folders, evaluate_checkpoint, load_data, per_category, run, run_name
 from dumenet.metrics import METRICS
-from dumenet.checkpoint import load_checkpoint
 
 
 @pytest.fixture

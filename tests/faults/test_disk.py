@@ -322,19 +322,21 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_killed_data_set_is_cleared_away_and_a_running_one_is_not(tmp_path):
-    runs = "import sys, time; from dumenet.data import make_factory\n"
-    runs += "wait = lambda *_: (print(flush=True), time.sleep(60))\n"
-    runs += "make_factory(sys.argv[1], categories='cap', size=64, progress=wait)"
-    workers = [subprocess.Popen([sys.executable, "-c", runs, tmp_path / "f"], stdout=subprocess.PIPE) for _ in range(2)]
+def test_a_data_set_whose_maker_is_killed_is_made_by_the_one_that_waits(tmp_path):
+    code = "import sys, time, dumenet.data.factory as factory; render = factory.render\n"
+    code += "factory.render = lambda *given: (print(flush=True), time.sleep(0.2), render(*given))[2]\n"
+    code += "factory.make_factory(sys.argv[1], categories='cap', train=2, test_good=1, per_defect=1, size=64)"
+    workers = []
     try:
-        for worker in workers:
-            worker.stdout.readline()
-        assert len(list(tmp_path.iterdir())) == 2
+        for _ in range(2):
+            workers.append(subprocess.Popen([sys.executable, "-c", code, tmp_path / "f"], stdout=subprocess.PIPE))
+            workers[0].stdout.readline()  # the first one is drawing
+        assert {p.name for p in tmp_path.iterdir()} == {".f.lock", ".f.part"}
         workers[0].kill()
-        workers[0].wait()
-        make_factory(tmp_path / "f", categories="cap", train=2, test_good=1, per_defect=1, size=64)
-        assert {p.name for p in tmp_path.iterdir()} == {"f", f".f.{workers[1].pid}.part"}
+        workers[1].communicate(timeout=120)
+        assert workers[1].returncode == 0
+        assert {p.name for p in tmp_path.iterdir()} == {".f.lock", "f"}
+        assert len(list((tmp_path / "f").rglob("*.png"))) == 2 + 1 + 5 + 5
     finally:
         for worker in workers:
             worker.kill()
