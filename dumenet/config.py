@@ -281,10 +281,10 @@ def merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
             raise DumenetError(f"Setting {dotted!r} needs a section, for example train.epochs.")
         if merged.get(section) is None:  # an empty section of a YAML file is None
             merged[section] = {}
-        for other in {"steps", "epochs"} - {key} if dotted in ("train.steps", "train.epochs") else ():
-            merged[section] = {k: v for k, v in merged[section].items() if k != other}  # the budget is one of them
         if not isinstance(merged[section], dict):
             raise DumenetError(f"config.{section} must be a mapping of settings, not {shown(merged[section])}.")
+        for other in {"steps", "epochs"} - {key} if dotted in ("train.steps", "train.epochs") else ():
+            merged[section] = {k: v for k, v in merged[section].items() if k != other}  # the budget is one of them
         merged[section][key] = value
     return merged
 

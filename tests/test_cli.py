@@ -135,7 +135,25 @@ def test_an_option_given_twice_counts_twice(home, tree, tiny_yaml, capsys):
     assert [r["seed"] for r in found] == [3, 4] and set(found[0]["metrics"]["per_category"]) == {"bolt", "felt"}
     assert found[0]["config"]["train"]["epochs"] == 1 and found[0]["config"]["model"]["memory_mode"] == "channel"
     lessons = _parser().parse_args(
-        ["reproduce", *["--only", "00", "--only", "01", "02", "--method", "US", "--method", "MKD", "--seed", "1", "--seed", "2", "3"]]
+        [
+            "reproduce",
+            *[
+                "--only",
+                "00",
+                "--only",
+                "01",
+                "02",
+                "--method",
+                "US",
+                "--method",
+                "MKD",
+                "--seed",
+                "1",
+                "--seed",
+                "2",
+                "3",
+            ],
+        ]
     )
     assert (lessons.only, lessons.method, lessons.seed) == (["00", "01", "02"], ["US", "MKD"], [1, 2, 3])
 
