@@ -129,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--tag", help="the series (default: results without a tag)")
     table.add_argument("--results", type=Path, default=Path("data/results"))
     table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
+    table.add_argument(
+        "--category", **MANY, help="these categories and their mean: image / pixel AUROC in percent"
+    )
     table.set_defaults(run=_table)
 
     predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
@@ -321,7 +324,7 @@ def _table(args: argparse.Namespace) -> None:
         long = [
             {"row": label, "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
             for label, r in zip(_labels(records), records.values()) for key, title in METRICS.items()
-        ]  # fmt: skip
+        ] if not args.category else _by_category(records, args.category)  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise DumenetError(
             f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
@@ -329,6 +332,23 @@ def _table(args: argparse.Namespace) -> None:
     if not long:
         raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
     print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+
+
+def _by_category(records: dict[Path, dict[str, Any]], categories: list[str]) -> list[dict[str, Any]]:
+    """Image and pixel AUROC of some categories and of their mean, in percent, a row of each kind for each run."""
+    long = []
+    for label, record in zip(_labels(records), records.values()):
+        found = record["metrics"]["per_category"]
+        for category in categories:
+            if category not in found:
+                raise unknown("category of these results", category, found)
+        for key, title in (("image_auroc", "image"), ("pixel_auroc", "pixel")):
+            values = {c: found[c][key] for c in categories}
+            mean = sum(values.values()) / len(values) if None not in values.values() else None
+            for column, value in (values | {"mean": mean}).items():
+                row = {"row": f"{label.partition(': ')[2]}: {title} AUROC", "metric": column, "seed": record["seed"]}
+                long.append(row | {"value": value and 100 * value})
+    return long
 
 
 def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
@@ -367,9 +387,11 @@ def _run_label(record: dict[str, Any]) -> str:
     from dumenet.config import make_config, to_dict
 
     config = record["config"]
-    chosen = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}
-    default = to_dict(make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"]))
-    usual = to_dict(make_config())
+    chosen, usual = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}, to_dict(make_config())
+    known = chosen["recipe"] in ("standard", "paper")  # older results have a recipe that is gone
+    default = to_dict(
+        make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"] if known else "standard")
+    )
     hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "bootstrap")
     options = [f"{k} {v}" for k, v in chosen.items() if v not in (usual["model"]["preset"], usual["train"]["recipe"])]
     for part in ("model", "features", "train", "evaluation"):
