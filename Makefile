@@ -10,7 +10,7 @@ PROFILE ?= quick
 help:
 	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper), list what was made"
 	@echo "make test        install if needed, run all tests"
-	@echo "make faults      kill each kind of work twenty times, and look what comes of it (an hour)"
+	@echo "make faults      kill each kind of work twenty times, fill the disk, run a thousand jobs (an hour)"
 	@echo "make classroom   install if needed, write the student's and the instructor's copies of the lessons"
 	@echo "make explore     install if needed, open the heatmap explorer (lesson 12) in the browser"
 	@echo "make clean       remove build/ (caches, checkpoints, executed lessons)"
@@ -36,7 +36,7 @@ test: install
 	echo "All tests passed."
 
 faults: install
-	@FAULTS=20 TQDM_DISABLE=1 $(BIN)/python tests/faults/report.py --run tests/faults/test_*.py
+	@FAULTS=20 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/faults
 
 classroom: install
 	@$(BIN)/dumenet classroom

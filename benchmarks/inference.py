@@ -29,11 +29,11 @@ from dumenet.baselines import padim, patchcore
 from dumenet.config import make_config
 from dumenet.data import Dataset, load_image, load_mask, open_dataset
 from dumenet.data.images import open_image
-from dumenet.evaluate import upsample
 from dumenet.experiment import Folders, run
 from dumenet.features import READERS, Backbone, Features
 from dumenet.metrics import auroc, image_score
 from dumenet.predict import INSIDE, OUTPUTS, Detector, Graph, _overlay, _read_ahead, export, load_detector
+from dumenet.score import upsample
 from dumenet.train import compiled, load_backbone, load_checkpoint
 
 NAME, TITLE, BATCH = "bench-inference", "From image file to heatmap", 32

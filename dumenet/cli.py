@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dumenet.config import CONFIGS
-from dumenet.errors import MENDS, DumenetError, refused, unknown
+from dumenet.errors import DISK_FIXES, DumenetError, refused, unknown
 
 EXAMPLES = """examples:
   dumenet data make                                  generate the embedded factory data set in data/factory
@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   dumenet train --data mvtec/ --category bottle tire one unified model for two categories
   dumenet train --data mvtec/ --separate             one model for each category
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
-  dumenet train --config laptop --data photos/       half the layers, no dropout: less than half the training
+  dumenet train --data photos/ --set train.steps=400 a first try in two minutes
   dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
   dumenet table --tag real                           results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
   dumenet classroom                                  the lessons as student's and instructor's copies
-  dumenet doctor                                     what this machine has, will use and lacks
+  dumenet doctor                                     what was found on this machine, what will be used, what is missing
 """
 MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             2,
             f"Cannot use {_cut(error.filename)} ({error.strerror or error}): name another file or folder.",
         )
-        if error.errno in MENDS:
+        if error.errno in DISK_FIXES:
             sentence = str(refused(f"use {_cut(error.filename or 'the output')}", error))
         if error.filename is None:
             with contextlib.suppress(OSError):  # Python would try once more at its end
@@ -129,16 +129,19 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--tag", help="the series (default: results without a tag)")
     table.add_argument("--results", type=Path, default=Path("data/results"))
     table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
+    table.add_argument(
+        "--category", **MANY, help="these categories and their mean: image / pixel AUROC in percent"
+    )
     table.set_defaults(run=_table)
 
     predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
     predict.add_argument("checkpoint", type=Path, help="a checkpoint, or a file of `dumenet export`")
     predict.add_argument("images", type=Path, help="an image or a folder")
     predict.add_argument("--out", type=Path, default=Path("build/predictions"))
-    predict.add_argument("--category", default="all", help="whose threshold to use (default: the common one)")
+    predict.add_argument("--category", default="all", help="of the images (default: found for each)")
     predict.add_argument("--device", default="auto", help="of the runtime torch")
     predict.add_argument(
-        "--runtime", choices=("torch", "onnx", "openvino", "openvino-bf16"),
+        "--runtime", choices=("torch", "onnx", "openvino"),
         help="what computes (default: torch, or onnx for an exported file)",
     )  # fmt: skip
     predict.set_defaults(run=_predict)
@@ -147,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("checkpoint", type=Path)
     export.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
     export.add_argument(
-        "--int8", action="store_true", help="matrix products in 8 bits: a smaller file, slightly other maps"
+        "--error", choices=("norm", "mahalanobis"), help="length of the error (default: the checkpoint's own)"
     )
     export.set_defaults(run=_export)
 
@@ -190,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     classroom.set_defaults(run=_classroom)
 
-    doctor = _add(commands, "doctor", "what this machine has, what will be used, and what is missing with its mend")
+    doctor = _add(
+        commands, "doctor", "what was found on this machine, what will be used, and what is missing, each with its fix"
+    )
     doctor.add_argument(
         "--freeze", action="store_true", help="instead: the installed versions, as in docs/constraints.txt"
     )
@@ -265,7 +270,6 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _train(args: argparse.Namespace) -> None:
     from dumenet.config import config_from_dict, load_config, merge
     from dumenet.experiment import per_category, run
-    from dumenet.parallel import check_start
 
     values = {}
     if args.config:
@@ -279,9 +283,9 @@ def _train(args: argparse.Namespace) -> None:
     seeds = [{"train.seed": seed} for seed in args.seed or ()] or [{}]
     configs = [config_from_dict(merge(values, seed)) for seed in seeds]
     for config in configs:
-        check_start(config.train.nodes)
         for one in per_category(config) if args.separate else [config]:
-            _report(run(one, tag=args.tag).record)
+            if outcome := run(one, tag=args.tag):
+                _report(outcome.record)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -320,7 +324,7 @@ def _table(args: argparse.Namespace) -> None:
         long = [
             {"row": label, "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
             for label, r in zip(_labels(records), records.values()) for key, title in METRICS.items()
-        ]  # fmt: skip
+        ] if not args.category else _by_category(records, args.category)  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise DumenetError(
             f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
@@ -328,6 +332,23 @@ def _table(args: argparse.Namespace) -> None:
     if not long:
         raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
     print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+
+
+def _by_category(records: dict[Path, dict[str, Any]], categories: list[str]) -> list[dict[str, Any]]:
+    """Image and pixel AUROC of some categories and of their mean, in percent, a row of each kind for each run."""
+    long = []
+    for label, record in zip(_labels(records), records.values()):
+        found = record["metrics"]["per_category"]
+        for category in categories:
+            if category not in found:
+                raise unknown("category of these results", category, found)
+        for key, title in (("image_auroc", "image"), ("pixel_auroc", "pixel")):
+            values = {c: found[c][key] for c in categories}
+            mean = sum(values.values()) / len(values) if None not in values.values() else None
+            for column, value in (values | {"mean": mean}).items():
+                row = {"row": f"{label.partition(': ')[2]}: {title} AUROC", "metric": column, "seed": record["seed"]}
+                long.append(row | {"value": value and 100 * value})
+    return long
 
 
 def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
@@ -366,10 +387,12 @@ def _run_label(record: dict[str, Any]) -> str:
     from dumenet.config import make_config, to_dict
 
     config = record["config"]
-    chosen = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}
-    default = to_dict(make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"]))
-    usual = to_dict(make_config())
-    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "devices", "nodes", "bootstrap")
+    chosen, usual = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}, to_dict(make_config())
+    known = chosen["recipe"] in ("standard", "paper")  # older results have a recipe that is gone
+    default = to_dict(
+        make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"] if known else "standard")
+    )
+    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "bootstrap")
     options = [f"{k} {v}" for k, v in chosen.items() if v not in (usual["model"]["preset"], usual["train"]["recipe"])]
     for part in ("model", "features", "train", "evaluation"):
         options += [f"{k} {v}" for k, v in config[part].items() if k not in hidden and v != default[part][k]]
@@ -396,7 +419,7 @@ def _export(args: argparse.Namespace) -> None:
     from dumenet.predict import export
 
     out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.onnx"
-    print(f"The graph is in {export(args.checkpoint, out, args.int8)}.")
+    print(f"The graph is in {export(args.checkpoint, out, args.error)}.")
 
 
 # option -> what it is where it is not given
@@ -450,14 +473,14 @@ def _classroom(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from dumenet.doctor import examine, lock, report
+    from dumenet.doctor import examine, lock
 
     if args.freeze:
         print("\n".join(lock()))
         return 0
-    findings = examine()
-    print(report(findings))
-    return 1 if any(f.state == "MISSING" for f in findings) else 0
+    text, ready = examine()
+    print(text)
+    return 0 if ready else 1
 
 
 def _explore(args: argparse.Namespace) -> None:

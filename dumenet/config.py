@@ -40,6 +40,7 @@ class FeatureConfig:
     stages: tuple[int, ...] = (0, 1, 2, 3)  # timm `out_indices`, strides 2 to 16
     image_size: int = 224  # pixels; images are resized straight to a square
     grid: int = 14  # every stage is resized to grid x grid, then concatenated
+    align: Literal["area", "bilinear"] = "area"  # how: the mean over each cell, or the paper's bilinear samples
     batch_size: int = 16  # images a backbone pass
     runtime: Literal["torch", "onnx", "openvino"] = "torch"  # what computes them for the cache: torch as it is, or an
     # inference engine on the CPU (extras `fast`, `openvino`), equal to 1e-3 and cached apart
@@ -61,11 +62,11 @@ class ModelConfig:
     channel_memory_size: int = 256  # slots M of the channel memory
     spatial_memory_size: int = 256  # slots M of the spatial memory
     hidden_dim: int = 128  # D
-    encoder_layers: int = 4
-    decoder_layers: int = 4
-    heads: int = 8
-    ffn_dim: int = 1024
-    dropout: float = 0.1
+    encoder_layers: int = 1
+    decoder_layers: int = 2
+    heads: int = 4
+    ffn_dim: int = 768
+    dropout: float = 0.0
     jitter: float = 20.0  # scale of the noise on the input tokens while training; 0: none
     neighbour_mask: tuple[Literal["encoder", "decoder_first", "decoder_second"], ...] = ()  # which attentions
     neighbour_size: int = 7  # a token may not attend to the square of this width around itself
@@ -75,29 +76,32 @@ class ModelConfig:
 class TrainConfig:
     """How to train. `recipe` sets the defaults of the fields below it."""
 
-    recipe: Literal["fast", "paper"] = "fast"
-    epochs: int = 8
+    recipe: Literal["standard", "paper"] = "standard"  # ours, in minutes on a laptop; the published one
+    steps: int | None = 3200  # batches; the budget does not depend on how many images there are
+    epochs: int | None = None  # passes over the images, where that is the budget; then `steps` is None
     batch_size: int = 8
     lr: float = 1e-3
-    schedule: Literal["onecycle", "stable", "step"] = "onecycle"  # stable: a tenth of the steps up, level, a fifth down
+    schedule: Literal["stable", "onecycle", "step"] = "stable"  # see `train.make_schedule`
     step_epoch: int = 500  # schedule "step": the learning rate is divided by 10 every so many epochs
     clip: float = 1.0  # largest norm of the gradient
-    holdout: float = 0.1  # share of normal training images kept out, for the verdict's threshold
+    holdout: float = 0.1  # share of normal training images kept out of training, for thresholds
     weight_decay: float = 1e-4
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "mps"
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast of the forward pass; weights and loss stay fp32
-    compile: bool = False  # torch.compile of the forward pass, with CUDA graphs on a GPU (not tried); slower on the CPU measured; needs a C++ compiler
-    devices: int = 1  # processes of this machine that share each batch, one a GPU or, on a CPU, some of the cores
-    nodes: int = 1  # machines that do so; each runs the same command, see docs/ARCHITECTURE.md
+    precision: Literal["auto", "fp32", "bf16"] = (
+        "auto"  # of the forward pass; auto: bf16 where the processor is fast at it
+    )
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """How to score."""
 
+    error: Literal["mahalanobis", "norm"] = (
+        "mahalanobis"  # length of the error: in its normal spread, or the paper's L2
+    )
     pooling: Literal["max", "mean", "std", "top1"] = "max"  # from anomaly map to image score
-    quantile: float = 0.99  # of held-out normal scores: above it the verdict is "anomalous"
+    quantile: float = 0.99  # chance that a normal image scores lower: above it the verdict is "anomalous"
     batch_size: int = 32
     bootstrap: int = 1000  # resamples for the 95 % interval
 
@@ -122,8 +126,17 @@ PRESETS: dict[tuple[type, str], dict[str, dict[str, Any]]] = {
         "released": {"decoder_reads": "encoder", "spatial_layout": "released", "target": "sigmoid"},
     },
     (TrainConfig, "recipe"): {
-        "fast": {},
-        "paper": {"epochs": 700, "lr": 1e-4, "schedule": "step", "step_epoch": 500, "clip": 0.1, "holdout": 0.0},
+        "standard": {},
+        "paper": {
+            "steps": None,
+            "epochs": 700,
+            "lr": 1e-4,
+            "schedule": "step",
+            "step_epoch": 500,
+            "clip": 0.1,
+            "holdout": 0.0,
+            "precision": "fp32",
+        },
     },
 }
 
@@ -142,7 +155,17 @@ def config_from_dict(values: dict[str, Any], cls: type = Config, where: str = "c
             raise unknown(f"setting in {where}", key, hints)
     for (owner, key), presets in PRESETS.items():
         if owner is cls:
-            values = presets.get(str(values.get(key)), {}) | values
+            usual = presets.get(str(values.get(key)), {})
+            if values.get("steps") is not None:  # a budget of one's own replaces the recipe's
+                usual = {k: v for k, v in usual.items() if k != "epochs"}
+            values = usual | values
+    if cls is TrainConfig:
+        if values.get("steps") is not None and values.get("epochs") is not None:
+            raise DumenetError(f"{where}.steps and {where}.epochs are both set: the budget is one of them.")
+        if values.get("epochs") is not None:
+            values = values | {"steps": None}
+        elif "steps" in values and values["steps"] is None:
+            raise DumenetError(f"{where} needs a budget: set {where}.steps or {where}.epochs.")
     made = {key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
     return _validate(cls(**made), where)
 
@@ -179,15 +202,14 @@ def convert(value: Any, hint: Any, where: str) -> Any:
 
 _AT_LEAST_ONE = (
     "image_size", "batch_size", "channel_memory_size", "spatial_memory_size", "hidden_dim", "heads",
-    "ffn_dim", "neighbour_size", "epochs", "step_epoch", "per_class_train", "per_class_test", "encoder_layers",
+    "ffn_dim", "neighbour_size", "epochs", "steps", "step_epoch", "per_class_train", "per_class_test", "encoder_layers",
     "decoder_layers",
 )  # fmt: skip
 _AT_MOST = 1_000_000  # of those: more can only be a slip, and would be refused by the memory alone
 _RANGES = {
-    "dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0, 1), "lr": (1e-9, 10), "clip": (1e-9, 1e9),
+    "dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0.5, 0.9999), "lr": (1e-9, 10), "clip": (1e-9, 1e9),
     "weight_decay": (0, 10), "jitter": (0, 1e6), "seed": (0, 2**32 - 1), "grid": (2, 256),
     "contamination": (0, 0.5), "contamination_reserve": (0, 0.5), "bootstrap": (0, 100_000),
-    "devices": (1, 1024), "nodes": (1, 1024),
 }  # fmt: skip
 
 
@@ -261,6 +283,8 @@ def merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
             merged[section] = {}
         if not isinstance(merged[section], dict):
             raise DumenetError(f"config.{section} must be a mapping of settings, not {shown(merged[section])}.")
+        for other in {"steps", "epochs"} - {key} if dotted in ("train.steps", "train.epochs") else ():
+            merged[section] = {k: v for k, v in merged[section].items() if k != other}  # the budget is one of them
         merged[section][key] = value
     return merged
 
@@ -268,11 +292,6 @@ def merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 def make_config(**overrides: Any) -> Config:
     """A `Config` from keyword overrides, with `__` for the dot: ``make_config(train__epochs=3)``."""
     return config_from_dict(merge({}, {k.replace("__", "."): v for k, v in overrides.items()}))
-
-
-def result_config(config: Config) -> Config:
-    """The part of a configuration that the result depends on: how many processes share a batch is none."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, devices=1, nodes=1))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one exception a user may see: a sentence that says what, where and how to mend it."""
+"""The one exception a user may see: a sentence that says what is wrong, where, and how to fix it."""
 
 import difflib
 import errno
@@ -22,30 +22,28 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
     return DumenetError(f"Unknown {kind} {word!r}: {hint}Known: {', '.join(names) or 'none'}.")
 
 
-_FULL = "free some space or choose another folder"
-_CLOSED = "make it writable or choose another folder"
-MENDS = {
-    errno.ENOSPC: _FULL, errno.EFBIG: _FULL, getattr(errno, "EDQUOT", errno.ENOSPC): _FULL,
-    errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED,
-}  # fmt: skip
+# errno of a full, read-only or closed disk -> what to do
+DISK_FIXES = dict.fromkeys(
+    (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), "free some space or choose another folder"
+) | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable or choose another folder")
 
 
-def refused(what: str, error: OSError, kept: str = "what is finished is kept") -> DumenetError:
-    """Error for what the disk refuses: `what` was to be done, why not, what helps, and what stays.
+def refused(action: str, error: OSError, kept: str = "what is finished is kept") -> DumenetError:
+    """Error for an `action` that the disk refuses: why, how to fix it, and what is `kept`.
 
     Returned, not raised, as `unknown`.
     """
-    mend = MENDS.get(error.errno, "check that path or choose another folder")
-    return DumenetError(f"Cannot {what} ({error.strerror or error}): {mend}, then run the same command again; {kept}.")
+    fix = DISK_FIXES.get(error.errno, "check that path or choose another folder")
+    return DumenetError(f"Cannot {action} ({error.strerror or error}): {fix}, then run the same command again; {kept}.")
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+_shortener = reprlib.Repr()
+_shortener.maxlevel, _shortener.maxstring, _shortener.maxother = 2, 80, 80
 
 
 def shown(value: object) -> str:
-    """A value as a sentence shows it: a few lines of YAML can stand for gigabytes of nested lists."""
+    """A value, cut to a length that fits into a sentence: a few lines of YAML can hold gigabytes of nested lists."""
     try:
-        return _SHORT.repr(value)
-    except ValueError:  # Python does not print so long a number
+        return _shortener.repr(value)
+    except ValueError:  # Python refuses to print so long a number
         return "a number of thousands of digits"

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from dumenet.config import Config, config_from_dict, merge, result_config, to_dict
+from dumenet import parallel
+from dumenet.checkpoint import Trained, load_backbone, load_checkpoint, pick_device, save_checkpoint
+from dumenet.config import Config, EvalConfig, to_dict
 from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
 from dumenet.errors import DumenetError, shown
-from dumenet.evaluate import Scores, score, set_thresholds
 from dumenet.features import Backbone, Features, extract
 from dumenet.metrics import evaluate_scores
 from dumenet.results import machine, peak_memory_mb, write_result
-from dumenet.train import Trained, load_backbone, load_checkpoint, pick_device, save_checkpoint, split_holdout, train
+from dumenet.score import Scores, calibrate, evaluated, score
+from dumenet.train import split_holdout, train
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,19 +69,17 @@ def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
 
 def run_name(config: Config, dataset: Dataset) -> str:
     """Readable, and different for every configuration with another result."""
-    values = to_dict(result_config(config))
-    younger = {
-        "data": ("contamination", "contamination_reserve", "validation_class"), "model": ("spatial_similarity",),
-        "train": ("precision", "compile", "devices", "nodes"), "features": ("runtime",),
-    }  # fmt: skip
-    for section, keys in younger.items():  # settings younger than the first results: at their default they do not
-        for key in keys:  # change a name
-            if values[section][key] == to_dict(Config())[section][key]:
-                del values[section][key]
+    values = to_dict(config)
+    del values["train"]["device"]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     categories = dataset.categories
     what = categories[0].strip("{}") if len(categories) == 1 else f"{len(categories)}categories"
     return f"{_short(dataset.name)}-{_short(what)}-{config.model.name}-seed{config.train.seed}-{digest}"
+
+
+def training(config: Config) -> Config:
+    """The part of a configuration that training depends on: how a model is evaluated is none."""
+    return replace(config, evaluation=EvalConfig(), train=replace(config.train, device="auto"))
 
 
 def _short(name: str) -> str:
@@ -87,11 +87,14 @@ def _short(name: str) -> str:
     return name.encode()[:60].decode(errors="ignore")
 
 
-def run(config: Config, folders: Folders = Folders(), tag: str | None = None, progress: bool = True) -> Outcome:
+def run(config: Config, folders: Folders = Folders(), tag: str | None = None, progress: bool = True) -> Outcome | None:
     """Train and evaluate one configuration; a finished checkpoint of the same configuration is used again.
 
     Args:
-        tag: groups records in the results folder, for example the notebook that asked.
+        tag: groups records in the results folder, for example by the notebook that ran them.
+
+    Returns:
+        None in all but the first of several processes that train together.
 
     Raises:
         DumenetError: whatever is wrong with the data, the weights or the disk, in one sentence.
@@ -106,7 +109,7 @@ def run(config: Config, folders: Folders = Folders(), tag: str | None = None, pr
         raise DumenetError(
             f"Category {untrained[0]} has test images and none in train/good: put some there, or leave it out by --category."
         )
-    checkpoint = folders.runs / run_name(config, dataset) / "checkpoint.pt"
+    checkpoint = folders.runs / run_name(training(config), dataset) / "checkpoint.pt"
     start = time.perf_counter()
     backbone = Backbone(config.features).to(pick_device(config.train.device))
     features = extract(dataset.train, backbone, folders.cache, progress)
@@ -118,8 +121,10 @@ def run(config: Config, folders: Folders = Folders(), tag: str | None = None, pr
         keep, holdout = split_holdout(features, config.train.holdout, config.train.seed)
         state = checkpoint.with_name("state.pt")
         trained = train(config, keep, backbone.stage_channels, state, progress=progress, origin=origin)
-        set_thresholds(trained, holdout)
-        trained.origin = origin | {"seconds": trained.earlier + time.perf_counter() - start}
+        if parallel.rank():
+            return None
+        calibrate(trained, keep, holdout)
+        trained.origin |= {"seconds": trained.earlier + time.perf_counter() - start}
         save_checkpoint(trained, checkpoint)
         state.unlink(missing_ok=True)
     seconds["train"] = trained.origin["seconds"]
@@ -130,21 +135,14 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     """Evaluate a checkpoint on its own data set, or on what `overrides` ("data.source": ...) name.
 
     Raises:
-        DumenetError: an override of something that the checkpoint fixes (thresholds too), or no test images.
+        DumenetError: an override of something that the checkpoint fixes, or no test images.
     """
     trained = load_checkpoint(path)
     fixed = [k for k in overrides if not k.startswith(("data.", "evaluation."))]
     if fixed:
         raise DumenetError(f"{fixed[0]} is fixed in a checkpoint; only data.* and evaluation.* can change here.")
-    if "evaluation.quantile" in overrides:
-        raise DumenetError(
-            "evaluation.quantile is fixed in a checkpoint: its thresholds were set at training, so train with another."
-        )
-    config = config_from_dict(merge(to_dict(trained.config), overrides))
-    same = config.evaluation.pooling == trained.config.evaluation.pooling
-    trained = replace(
-        trained, config=config, thresholds=trained.thresholds if same else {}
-    )  # learned under that pooling
+    trained = evaluated(trained, overrides)
+    config = trained.config
     dataset = load_data(config, folders)
     if not dataset.test:
         raise DumenetError(f"{dataset.name} has no test images: put some into <category>/test/good and test/<defect>.")
@@ -169,6 +167,8 @@ def _evaluated(
         "name": name, "tag": tag, "config": to_dict(config), "seed": config.train.seed,
         "data": {"name": dataset.name, "fingerprint": fingerprint(dataset), "train": len(dataset.train),
                  "test": len(dataset.test)},
+        "precision": trained.origin.get("precision"), "categories_found": scores and scores.found_right(dataset.test),
+        "spread_mb": trained.spread and round(trained.spread.megabytes, 1),
         "backbone": backbone.key, "parameters": sum(p.numel() for p in trained.model.parameters()),
         "history": trained.history, "thresholds": trained.thresholds, "metrics": metrics,
         "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_memory_mb": peak and round(peak),
@@ -180,15 +180,14 @@ def _evaluated(
 
 
 def _finished(checkpoint: Path, config: Config, origin: dict[str, Any]) -> Trained | None:
-    """The model of an earlier run of the same configuration on the same images, if there is one."""
+    """The model of an earlier run with the same training on the same images, if there is one."""
     try:
         trained = load_checkpoint(checkpoint, config.train.device)
     except DumenetError:
         return None
-    same = result_config(trained.config) == result_config(config) and all(
-        trained.origin.get(k) == v for k, v in origin.items()
-    )
-    return trained if same else None
+    if training(trained.config) != training(config) or any(trained.origin.get(k) != v for k, v in origin.items()):
+        return None
+    return evaluated(trained, {f"evaluation.{k}": v for k, v in to_dict(config)["evaluation"].items()})
 
 
 def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores, dict[str, Any]]:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -33,6 +33,7 @@ from dumenet.data import Sample, content_key, load_image
 from dumenet.engine import Engine, export, read
 from dumenet.errors import DumenetError, refused
 
+T, R = TypeVar("T"), TypeVar("R")
 EMBEDDED = "tf_efficientnet_lite0"
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
 READERS = min(4, os.cpu_count() or 1)  # threads that decode images; each holds one at its full size
@@ -43,7 +44,7 @@ class Backbone(nn.Module):
 
     Attributes:
         stage_channels: channels of each stage; C is their sum.
-        key: names weights, stages, size, grid, and the runtime if it is not torch; equal keys give equal features.
+        key: names weights, stages, size, grid, alignment, and the runtime if it is not torch; equal keys give equal features.
     """
 
     def __init__(self, config: FeatureConfig):
@@ -59,6 +60,7 @@ class Backbone(nn.Module):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         stages = "".join(map(str, config.stages))
         self.key = f"{config.backbone}-s{stages}-{config.image_size}px-{config.grid}g-{digest.hexdigest()[:12]}"
+        self.key += "" if config.align == "bilinear" else f"-{config.align}"
         self.key += "" if config.runtime == "torch" else f"-{config.runtime}"
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -67,11 +69,10 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images (B, S, S, 3) to features (B, C, H, W), bilinear with aligned corners (UniAD's MFCN)."""
+        """uint8 images (B, S, S, 3) to features (B, C, H, W)."""
         x = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
         stages = map(self._channels_second, self.net((x - self.mean) / self.std), self.stage_channels)
-        size = (self.config.grid, self.config.grid)
-        return torch.cat([F.interpolate(s, size, mode="bilinear", align_corners=True) for s in stages], dim=1)
+        return torch.cat([align(stage, self.config.grid, self.config.align) for stage in stages], dim=1)
 
     def _channels_second(self, stage: Tensor, channels: int) -> Tensor:
         """A stage as (B, C, H, W); some networks, Swin for one, give (B, H, W, C)."""
@@ -84,6 +85,20 @@ class Backbone(nn.Module):
                 f"{self.config.backbone} gives {shape} where maps of {channels} channels are needed: use another backbone."
             )
         return stage
+
+
+def align(stage: Tensor, grid: int, how: str) -> Tensor:
+    """A stage (B, C, h, w) on the grid, (B, C, grid, grid).
+
+    "bilinear" samples it at grid x grid points, corners on corners (UniAD's MFCN): of a stage of 112 x 112 that reads one
+    position in sixteen. "area" takes the mean over each cell, and of a stage that is coarser than the grid the bilinear
+    values at the cells' centres.
+    """
+    if how == "bilinear":
+        return F.interpolate(stage, (grid, grid), mode="bilinear", align_corners=True)
+    if stage.shape[-1] < grid:
+        return F.interpolate(stage, (grid, grid), mode="bilinear", align_corners=False)
+    return F.adaptive_avg_pool2d(stage, grid)
 
 
 def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
@@ -255,14 +270,16 @@ def extract(
                 data.truncate(held.count * c * g * g * 2)  # rows without a line are from an interrupted run
                 index.truncate(held.index_bytes)
                 run = _runner(backbone, folder) if todo else None
-                with bar, closing(_read_ahead(samples, todo, backbone.config)) as batches:
+                size = backbone.config.image_size
+                read = lambda i: load_image(samples[i], size)  # noqa: E731
+                with bar, closing(read_ahead(read, todo, backbone.config.batch_size)) as batches:
                     for batch, images in batches:
                         for i in batch:
                             if _state(samples[i]) != states[i] and content_key(samples[i]) != keys[i]:
                                 raise DumenetError(
                                     f"{samples[i].name} was replaced while it was read: run the same command again."
                                 )
-                        values = _compute(run, images, [samples[i] for i in batch])
+                        values = _compute(run, np.stack(images), [samples[i] for i in batch])
                         data.write(values.tobytes())
                         data.flush()
                         for i, row in zip(batch, values):
@@ -297,25 +314,23 @@ def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarr
     except DumenetError:
         found = None
     if found != metadata:  # none yet, or damaged
-        export(backbone, backbone.config.image_size, ("features",), metadata, path)
+        size = backbone.config.image_size
+        export(backbone, {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}, ("features",), metadata, path)
         content, _ = read(path)
     engine = Engine(content, backbone.config.runtime)
-    return lambda images: engine(images)[0]
+    return lambda images: engine(images=images)[0]
 
 
-def _read_ahead(
-    samples: Sequence[Sample], todo: Sequence[int], config: FeatureConfig
-) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-    """Batches of `todo` with their images (B, S, S, 3), the next one decoded by threads while the caller computes."""
-    batches = [todo[i : i + config.batch_size] for i in range(0, len(todo), config.batch_size)]
+def read_ahead(read: Callable[[T], R], items: Sequence[T], size: int) -> Iterator[tuple[Sequence[T], list[R]]]:
+    """Items, `size` at a time, with what `read` gives for each; threads read the next ones while the caller computes."""
+    parts = [items[i : i + size] for i in range(0, len(items), size)]
     pool = ThreadPoolExecutor(READERS, "reader")
-    decode = lambda batch: [pool.submit(load_image, samples[i], config.image_size) for i in batch]  # noqa: E731
     try:
-        coming = decode(batches[0]) if batches else []
-        for batch, following in zip(batches, [*batches[1:], []]):
-            images = np.stack([image.result() for image in coming])
-            coming = decode(following)
-            yield batch, images
+        coming = [pool.submit(read, item) for item in parts[0]] if parts else []
+        for part, following in zip(parts, [*parts[1:], []]):
+            found = [future.result() for future in coming]
+            coming = [pool.submit(read, item) for item in following]
+            yield part, found
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -10,7 +10,7 @@ Protocols: image score and pixel AUROC as in UniAD (You et al., 2022) and DuMeNe
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage, stats
@@ -37,31 +37,37 @@ def image_score(maps: np.ndarray, pooling: str = "max") -> np.ndarray:
 
     `pooling`: "max", the maximum of a 16 x 16 average pool with stride 1 and no padding (UniAD and
     DuMeNet on MVTec-AD); "mean" (the same papers on CIFAR-10); "std"; "top1", the mean of the
-    highest 1 % of the pixels, rounded up. DumenetError: unknown name, a map under 16 pixels, NaN.
+    highest 1 % of the pixels, rounded up.
+
+    Raises:
+        DumenetError: unknown name, a map under 16 pixels, NaN.
     """
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
+    for m in maps:
+        if m.ndim != 2:
+            raise DumenetError(f"Anomaly maps must have shape (n, H, W); one of them has shape {m.shape}.")
+        if pooling == "max" and min(m.shape) < WINDOW:
+            raise DumenetError(f"Pooling 'max' needs maps of at least {WINDOW} x {WINDOW} pixels, not {m.shape}.")
     # Map by map, so that memory-mapped maps are never all in memory.
-    return np.array([_pool(_finite(m).astype(np.float64), pooling) for m in maps], dtype=np.float64)
+    return np.array([pool(_finite(m).astype(np.float64)[None], pooling)[0] for m in maps], dtype=np.float64)
 
 
-def _pool(m: np.ndarray, pooling: str) -> float:
-    """One image score from one float64 map (H, W)."""
-    if m.ndim != 2:
-        raise DumenetError(f"Anomaly maps must have shape (n, H, W); one of them has shape {m.shape}.")
+def pool(maps: Any, pooling: str) -> Any:
+    """`image_score` of NumPy or torch maps (n, H, W) alike, unchecked, in their own type: what an exported graph holds too."""
+    torch = not isinstance(maps, np.ndarray)
     if pooling == "mean":
-        return m.mean()
+        return maps.mean((1, 2))
     if pooling == "std":
-        return m.std()
+        return ((maps - maps.mean((1, 2))[:, None, None]) ** 2).mean((1, 2)) ** 0.5
     if pooling == "top1":
-        k = math.ceil(m.size / 100)
-        return np.partition(m, m.size - k, axis=None)[-k:].mean()
-    if min(m.shape) < WINDOW:
-        raise DumenetError(f"Pooling 'max' needs maps of at least {WINDOW} x {WINDOW} pixels, not {m.shape}.")
+        count, flat = math.ceil(maps[0].shape[0] * maps[0].shape[1] / 100), maps.reshape(maps.shape[0], -1)
+        top = flat.topk(count).values if torch else np.partition(flat, -count, axis=1)[:, -count:]
+        return top.mean(1)
     for step in (1, 2, 4, 8):  # sums over 2, 4, 8, 16 rows and columns: no rounding from differences
-        m = m[:-step] + m[step:]
-        m = m[:, :-step] + m[:, step:]
-    return m.max() / WINDOW**2  # m: (H - 15, W - 15)
+        maps = maps[:, :-step] + maps[:, step:]
+        maps = maps[:, :, :-step] + maps[:, :, step:]
+    return (maps.amax((1, 2)) if torch else maps.max((1, 2))) / WINDOW**2  # maps: (n, H - 15, W - 15)
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:

@@ -4,34 +4,34 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib import colormaps, get_data_path
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from dumenet import engine
+from dumenet.checkpoint import Trained, load_backbone, load_checkpoint
 from dumenet.config import Config, config_from_dict, to_dict
 from dumenet.data import IMAGE_SUFFIXES, Sample, load_image
 from dumenet.errors import DumenetError, unknown
-from dumenet.evaluate import upsample, verdicts
-from dumenet.features import READERS, Backbone, progress_bar
-from dumenet.metrics import WINDOW, image_score
+from dumenet.features import READERS, Backbone, progress_bar, read_ahead
+from dumenet.metrics import pool
+from dumenet.plots import overlay
 from dumenet.results import write_atomic
-from dumenet.train import Trained, load_backbone, load_checkpoint
+from dumenet.score import evaluated, lengths, upsample, verdicts
 
-COLUMNS = ("image", "score", "threshold", "verdict", "problem")
+COLUMNS = ("image", "score", "threshold", "verdict", "category", "problem")
 HEATMAP = ".heatmap.png"  # never read as an image, so that `out` may lie inside the folder of images
 NAME_BYTES = 255  # of a file name, on every usual disk
 GRAPHS = Path("build/export")  # graphs of checkpoints, made when first asked for: safe to delete
-OUTPUTS, INSIDE = ("maps", "scores"), (engine.CUT,)  # names of what a graph gives, and of what it keeps
-TOGETHER = 8  # images that an engine gets at once
+OUTPUTS = ("maps", "scores", "categories")  # names of what a graph gives
+BATCH = 8  # images that an engine gets at once
 PANEL, TITLE, GAP = 336, 26, 8  # pixels of an overlay: side of image and heatmap at least, height of the title, margins
 
 
@@ -40,70 +40,60 @@ class Graph(nn.Module):
 
     def __init__(self, trained: Trained, backbone: Backbone):
         super().__init__()
-        self.backbone, self.model, self.pooling = backbone, trained.model, trained.config.evaluation.pooling
-        size, grid = trained.config.features.image_size, trained.config.features.grid
-        rows = F.interpolate(torch.eye(grid)[None], size, mode="linear", align_corners=True)[0].T  # (S, H)
-        self.register_buffer("rows", rows.contiguous())
+        self.backbone, self.model, self.spread, self.trained = backbone, trained.model, trained.spread, trained
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 images (B, S, S, 3) to anomaly maps (B, S, S), image scores (B,) and features (B, C, H, W)."""
-        features = self.backbone(images)
-        maps = self.rows @ self.model(features).anomaly_map @ self.rows.T  # `upsample` as matrix products: faster
-        return maps, pooled(maps, self.pooling), features
-
-
-def pooled(maps: Tensor, pooling: str) -> Tensor:
-    """`metrics.image_score` in torch's operations: maps (B, S, S) to (B,)."""
-    if pooling == "mean":
-        return maps.mean((1, 2))
-    if pooling == "std":
-        return maps.std((1, 2), correction=0)
-    if pooling == "top1":
-        return maps.flatten(1).topk(math.ceil(maps[0].numel() / 100)).values.mean(1)
-    for step in (1, 2, 4, 8):  # sums over 2, 4, 8, 16 rows and columns, in a fraction of the time of an average pool
-        maps = maps[:, :-step] + maps[:, step:]
-        maps = maps[:, :, :-step] + maps[:, :, step:]
-    return maps.amax((1, 2)) / WINDOW**2  # maps: (B, S - 15, S - 15)
+    def forward(self, images: Tensor, category: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 images (B, S, S, 3) and the numbers of their categories (B,), negative where they are to be found, to anomaly
+        maps (B, S, S), image scores (B,) and categories (B,)."""
+        config = self.trained.config
+        grids, found = lengths(self.trained, self.model(self.backbone(images)), category)
+        maps = upsample(grids, config.features.image_size, config.features.align)
+        return maps, pool(maps, config.evaluation.pooling), category if found is None else found
 
 
-def export(checkpoint: Path, out: Path, int8: bool = False) -> Path:
-    """Write a checkpoint and its backbone as one ONNX graph, from uint8 images (B, S, S, 3), B as many as wanted, to
-    `maps` (B, S, S) and `scores` (B,); thresholds, categories, pooling and configuration are in its metadata.
+def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
+    """Write a checkpoint and its backbone as one ONNX graph.
+
+    From uint8 `images` (B, S, S, 3), B as many as wanted, and int64 `category` (B,), numbers in the metadata's "categories" or -1 where it
+    is to be found, to `maps` (B, S, S), `scores` (B,) and `categories` (B,). Thresholds, categories, and configuration are in the metadata.
 
     Args:
-        int8: see `engine.export`; the file is less than half as large, and maps move by a few thousandths of their range.
+        error: "norm" or "mahalanobis" instead of the checkpoint's own `evaluation.error`.
 
     Raises:
         DumenetError: no checkpoint, packages of the extra `fast` are missing, or `out` cannot be written.
     """
-    trained = load_checkpoint(checkpoint, "cpu")
+    trained = evaluated(load_checkpoint(checkpoint, "cpu"), {"evaluation.error": error} if error else {})
     metadata = {
-        "config": to_dict(trained.config), "thresholds": trained.thresholds, "pooling": trained.config.evaluation.pooling,
-        "categories": sorted(set(trained.thresholds) - {"all"}) or list(trained.config.data.categories),
-        "backbone": trained.origin.get("backbone"), "int8": int8,
+        "config": to_dict(trained.config), "thresholds": trained.thresholds, "backbone": trained.origin.get("backbone"),
+        "categories": list(trained.spread.categories) if trained.spread else [],
     }  # fmt: skip
     size = trained.config.features.image_size
-    engine.export(Graph(trained, load_backbone(trained)), size, OUTPUTS, metadata, Path(out), int8, INSIDE)
+    example = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8), "category": torch.full((2,), -1)}
+    engine.export(Graph(trained, load_backbone(trained)), example, OUTPUTS, metadata, Path(out))
     return Path(out)
 
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A trained network, whatever runs it."""
+    """A trained network, whatever runs it.
+
+    `run` takes images (B, S, S, 3) uint8 and category numbers (B,) or -1, and gives maps (B, S, S), image scores (B,), categories (B,).
+    """
 
     config: Config
     thresholds: dict[str, float]
-    run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images (B, S, S, 3): maps (B, S, S), image scores (B,)
-    together: int = 1  # images that are best given to it at once
+    categories: list[str]
+    run: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    batch: int = 1  # images that are best given to it at once
 
 
 def load_detector(path: Path, runtime: str | None = None, device: str = "auto") -> Detector:
     """The network of a checkpoint, or of a file that `export` wrote.
 
     Args:
-        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file), "openvino", or "openvino-bf16":
-            what follows the features in bfloat16, which moves maps by a few thousandths of their range (that of the
-            others: 1e-3 at most). For an engine a checkpoint is exported into build/export, unless that was done before.
+        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file) or "openvino"; maps are equal to 1e-3. For
+            an engine a checkpoint is exported into build/export, unless that was done before.
         device: of torch; engines run on the CPU.
 
     Raises:
@@ -115,27 +105,28 @@ def load_detector(path: Path, runtime: str | None = None, device: str = "auto") 
         raise unknown("runtime", runtime, engine.RUNTIMES)
     if runtime == "torch":
         if path.suffix == ".onnx":
-            raise DumenetError(f"{path} is for the runtimes {', '.join(engine.PACKAGES)}; torch runs a checkpoint.")
+            raise DumenetError(f"{path} is for the runtimes {', '.join(engine.ENGINES)}; torch runs a checkpoint.")
         trained = load_checkpoint(path, device)
-        return Detector(trained.config, trained.thresholds, _eager(trained, load_backbone(trained)))
+        categories = list(trained.spread.categories) if trained.spread else []
+        return Detector(trained.config, trained.thresholds, categories, _eager(Graph(trained, load_backbone(trained))))
     content, metadata = engine.read(path if path.suffix == ".onnx" else _exported(path))
     try:
-        config = config_from_dict(metadata["config"])
+        config, categories = config_from_dict(metadata["config"]), [str(name) for name in metadata["categories"]]
         thresholds = {str(k): float(v) for k, v in metadata["thresholds"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
     session = engine.Engine(content, runtime)
-    return Detector(config, thresholds, lambda images: tuple(session(images)), TOGETHER)
+    run = lambda images, category: tuple(session(images=images, category=category))  # noqa: E731
+    return Detector(config, thresholds, categories, run, BATCH)
 
 
-def _eager(trained: Trained, backbone: Backbone) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    size, pooling = trained.config.features.image_size, trained.config.evaluation.pooling
+def _eager(graph: Graph) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]:
+    device = graph.backbone.mean.device
 
     @torch.no_grad()
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features = backbone(torch.tensor(images).to(backbone.mean.device))  # (B, C, H, W)
-        maps = upsample(trained.model(features).anomaly_map, size).cpu().numpy()  # (B, S, S)
-        return maps, image_score(maps, pooling)
+    def run(images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = graph(torch.tensor(images).to(device), torch.tensor(category).to(device))
+        return tuple(part.cpu().numpy() for part in found)
 
     return run
 
@@ -147,12 +138,29 @@ def _exported(checkpoint: Path) -> Path:
         digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
     except OSError:
         digest = ""  # `export` has a sentence for it
-    path = GRAPHS / f"{digest[:16]}-{engine.CUT}.onnx"  # not an older one, which does not name them
+    path = GRAPHS / f"{digest[:16]}.onnx"
     try:
         engine.read(path)
     except DumenetError:
         export(checkpoint, path)
     return path
+
+
+def list_images(images: Path) -> list[Path]:
+    """An image, or every image below a folder.
+
+    Raises:
+        DumenetError: there is none.
+    """
+    if not images.exists():
+        raise DumenetError(f"There is nothing at {images}: give an image or a folder of images.")
+    usable = lambda p: (  # noqa: E731
+        p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and not p.name.endswith(HEATMAP)
+    )
+    files = [images] if images.is_file() else sorted(p for p in images.rglob("*") if usable(p) and not p.is_dir())
+    if not files:
+        raise DumenetError(f"No images in {images}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+    return files
 
 
 def predict(
@@ -168,52 +176,51 @@ def predict(
 
     Args:
         checkpoint, device, runtime: see `load_detector`.
+        category: of the images; "all" finds the category of each.
 
     Raises:
         DumenetError: no checkpoint, no images, or a category that the checkpoint does not know.
     """
     images, out = Path(images), Path(out)
-    if not images.exists():
-        raise DumenetError(f"There is nothing at {images}: give an image or a folder of images.")
-    files = [images] if images.is_file() else sorted(
-        p for p in images.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and not p.name.endswith(HEATMAP)
-        and not p.is_dir()
-    )  # fmt: skip
-    if not files:
-        raise DumenetError(f"No images in {images}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    detector = load_detector(checkpoint, runtime, device)
-    if detector.thresholds and category not in detector.thresholds:
-        raise unknown("category of this checkpoint", category, detector.thresholds)
-    threshold = detector.thresholds.get(category)
+    files, detector = list_images(images), load_detector(checkpoint, runtime, device)
+    known = ["all", *detector.categories]
+    if category not in known and (detector.categories or detector.thresholds):
+        raise unknown("category of this checkpoint", category, known)
+    number = known.index(category) - 1 if category in known else -1
     rows: list[dict[str, object]] = []
 
+    def read(file: Path) -> np.ndarray | DumenetError:
+        try:
+            return load_image(Sample(file.name, "", "good", file), detector.config.features.image_size)
+        except DumenetError as error:
+            return error
+
     def draw(row: dict[str, object], image: np.ndarray, anomaly_map: np.ndarray) -> None:
-        overlay = _overlay(image, anomaly_map, threshold, f"{row['image']}: {row['verdict']}")
-        write_atomic(_beside(out / str(row["image"])), overlay)
+        threshold = float(row["threshold"]) if row["threshold"] else None
+        page = _overlay(image, anomaly_map, threshold, f"{row['image']}: {row['verdict']}")
+        write_atomic(_beside(out / str(row["image"])), page)
 
     try:
         with (
-            ThreadPoolExecutor(READERS, "reader") as pool,
+            ThreadPoolExecutor(READERS, "drawer") as drawers,
             progress_bar(total=len(files), desc="predicting", unit="image") as bar,
         ):
-            for part in _read_ahead(files, detector.config.features.image_size, detector.together, pool):
-                read = []  # rows of images, and of nothing that could not be read
-                for file, image in part:
+            for part, decoded in read_ahead(read, files, detector.batch):
+                good = []  # rows and images of what could be read
+                for file, image in zip(part, decoded):
                     name = file.relative_to(images).as_posix() if images.is_dir() else file.name
                     name = name.encode("utf-8", "backslashreplace").decode()  # a byte of the name that is not UTF-8
                     rows.append(dict.fromkeys(COLUMNS, "") | {"image": name})
                     if isinstance(image, DumenetError):
                         rows[-1] |= {"verdict": "unreadable", "problem": str(image)}
                     else:
-                        read.append((rows[-1], image))
-                if read:
-                    maps, scores = detector.run(np.stack([image for _, image in read]))  # (B, S, S), (B,)
-                    for (row, _), value, verdict in zip(read, scores, verdicts(detector, scores, category)):
-                        row |= {"score": f"{value:.6g}", "verdict": verdict}
-                        if threshold is not None:
-                            row["threshold"] = f"{threshold:.6g}"
-                    list(pool.map(draw, *zip(*read), maps))  # raises what they raised
+                        good.append((rows[-1], image))
+                if good:
+                    batch = np.stack([image for _, image in good])
+                    maps, scores, found = detector.run(batch, np.full(len(batch), number))
+                    for (row, _), value, k in zip(good, scores, found):
+                        _judge(row, float(value), detector, int(k))
+                    list(drawers.map(draw, *zip(*good), maps))  # raises what they raised
                 bar.update(len(part))
     finally:  # an interruption or a full disk costs no score that is there
         text, done = io.StringIO(), [row for row in rows if row["verdict"]]
@@ -225,24 +232,12 @@ def predict(
     return rows
 
 
-def _read_ahead(
-    files: list[Path], size: int, together: int, pool: ThreadPoolExecutor
-) -> Iterator[list[tuple[Path, np.ndarray | DumenetError]]]:
-    """So many files at a time, each with its image (S, S, 3) or why there is none, while the pool decodes the next ones."""
-
-    def read(file: Path) -> np.ndarray | DumenetError:
-        try:
-            return load_image(Sample(file.name, "", "good", file), size)
-        except DumenetError as error:
-            return error
-
-    parts = [files[i : i + together] for i in range(0, len(files), together)]
-    decode = lambda part: [pool.submit(read, file) for file in part]  # noqa: E731
-    coming = decode(parts[0])
-    for part, following in zip(parts, [*parts[1:], []]):
-        images = [image.result() for image in coming]
-        coming = decode(following)
-        yield list(zip(part, images))
+def _judge(row: dict[str, object], score: float, detector: Detector, category: int) -> None:
+    """Write score, category, threshold and verdict into `row`."""
+    name = detector.categories[category] if category >= 0 else "all"
+    threshold = detector.thresholds.get(name, detector.thresholds.get("all"))
+    row |= {"score": f"{score:.6g}", "category": name, "verdict": verdicts(detector, [score], name)[0]}
+    row["threshold"] = "" if threshold is None else f"{threshold:.6g}"
 
 
 def _beside(image: Path) -> Path:
@@ -253,16 +248,13 @@ def _beside(image: Path) -> Path:
 
 
 def _overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None, title: str) -> bytes:
-    """PNG of the image beside its heatmap, in the colours of `plots.heatmap`: a figure of matplotlib takes many times as long."""
+    """PNG of the image (S, S, 3) beside its `overlay`; a figure of matplotlib would take many times as long."""
     top = 2 * threshold if threshold else float(anomaly_map.max())
     side = math.ceil(PANEL / len(image)) * len(image)
-    shares = np.clip(anomaly_map / max(top, 1e-12), 0, 1)  # of the scale; (S, S)
-    colours = Image.fromarray(colormaps["magma"](shares, bytes=True)[..., :3])
-    picture = Image.fromarray(image)
-    heatmap = Image.blend(picture.convert("L").convert("RGB"), colours, 0.5)  # grey, so that all colour is score
     page = Image.new("RGB", (2 * side + 3 * GAP, TITLE + side + GAP), "white")
-    for i, panel in enumerate((picture, heatmap)):
-        page.paste(panel.resize((side, side), Image.Resampling.NEAREST), (GAP + i * (side + GAP), TITLE))
+    for i, panel in enumerate((image, overlay(image, anomaly_map, top))):
+        panel = Image.fromarray(panel).resize((side, side), Image.Resampling.NEAREST)
+        page.paste(panel, (GAP + i * (side + GAP), TITLE))
     title = " ".join(title.split())  # one line
     title = title if len(title) < 90 else f"{title[:40]}...{title[-40:]}"
     font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)

@@ -65,7 +65,5 @@ assert last_cells(0.6, 0.6) == {"paper": "1", "fast": "10.0", "laptop": "20.0"}
 
 
 def test_a_recipe_below_the_level_is_not_called_faster():
-    done = subprocess.run(
-        [sys.executable, "-c", BELOW], cwd=FOLDER, capture_output=True, text=True
-    )  # `report` is also a module of tests/faults
+    done = subprocess.run([sys.executable, "-c", BELOW], cwd=FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

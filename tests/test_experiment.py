@@ -1,6 +1,5 @@
 """One run from configuration to results file, and the cases in which something is not there."""
 
-import hashlib
 import json
 import shutil
 
@@ -9,12 +8,11 @@ import pytest
 from conftest import write
 
 import dumenet.experiment as experiment
-from dumenet.config import to_dict
+from dumenet.checkpoint import load_checkpoint
 from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, evaluate_checkpoint, load_data, per_category, run, run_name
+from dumenet.experiment import Folders, evaluate_checkpoint, per_category, run
 from dumenet.metrics import METRICS
-from dumenet.train import load_checkpoint
 
 
 @pytest.fixture
@@ -58,18 +56,18 @@ def test_scores_find_a_white_rectangle(go):
 
 def test_held_out_images_are_not_trained_on(go, monkeypatch):
     seen = {}
-    real_train, real_set = experiment.train, experiment.set_thresholds
+    real_train, real_set = experiment.train, experiment.calibrate
 
     def spy_train(config, features, *args, **kwargs):
         seen["train"] = {s.name for s in features.samples}
         return real_train(config, features, *args, **kwargs)
 
-    def spy_set(trained, holdout):
+    def spy_set(trained, kept, holdout):
         seen["holdout"] = {s.name for s in holdout.samples}
-        real_set(trained, holdout)
+        real_set(trained, kept, holdout)
 
     monkeypatch.setattr(experiment, "train", spy_train)
-    monkeypatch.setattr(experiment, "set_thresholds", spy_set)
+    monkeypatch.setattr(experiment, "calibrate", spy_set)
     go()
     assert len(seen["holdout"]) == 4 and len(seen["train"]) == 12 and not seen["train"] & seen["holdout"]
     assert all("/train/good/" in name for name in seen["train"] | seen["holdout"])
@@ -203,13 +201,23 @@ def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
     )
     assert set(elsewhere.record["metrics"]["per_category"]) == {"bolt"}
     assert (elsewhere.scores.image < again.scores.image[:6]).all()  # a mean lies below a maximum
-    assert (
-        again.record["thresholds"] == first.record["thresholds"] and elsewhere.record["thresholds"] == {}
-    )  # learned from maxima
+    assert again.record["thresholds"] == first.record["thresholds"]
+    assert elsewhere.record["thresholds"]["all"] < first.record["thresholds"]["all"]  # of means
     with pytest.raises(DumenetError, match="model.heads is fixed in a checkpoint"):
         evaluate_checkpoint(path, {"model.heads": 4}, Folders(tmp_path))
-    with pytest.raises(DumenetError, match="quantile is fixed in a checkpoint: its thresholds were set at training"):
-        evaluate_checkpoint(path, {"evaluation.quantile": 0.5}, Folders(tmp_path))
+    strict = evaluate_checkpoint(path, {"evaluation.quantile": 0.6}, Folders(tmp_path))
+    assert strict.record["thresholds"]["all"] < first.record["thresholds"]["all"]
+
+
+def test_both_errors_share_one_training(go, monkeypatch):
+    first = go()
+    monkeypatch.setattr(experiment, "train", lambda *a, **k: pytest.fail("trained again"))
+    norm = go(evaluation__error="norm")
+    assert norm.record["name"] != first.record["name"] and norm.record["config"]["evaluation"]["error"] == "norm"
+    assert norm.record["files"]["checkpoint"] == first.record["files"]["checkpoint"]
+    assert norm.record["metrics"] != first.record["metrics"] and norm.record["thresholds"] != first.record["thresholds"]
+    assert first.record["precision"] in ("fp32", "bf16") and 0 <= first.record["categories_found"] <= 1
+    assert first.record["spread_mb"] > 0
 
 
 def test_names_tell_configurations_apart(go):
@@ -224,7 +232,7 @@ def test_nothing_is_lost_between_the_last_epoch_and_the_checkpoint(go, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "set_thresholds", interrupted)
+        patch.setattr(experiment, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             go()
     (state,) = (tmp_path / "build" / "runs").rglob("state.pt")
@@ -287,17 +295,3 @@ def test_a_contaminated_run(go, tree, tmp_path):
     assert outcome.record["metrics"]["per_category"]["bolt"]["n_anomalous"] == 1
     again = evaluate_checkpoint(outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
     assert again.record["metrics"] == outcome.record["metrics"]  # on the same test images
-
-
-def test_settings_younger_than_the_first_results_change_no_name_at_their_default(tiny, tree):
-    config = tiny(data__source=str(tree))
-    dataset, values = load_data(config), to_dict(config)
-    for section, key in (
-        ("data", "contamination"), ("data", "contamination_reserve"), ("train", "precision"), ("train", "compile"), ("train", "devices"), ("train", "nodes"),
-        ("data", "validation_class"), ("model", "spatial_similarity"), ("features", "runtime"),
-    ):  # fmt: skip
-        del values[section][key]
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    assert run_name(config, dataset) == f"photos-2categories-dumenet-seed0-{digest}"
-    dirty = [tiny(data__source=str(tree), **{f"data__{k}": 0.1}) for k in ("contamination", "contamination_reserve")]
-    assert len({run_name(c, dataset) for c in [config, *dirty]}) == 3

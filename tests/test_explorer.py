@@ -10,9 +10,9 @@ from dumenet.course.explorer import (
     ReportPainter,
     Session,
     describe,
+    draw_heatmap,
     explorer_figure,
-    overlay,
-    panes,
+    pane,
     pixel_metrics,
     position_report,
     stage_map,
@@ -103,29 +103,34 @@ def test_a_position_without_memory():
 # --- pictures
 
 
-def test_overlay_colours_marks_and_outlines():
+def test_heatmap_colours_marks_and_outlines():
     image, heat = np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20))
     heat[:, 10:] = 2
-    bare = overlay(image, side=80)
+    bare = draw_heatmap(image, side=80)
     assert bare.shape == (80, 80, 3) and (bare == 100).all()
-    clear = overlay(image, heat, opacity=0, side=80)
+    clear = draw_heatmap(image, heat, opacity=0, side=80)
     assert np.abs(clear.astype(int) - 100).max() <= 1
-    full = overlay(image, heat, opacity=1, side=80)
+    full = draw_heatmap(image, heat, opacity=1, side=80)
     assert (full[:, :30] <= [1, 1, 5]).all() and (full[:, 50:] >= [250, 250, 185]).all()  # the ends of magma
-    marked = overlay(image, heat, 1, "magma", 1.0, side=80)
+    marked = draw_heatmap(image, heat, 1, "magma", 1.0, side=80)
     assert np.array_equal(marked[:, :30], full[:, :30]) and not np.array_equal(marked[:, 50:], full[:, 50:])
-    outlined = overlay(image, truth=heat > 1, side=80)
+    outlined = draw_heatmap(image, truth=heat > 1, side=80)
     assert set(np.unique(outlined)) == {0, 100, 255} and (outlined[30:50, 60:70] == 100).all()
-    ringed = overlay(image, place=(0, 1), side=80)
+    ringed = draw_heatmap(image, place=(0, 1), side=80)
     assert (ringed[:20, 60:] != 100).any() and (ringed[20:] == 100).all()
+
+
+def test_panes_show_photograph_map_and_ring(session):
+    state = session.state()
+    photo, heat, ringed = pane(session, state), pane(session, state, "both"), pane(session, state, "both", ring=True)
+    assert photo.shape == heat.shape and (photo != heat).any()
+    assert 0 < (heat != ringed).any(-1).mean() < 0.1
 
 
 @pytest.mark.parametrize("name", COLOUR_MAPS)
 def test_colour_maps_rise_in_lightness(name):
-    ramp = overlay(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name, side=64)[
-        4
-    ].astype(float)
-    light = ramp @ [0.299, 0.587, 0.114]
+    ramp = draw_heatmap(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name, side=64)
+    light = ramp[4].astype(float) @ [0.299, 0.587, 0.114]
     assert (np.diff(light) >= -1.5).all() and light[-1] - light[0] > 120
 
 
@@ -171,7 +176,6 @@ def test_states_have_defaults_and_words(session):
     )
     normal = session.images("bolt")[-1]
     assert "recall not defined" in describe(session, session.state(image=normal))[1]
-    assert list(panes(session, session.state(other="none"))) == ["photograph", "both"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from dumenet import features
 from dumenet.config import FeatureConfig, make_config
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
-from dumenet.features import EMBEDDED, Backbone, Features, _pretrained_state, extract
+from dumenet.features import EMBEDDED, Backbone, Features, _pretrained_state, align, extract
 
 CHANNELS = (16, 8, 16, 24)  # of the tiny backbone's stages
 
@@ -119,20 +119,43 @@ def test_other_backbones_use_their_own_normalisation(backbone):
     assert backbone.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
 
 
-def test_stages_are_resized_to_the_grid_and_joined(backbone):
+@pytest.mark.parametrize("how", ["area", "bilinear"])
+def test_stages_are_aligned_to_the_grid_and_joined(tiny, how):
+    backbone = Backbone(tiny(features__align=how).features)
     pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         stages = backbone.net((pixels.permute(0, 3, 1, 2) / 255 - backbone.mean) / backbone.std)
-    resized = [F.interpolate(s, (4, 4), mode="bilinear", align_corners=True) for s in stages]
     out = backbone(pixels)
     assert backbone.stage_channels == CHANNELS and out.shape == (2, sum(CHANNELS), 4, 4)
-    assert torch.allclose(out, torch.cat(resized, 1), atol=1e-6)
-    corners = stages[0][:, :, [0, 0, -1, -1], [0, -1, 0, -1]]  # aligned: a corner stays what it was
-    assert torch.allclose(out[:, : CHANNELS[0], [0, 0, -1, -1], [0, -1, 0, -1]], corners, atol=1e-6)
+    for stage, part in zip(stages, out.split(CHANNELS, dim=1)):
+        if how == "bilinear":  # a corner stays what it was
+            assert torch.allclose(
+                part[:, :, [0, 0, -1, -1], [0, -1, 0, -1]], stage[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
+            )
+        elif stage.shape[-1] >= 4:  # the mean over each cell
+            cells = stage.unflatten(3, (4, -1)).unflatten(2, (4, -1)).mean((3, 5))
+            assert torch.allclose(part, cells, atol=1e-5)
+    assert (how in backbone.key) == (how == "area")
+
+
+def test_a_thin_scratch_is_seen_by_the_mean_over_cells_and_missed_by_samples():
+    stage = torch.zeros(1, 1, 112, 112)
+    stage[..., 4] = 1.0
+    assert align(stage, 14, "area").amax() > 0.1 and align(stage, 14, "bilinear").amax() == 0
+
+
+def test_a_stage_coarser_than_the_grid_keeps_its_middles():
+    ramp = torch.linspace(0, 6, 7).expand(1, 1, 7, 7)
+    found = align(ramp, 14, "area")[0, 0, 0]
+    assert found[1:-1:2].add(found[2::2]).div(2) == pytest.approx(torch.linspace(0.5, 5.5, 6), abs=1e-5)
 
 
 def test_stages_with_their_channels_last_are_turned(tiny):
-    backbone = Backbone(tiny(features__backbone="swin_tiny_patch4_window7_224", features__stages=(0, 1)).features)
+    backbone = Backbone(
+        tiny(
+            features__backbone="swin_tiny_patch4_window7_224", features__stages=(0, 1), features__align="bilinear"
+        ).features
+    )
     pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         stages = backbone.net((pixels.permute(0, 3, 1, 2) / 255 - backbone.mean) / backbone.std)
@@ -322,7 +345,7 @@ def test_an_image_replaced_after_it_was_hashed_is_not_cached_under_the_old_hash(
 ):
     files = sorted((tree / "bolt" / "train" / "good").iterdir())[:3]
     samples = [Sample(f.name, "bolt", "good", f) for f in files]
-    old, read = files[1].read_bytes(), features._read_ahead
+    old, read = files[1].read_bytes(), features.read_ahead
 
     def late(*arguments):
         if how == "written over":
@@ -334,7 +357,7 @@ def test_an_image_replaced_after_it_was_hashed_is_not_cached_under_the_old_hash(
             files[1].touch()
         return read(*arguments)
 
-    monkeypatch.setattr(features, "_read_ahead", late)
+    monkeypatch.setattr(features, "read_ahead", late)
     if how == "touched":  # the same image at another time
         assert len(extract(samples, backbone, tmp_path, progress=False)) == 3
         return

@@ -7,7 +7,8 @@ import torch
 from dumenet.course.pictures import ALTERED, PictureDecoder, altered, backbone_features, picture_decoder
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders
+from dumenet.experiment import Folders, load_data
+from dumenet.features import Backbone, extract
 from dumenet.models import build_model
 
 
@@ -30,12 +31,8 @@ def test_trains_once_and_learns_light_and_dark(config, tree, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), again.state_dict().values()))
     path.write_bytes(path.read_bytes()[:100])  # a damaged one is made anew, and the same
     anew = picture_decoder(config, folders, epochs=30, progress=False)
-    assert all(
-        torch.allclose(a, b, atol=1e-5) for a, b in zip(decoder.state_dict().values(), anew.state_dict().values())
-    )
-
-    from dumenet.experiment import load_data
-    from dumenet.features import Backbone, extract
+    for part, made in zip(decoder.state_dict().values(), anew.state_dict().values()):
+        torch.testing.assert_close(made, part, atol=1e-5, rtol=0)
 
     dataset = load_data(config, folders)
     drawn = decoder.draw(extract(dataset.train, Backbone(config.features), folders.cache, False).batch(range(16)))
@@ -68,13 +65,10 @@ def test_a_target_goes_back_to_the_backbones_units(tiny, model):
         assert torch.allclose(backbone_features(net, net(x).target), x, atol=1e-5)
 
 
-@pytest.mark.parametrize("option", [{"model__target": "sigmoid"}, {"model__neck": "cbam"}])
-def test_what_cannot_be_turned_back_is_refused(tiny, option):
-    net = build_model(tiny(**option).model, (3, 5), 4)
-    with pytest.raises(DumenetError, match="cannot be drawn"):
-        backbone_features(net, torch.zeros(1, 8, 4, 4))
-
-
-def test_another_grid_is_refused(tiny, tree, tmp_path):
+def test_what_cannot_be_drawn_is_refused(tiny, tree, tmp_path):
+    for option in ({"model__target": "sigmoid"}, {"model__neck": "cbam"}):
+        net = build_model(tiny(**option).model, (3, 5), 4)
+        with pytest.raises(DumenetError, match="cannot be drawn"):
+            backbone_features(net, torch.zeros(1, 8, 4, 4))
     with pytest.raises(DumenetError, match="features.grid 14"):
         picture_decoder(tiny(data__source=str(tree)), Folders(tmp_path))

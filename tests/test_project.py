@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ENTRIES = {
     "notebooks", "dumenet", "data", "figures", "tests", "environment.yml", "README.md", "pyproject.toml", "Makefile",
-    "LICENSE", "CITATION.cff", "benchmarks", "docs", ".gitignore", ".ci",
+    "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "benchmarks", "docs", ".gitignore", ".ci",
 }  # fmt: skip
 
 
@@ -223,8 +223,17 @@ def test_readmes_table_is_made_from_results_files(capsys):
     assert capsys.readouterr().out.strip() == shown[2].strip()
 
 
-def test_scaling_is_what_the_results_say():
+def test_the_notes_numbers_are_made_from_results_files():
     import sys
 
-    command = [sys.executable, ROOT / "benchmarks" / "growth.py", "--document", "--check"]
-    assert subprocess.run(command).returncode == 0, "run: python benchmarks/growth.py --document"
+    command = "python benchmarks/growth.py --notes"
+    shown = re.search(rf"<!-- {command} -->\n(.*?)\n<!-- end -->", (ROOT / "docs" / "NOTES.md").read_text(), re.S)
+    made = subprocess.run([sys.executable, *command.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == shown[1]
+
+
+def test_links_between_documents_lead_somewhere():
+    pages = [ROOT / name for name in tracked() if name.endswith((".md", ".ipynb"))]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

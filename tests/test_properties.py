@@ -4,6 +4,7 @@ The same examples every time, so that no run fails by chance; to look for others
 """
 
 import io
+import json
 import tarfile
 from unittest.mock import patch
 
@@ -17,16 +18,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from dumenet.checkpoint import Trained, load_checkpoint, save_checkpoint
 from dumenet.config import Config, config_from_dict, load_config, to_dict
 from dumenet.data import Sample, load_image, load_mask, read_cifar10, read_index
 from dumenet.data.cifar import CLASSES
 from dumenet.errors import DumenetError, shown
-from dumenet.evaluate import upsample
 from dumenet.metrics import auroc, auroc_interval, average_precision, evaluate_scores, f1_max, image_score, pro
 from dumenet.models import build_model
 from dumenet.models.layers import jitter, neighbour_mask
 from dumenet.models.memory import ChannelMemory, Fusion, SpatialMemory, ssim
-from dumenet.train import Trained, load_checkpoint, save_checkpoint
+from dumenet.score import upsample
 
 CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(
@@ -262,9 +263,7 @@ def one_sentence(error):
     assert text.endswith(".") and "\n" not in text and 10 < len(text) < 2000, text
 
 
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning:PIL"
-)  # of damaged metadata; pytest takes the filters of the package away
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged metadata; pytest takes the package's filters away
 @settings(max_examples=400)
 @given(st.one_of(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)).flatmap(lambda kind: damaged(IMAGES[kind]))))
 def test_image_reader_meets_damaged_files(tmp_path, content):
@@ -313,10 +312,11 @@ def test_config_reader_meets_damaged_files(tmp_path, content):
 LINE = b'{"filename": "a.png", "label": 1, "label_name": "hole", "clsname": "nut", "maskname": "m.png"}\n'
 
 
+ROW = st.dictionaries(st.sampled_from(["filename", "label", "label_name", "clsname", "maskname"]), PLAIN)
+
+
 @settings(max_examples=200)
-@given(st.one_of(st.binary(max_size=60), damaged(LINE), st.dictionaries(st.sampled_from(
-    ["filename", "label", "label_name", "clsname", "maskname"]), PLAIN).map(lambda row: yaml.safe_dump(row, default_flow_style=True).encode()
-)))  # fmt: skip
+@given(st.one_of(st.binary(max_size=60), damaged(LINE), ROW.map(lambda row: json.dumps(row, default=str).encode())))
 def test_index_reader_meets_damaged_files(tmp_path, content):
     for name in ("a.png", "m.png"):
         (tmp_path / name).write_bytes(IMAGES["PNG"])
@@ -324,7 +324,7 @@ def test_index_reader_meets_damaged_files(tmp_path, content):
     try:
         dataset = read_index(tmp_path / "none.json", tmp_path / "test.json", tmp_path)
     except DumenetError as error:
-        assert str(error).endswith(".")
+        one_sentence(error)
         return
     assert all(s.source.is_file() and s.source.parent == tmp_path and s.label in (0, 1) for s in dataset.test)
 
@@ -352,7 +352,7 @@ def test_archive_reader_meets_damaged_files(tmp_path, suffix_and_content):
     try:
         dataset = read_cifar10(path)
     except DumenetError as error:
-        assert str(error).endswith(".")
+        one_sentence(error)
         return
     finally:
         path.unlink()
@@ -367,7 +367,7 @@ def checkpoint():
     config = config_from_dict(TINY)
     trained = Trained(config, build_model(config.model, (3, 5), 4), (3, 5), thresholds={"all": 1.5})
     buffer = io.BytesIO()
-    with patch("dumenet.train.write_atomic", lambda path, content: buffer.write(content)):
+    with patch("dumenet.checkpoint.write_atomic", lambda path, content: buffer.write(content)):
         save_checkpoint(trained, "checkpoint.pt")
     return buffer.getvalue(), trained
 
@@ -395,6 +395,6 @@ def test_a_value_is_shown_shortly(value):
 def test_archives_are_bounded_in_number(tmp_path):
     (tmp_path / "a.tar").write_bytes(ARCHIVES[".tar"])
     assert len(read_cifar10(tmp_path / "a.tar").test) == 10
-    for name, limit in (("MEMBERS", 19), ("ALL_BYTES", 19 * len(IMAGES["PNG"]))):
+    for name, limit in (("MAX_MEMBERS", 19), ("MAX_BYTES", 19 * len(IMAGES["PNG"]))):
         with patch(f"dumenet.data.cifar.{name}", limit), pytest.raises(DumenetError, match="unpacks to more than"):
             read_cifar10(tmp_path / "a.tar")

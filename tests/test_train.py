@@ -2,26 +2,16 @@
 
 import dataclasses
 import os
-import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from dumenet.checkpoint import load_checkpoint, pick_device, save_checkpoint
 from dumenet.config import config_from_dict, make_config, to_dict
 from dumenet.errors import DumenetError
-from dumenet.evaluate import score, set_thresholds, upsample, verdicts
-from dumenet.metrics import image_score
-from dumenet.train import (
-    compiled,
-    load_checkpoint,
-    make_schedule,
-    pick_device,
-    reader,
-    save_checkpoint,
-    split_holdout,
-    train,
-)
+from dumenet.score import calibrate
+from dumenet.train import make_schedule, pick_precision, split_holdout, train
 
 STAGES = (3, 5)
 
@@ -106,7 +96,7 @@ def test_gradients_are_clipped(go, monkeypatch):
 def rates(config):
     """Learning rate of each of 10 epochs of 10 steps, and after the last."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], config.lr)
-    schedule = make_schedule(optimizer, config, 10)
+    schedule = make_schedule(optimizer, config, 10, 100)
     lr = schedule.get_last_lr()
     for _ in range(100):
         optimizer.step()
@@ -116,7 +106,7 @@ def rates(config):
 
 
 def test_onecycle_climbs_and_falls_over_the_whole_run(tiny):
-    lr = rates(tiny(train__epochs=10, train__lr=0.01).train)
+    lr = rates(tiny(train__epochs=10, train__lr=0.01, train__schedule="onecycle").train)
     assert lr[0] == pytest.approx(0.01 / 25) and max(lr) == pytest.approx(0.01) and lr[99] < 0.01 / 10_000
     assert lr.index(max(lr)) == 9  # a tenth of the steps
 
@@ -143,7 +133,7 @@ def test_a_run_of_a_few_steps_is_no_error(go, make_features, epochs, schedule):
 def test_refuses_a_loss_that_is_not_finite(go, make_features, bad):
     features = make_features()
     features.store[3] = bad
-    with pytest.raises(DumenetError, match="The loss became nan in epoch 1: lower train.lr"):
+    with pytest.raises(DumenetError, match="The loss is not a number in epoch 1: lower train.lr"):
         go(features=features, model__target="raw")
 
 
@@ -156,26 +146,31 @@ def test_refuses_an_unknown_device(go):
     assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda", "mps")
 
 
-# --- half the bits, and compiled
+def test_a_budget_in_steps_does_not_depend_on_the_number_of_images(go, make_features):
+    """Ten steps of four images: three epochs and a step of twelve, five epochs of eight."""
+    for n, epochs in ((12, 4), (8, 5), (2, 10)):
+        seen = []
+        trained = go(features=make_features(n), train__steps=10, on_epoch=lambda e, m: seen.append(e))  # noqa: B023
+        assert len(seen) == len(trained.history["loss"]) == epochs
+        assert trained.history["lr"][-1] == pytest.approx(0, abs=1e-9)  # the schedule ends with the last step
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """`torch.compile` without its C++ compiler: the graph is captured, then run as it is. A list of the calls."""
-    real, calls = torch.compile, []
-    monkeypatch.setattr(
-        torch,
-        "compile",
-        lambda m, dynamic, mode: (calls.append(mode), real(m, backend="aot_eager", dynamic=dynamic))[1],
-    )
-    monkeypatch.setattr(shutil, "which", lambda name: name)
-    return calls
+def test_a_state_is_not_written_after_every_one_of_very_many_epochs(go, make_features, tmp_path, monkeypatch):
+    from dumenet import checkpoint
+
+    written, real = [], checkpoint.write_atomic
+    monkeypatch.setattr(checkpoint, "write_atomic", lambda *a: (written.append(1), real(*a)))
+    go(tmp_path / "state.pt", features=make_features(4), train__steps=450)
+    assert len(written) == 112  # of 450 epochs every fourth
+
+
+# --- half the bits
 
 
 @pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp"])
 def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features, name):
-    settings = {"model__name": name, "train__epochs": 6, "train__lr": 0.01, "model__dropout": 0.0}
-    full, half = go(**settings), go(**settings, train__precision="bf16")
+    settings = {"model__name": name, "train__epochs": 6, "train__lr": 0.01, "train__precision": "fp32"}
+    full, half = go(**settings), go(**settings | {"train__precision": "bf16"})
     assert half.history["loss"] == pytest.approx(full.history["loss"], rel=0.05)
     assert half.history["loss"] != full.history["loss"]  # it did something
     assert {v.dtype for v in half.model.state_dict().values()} == {torch.float32}
@@ -183,56 +178,29 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features, nam
     assert half.model(x).features.dtype == torch.float32  # scored in full precision
 
 
-def test_a_compiled_run_keeps_its_keys_and_its_losses(go, traced, tmp_path):
-    plain, compiled = go(model__dropout=0.0), go(model__dropout=0.0, train__compile=True)
-    assert traced == [None]
-    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
-    assert compiled.history["loss"] == pytest.approx(plain.history["loss"], rel=1e-4)
-    loaded = load_checkpoint(save_checkpoint(compiled, tmp_path / "c.pt"), "cpu")
-    assert torch.equal(weights(loaded), weights(compiled)) and len(traced) == 1  # nothing is compiled to score
-
-
-def test_on_a_gpu_a_compiled_pass_is_replayed_from_cuda_graphs(traced):
-    compiled(torch.nn.Linear(2, 2), torch.device("cuda"))
-    assert traced == ["reduce-overhead"]
-
-
-def test_features_that_fit_are_held_on_the_device_and_are_the_same(go, make_features, monkeypatch):
-    features, cpu, index = make_features(), torch.device("cpu"), torch.tensor([3, 0, 2])
-    features = features.subset([5, 1, 0, 2, 4])
-    size, expected = 5 * features.store[0].nbytes, features.batch(index)
-    for free in (2 * size, 2 * size - 1):
-        read = reader(features, cpu, free)
-        assert torch.equal(read(index), expected) and read(index).dtype == torch.float32
-        monkeypatch.setattr(type(features), "batch", lambda *_: torch.zeros(()))  # the cache is read no more, or still
-        assert torch.equal(read(index), expected) == (free == 2 * size)
-        monkeypatch.undo()
-    plain = go(features=features)
-    monkeypatch.setattr("dumenet.train.reader", lambda features, device: reader(features, device, 2 * size))
-    assert torch.equal(weights(go(features=features)), weights(plain))
-
-
-def test_compiling_without_a_compiler_is_one_sentence(go, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(DumenetError, match="^train.compile needs a C.. compiler, .*leave it off.$"):
-        go(train__compile=True)
+def test_auto_precision_is_what_the_processor_is_fast_at(go, monkeypatch):
+    for amx, avx, expected in ((False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx, raising=False)
+        assert pick_precision("auto", torch.device("cpu")) == expected == go(train__epochs=1).origin["precision"]
+        assert pick_precision("fp32", torch.device("cpu")) == "fp32"
 
 
 def test_refuses_another_precision():
     with pytest.raises(DumenetError, match=r"^[^\n]*train.precision[^\n]*bf16[^\n]*$"):
         make_config(train__precision="fp16")
-    with pytest.raises(DumenetError, match="train.compile must be of type bool"):
-        make_config(train__compile="yes")
 
 
 # --- going on after an interruption
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"train__schedule": "step", "train__step_epoch": 2}, {"train__schedule": "stable"}, {"model__name": "conv"}, {"train__precision": "bf16"},
+    {}, {"train__schedule": "step", "train__step_epoch": 2}, {"train__schedule": "onecycle"}, {"model__name": "conv"},
+    {"train__precision": "bf16"}, {"model__dropout": 0.2}, {"train__epochs": None, "train__steps": 11},
 ])  # fmt: skip
 def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
-    settings |= {"train__epochs": 4}
+    settings = {"train__epochs": 4} | settings
+    settings = {k: v for k, v in settings.items() if v is not None}
     whole, state = go(**settings), tmp_path / "run" / "state.pt"
     for epoch in (2, 2):  # the state of epoch 1 is there; interrupted twice
         with pytest.raises(KeyboardInterrupt):
@@ -266,9 +234,9 @@ def test_a_state_of_something_else_is_not_read(go, tmp_path, what):
 
 
 @pytest.fixture
-def trained(go):
+def trained(go, make_features):
     trained = go(model__neighbour_mask=("encoder",), model__neighbour_size=1, data__categories=("a", "b"))
-    trained.thresholds = {"a": 1.0, "b": 2.0, "all": 1.5}
+    calibrate(trained, make_features(), make_features(4, seed=3))
     trained.origin, trained.earlier = {"data": "123", "backbone": "x", "seconds": 1.0}, 2.5
     return trained
 
@@ -291,17 +259,11 @@ def test_a_loaded_model_gives_the_same_maps(go, make_features, tmp_path, name):
 def test_everything_comes_back(trained, tmp_path):
     loaded = load_checkpoint(save_checkpoint(trained, tmp_path / "c.pt"), "cpu")
     for field in dataclasses.fields(trained):
-        if field.name != "model":
+        if field.name not in ("model", "spread", "normal"):
             assert getattr(loaded, field.name) == getattr(trained, field.name), field.name
-
-
-def test_a_state_and_a_checkpoint_of_before_hold_no_earlier_seconds(go, tmp_path):
-    state = tmp_path / "state.pt"
-    go(state)
-    torch.save({k: v for k, v in torch.load(state, weights_only=True).items() if k != "earlier"}, state)
-    seen = []
-    assert go(state, lambda epoch, _: seen.append(epoch)).earlier == 0 and not seen
-    assert load_checkpoint(state, "cpu").earlier == 0
+    assert vars(loaded.normal) == vars(trained.normal) and loaded.spread.categories == trained.spread.categories
+    for name, value in trained.spread.state_dict().items():  # the large one is kept in float16, which it is exact in
+        assert torch.equal(loaded.spread.state_dict()[name], value), name
 
 
 class Foreign:
@@ -358,35 +320,3 @@ def test_holdout_leaves_something_on_both_sides(make_features, n, share, held):
     keep, out = split_holdout(make_features(n), share, 0)
     assert len(out or ()) == held and len(keep) == n - held
     assert {s.category for s in keep.samples} == {"a", "b"}
-
-
-def test_scores_are_pooled_upsampled_maps(go, make_features):
-    trained, test = go(evaluation__batch_size=4), make_features(10, seed=5)
-    scores = score(trained, test)
-    maps = upsample(trained.model(next(test.batches(10))).anomaly_map.detach(), 64).numpy()
-    assert scores.maps.shape == (10, 64, 64) and np.allclose(scores.maps, maps, atol=1e-5)
-    assert np.allclose(scores.image, image_score(scores.maps, "max"))
-    alone = score(trained, test, keep_maps=False)
-    assert alone.maps is None and np.array_equal(alone.image, scores.image)
-
-
-def test_upsampling_keeps_corners_and_straight_lines():
-    ramp = torch.linspace(0, 3, 4).expand(2, 4, 4)
-    assert torch.allclose(upsample(ramp, 64), torch.linspace(0, 3, 64).expand(2, 64, 64), atol=1e-5)
-
-
-def test_thresholds_are_quantiles_of_held_out_scores(go, make_features):
-    trained, held = go(evaluation__quantile=0.75), make_features(10, seed=5)
-    set_thresholds(trained, None)
-    assert trained.thresholds == {} and verdicts(trained, [1.0]) == ["no threshold"]
-    set_thresholds(trained, held)
-    scores = score(trained, held).image
-    assert trained.thresholds == pytest.approx(
-        {"a": np.quantile(scores[::2], 0.75), "b": np.quantile(scores[1::2], 0.75), "all": np.quantile(scores, 0.75)}
-    )
-
-
-def test_verdicts_use_the_categorys_threshold(trained):
-    assert verdicts(trained, [0.9, 1.2, 1.6], "a") == ["normal", "anomalous", "anomalous"]
-    assert verdicts(trained, [1.6, 2.0, 2.1], "b") == ["normal", "normal", "anomalous"]
-    assert verdicts(trained, [1.4, 1.6]) == ["normal", "anomalous"]

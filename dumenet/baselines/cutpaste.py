@@ -42,8 +42,8 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
 from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
-from dumenet.evaluate import upsample
 from dumenet.features import Backbone, progress_bar
+from dumenet.score import upsample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,8 +40,8 @@ from torch import Tensor, nn
 
 from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.errors import unknown
-from dumenet.evaluate import upsample
 from dumenet.features import Backbone, progress_bar
+from dumenet.score import upsample
 
 LOCALISE = ("gradient", "positions")
 

@@ -11,7 +11,7 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 | channels kept | 100 of 448 (ResNet-18), 550 of 1792 | 100 of 176 | as for ResNet-18 |
 | grid | 56 x 56 | 28 x 28 | a quarter of the memory, same order of scores |
 | crop | 224 px from the middle of 256 | none | as for every method here |
-| alignment | nearest | bilinear | the package's one alignment |
+| alignment | nearest | mean over each cell (`features.align`) | the package's own |
 | smoothing | sigma 4 | sigma 4 | |
 | image score | maximum of the map | maximum of the map | |
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth, with_features
-from dumenet.evaluate import upsample
+from dumenet.score import upsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class PaDiM:
         for batch in features.batches(16):
             distance = mahalanobis(self._rows(batch), self.mean, self.inverse)  # (N, B)
             grid = distance.T.reshape(len(batch), self.settings.grid, self.settings.grid)
-            maps.append(upsample(grid, self.settings.features.image_size).numpy())
+            maps.append(upsample(grid, self.settings.features.image_size, self.settings.features.align).numpy())
         smoothed = smooth(np.concatenate(maps), self.settings.sigma)
         return Scores(smoothed.max((1, 2)), smoothed)
 

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.errors import DumenetError
-from dumenet.evaluate import upsample
 from dumenet.features import Backbone, progress_bar
+from dumenet.score import upsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class PANDA:
             near = torch.cdist(pooled, self.gallery_pooled)
             near = near.topk(min(s.gallery_neighbours, len(self.gallery)), largest=False).indices  # (B, K)
             grid = torch.stack([dense_distance(d, self.gallery[k]) for d, k in zip(dense, near)])  # (B, N)
-            maps.append(upsample(grid.view(-1, s.grid, s.grid), s.features.image_size).cpu().numpy())
+            maps.append(upsample(grid.view(-1, s.grid, s.grid), s.features.image_size, s.features.align).cpu().numpy())
         return Scores(torch.cat(scores).cpu().numpy(), smooth(np.concatenate(maps), s.sigma))
 
     def _stages(self, images: Tensor) -> list[Tensor]:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth, with_features
-from dumenet.evaluate import upsample
+from dumenet.score import upsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,11 @@ class PatchCore:
             patches = patches_of(batch)
             distance, nearest = torch.cdist(patches, self.bank).min(1)
             distance, nearest = distance.view(len(batch), -1), nearest.view(len(batch), -1)  # (B, N)
-            maps.append(upsample(distance.view(-1, grid, grid), self.settings.features.image_size).numpy())
+            maps.append(
+                upsample(
+                    distance.view(-1, grid, grid), self.settings.features.image_size, self.settings.features.align
+                ).numpy()
+            )
             worst = distance.argmax(1)
             for k, position in enumerate(worst.tolist()):
                 patch = patches.view(len(batch), -1, patches.shape[1])[k, position]

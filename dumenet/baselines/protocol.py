@@ -10,12 +10,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from dumenet.checkpoint import pick_device
 from dumenet.config import FeatureConfig
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
-from dumenet.evaluate import Scores
 from dumenet.features import Backbone, Features, extract
-from dumenet.train import pick_device
+from dumenet.score import Scores
 
 __all__ = ["Common", "Method", "Scores", "begin", "features_of", "images_of", "smooth", "with_features"]
 

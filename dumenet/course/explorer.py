@@ -6,11 +6,11 @@ models share one colour scale and one threshold, although their errors are measu
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import seaborn as sns
 import torch
@@ -22,9 +22,9 @@ from scipy import ndimage
 from dumenet.course.pictures import PictureDecoder, backbone_features
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
-from dumenet.evaluate import upsample
 from dumenet.experiment import Outcome
-from dumenet.plots import LUMA, picture
+from dumenet.plots import overlay, picture
+from dumenet.score import upsample
 
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
 TOP = 2.0  # units at the upper end of the colour scale
@@ -119,8 +119,9 @@ class Session:
                 )
         self.samples = {s.name: s for s in first.test.samples}
         self.dataset, self.features = first.dataset, first.test
-        self.stage_channels = dict(zip(first.trained.config.features.stages, first.trained.stage_channels))
-        self.size, self.grid = first.trained.config.features.image_size, first.trained.config.features.grid
+        features = first.trained.config.features
+        self.stage_channels = dict(zip(features.stages, first.trained.stage_channels))
+        self.size, self.grid, self.align = features.image_size, features.grid, features.align
         self._index = {name: i for i, name in enumerate(self.samples)}
         for method in ("photo", "truth", "decoded", "look", "anomaly_map", "unit"):
             setattr(self, method, lru_cache(64)(getattr(self, method)))
@@ -196,10 +197,8 @@ class Session:
         first = lambda tensor: None if tensor is None else tensor[0].cpu().numpy()  # noqa: E731
         rebuilt = None
         if self.pictures is not None:
-            try:
+            with suppress(DumenetError):  # a target that cannot be turned back into features
                 rebuilt = self.pictures.draw(backbone_features(network, result.features))[0]
-            except DumenetError:  # a target that cannot be turned back into features
-                pass
         gap = first(kept.get("gap"))
         return Look(
             first(result.features - result.target), first(result.channel_weights), first(result.spatial_weights),
@@ -212,7 +211,7 @@ class Session:
         """(S, S) anomaly map in units, of all channels or those of one stage alone."""
         grid = stage_map(self.look(model, image).difference, self.stage_channels, stage)  # (H, W)
         unit = self.unit(model, self.samples[image].category, stage)
-        return upsample(torch.from_numpy(grid / unit)[None], self.size)[0].numpy()
+        return upsample(torch.from_numpy(grid / unit)[None], self.size, self.align)[0].numpy()
 
     def unit(self, model: str, category: str, stage: int | str = "all") -> float:
         """The score that counts as 1: the verdict's threshold; without one, the median image score of the category.
@@ -274,7 +273,7 @@ def position_report(
 ) -> PositionReport:  # fmt: skip
     """What happens at one position of the grid.
 
-    The channel memory is asked by the position's token. The spatial memory is asked by whole hidden maps, not by positions:
+    The position's token reads the channel memory. The spatial memory is read by whole hidden maps, not by positions:
     shown are the weights of the map whose own value and whose answer differ most here, or the mean over all maps.
     """
     channels = look.difference[:, row, column].astype(np.float64) ** 2  # (C,)
@@ -317,11 +316,11 @@ def _ring(mask: np.ndarray, inner: int, outer: int) -> np.ndarray:
     return at(outer) & ~at(inner)
 
 
-def _large(array: np.ndarray, side: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
-    return np.asarray(Image.fromarray(array).resize((side, side), resample))
+def _large(array: np.ndarray, side: int) -> np.ndarray:
+    return np.array(Image.fromarray(array).resize((side, side), Image.Resampling.BILINEAR))
 
 
-def overlay(
+def draw_heatmap(
     image: np.ndarray,
     anomaly_map: np.ndarray | None = None,
     opacity: float = 0.6,
@@ -329,26 +328,23 @@ def overlay(
     threshold: float | None = None,
     truth: np.ndarray | None = None,
     place: tuple[float, float] | None = None,
-    top: float = TOP,
     side: int = SIDE,
 ) -> np.ndarray:
     """Photograph (S, S, 3) with its heatmap, marks and truth as a picture (side, side, 3) uint8.
 
-    The map (S, S) is coloured from 0 to `top` over the photograph in grey. Hatched: where it reaches `threshold`.
+    The map (S, S) is drawn as an `overlay` with the colours from 0 to `TOP`. Hatched: where it reaches `threshold`.
     Outlined in white and black: the `truth` (S, S). `place`: a ring at (row, column), both as shares 0 to 1.
     """
-    canvas = _large(np.asarray(image), side).astype(np.float32)
+    canvas = _large(np.asarray(image), side)
     if anomaly_map is not None:
         heat = _large(np.asarray(anomaly_map, np.float32), side)
-        colours = matplotlib.colormaps[colour_map](np.linspace(0, 1, 256))[:, :3].astype(np.float32) * 255
-        colours = colours[(heat * (255 / top)).clip(0, 255).astype(np.uint8)]  # (P, P, 3)
-        grey = canvas @ np.array(LUMA, np.float32)
-        canvas = grey[..., None] * (1 - opacity) + colours * opacity
+        canvas = overlay(canvas, heat, TOP, opacity=opacity, colour_map=colour_map)
         if threshold is not None:
             marked, step = heat >= threshold, np.arange(side)
             stripe = (step[:, None] + step[None, :]) % 14
+            dark = marked & (stripe >= 2) & (stripe < 4)
             canvas[marked & (stripe < 2)] = 255
-            canvas[marked & (stripe >= 2) & (stripe < 4)] *= 0.55
+            canvas[dark] = canvas[dark] * 0.55
             canvas[_ring(marked, -3, 0)] = 0
             canvas[_ring(marked, -2, 0)] = 255
     if truth is not None and truth.any():
@@ -360,19 +356,20 @@ def overlay(
         distance = np.hypot(y - place[0] * (side - 1), x - place[1] * (side - 1)) - side / 28
         canvas[np.abs(distance) < 3.5] = 0
         canvas[np.abs(distance) < 1.8] = 255
-    return canvas.clip(0, 255).astype(np.uint8)
+    return canvas
 
 
-def panes(session: Session, state: State) -> dict[str, np.ndarray]:
-    """The photograph and one heatmap for each model shown, as pictures (SIDE, SIDE, 3), by name."""
-    photo, truth = session.photo(state.image), session.truth(state.image)
-    last = session.grid - 1
-    place = (state.row / last, state.column / last)  # grid points lie on the corners, as in `upsample`
-    drawn = {"photograph": overlay(photo, truth=truth, place=place)}
-    for model in shown(state):
-        heat = session.anomaly_map(model, state.image, state.stage)
-        drawn[model] = overlay(photo, heat, state.opacity, state.colour_map, state.threshold, truth, place)
-    return drawn
+def pane(session: Session, state: State, model: str | None = None, ring: bool = False) -> np.ndarray:
+    """The photograph, or the heatmap of `model` on it, with the truth: (SIDE, SIDE, 3). `ring`: at the position."""
+    return draw_heatmap(
+        session.photo(state.image),
+        None if model is None else session.anomaly_map(model, state.image, state.stage),
+        state.opacity,
+        state.colour_map,
+        state.threshold,
+        session.truth(state.image),
+        ((state.row + 0.5) / session.grid, (state.column + 0.5) / session.grid) if ring else None,
+    )
 
 
 def shown(state: State) -> list[str]:
@@ -504,8 +501,8 @@ def explorer_figure(session: Session, **state: Any) -> Figure:
         picture(ax, array)
         ax.set_title(name, fontsize=9.5)
 
-    for column, (name, array) in enumerate(panes(session, state).items()):
-        place(column, 0, array, name)
+    for column, model in enumerate([None, *models]):
+        place(column, 0, pane(session, state, model, ring=True), model or "photograph")
     if decoded is not None:
         place(0, inch + title, decoded, "decoded from the features")
         for column, model in enumerate(models):

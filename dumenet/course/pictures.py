@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dumenet.checkpoint import pick_device
 from dumenet.config import Config, to_dict
 from dumenet.data import Sample, fingerprint, load_image
 from dumenet.errors import DumenetError
@@ -25,7 +26,6 @@ from dumenet.features import Backbone, Features, extract, progress_bar
 from dumenet.models import PositionGaussian
 from dumenet.models.layers import Standardise
 from dumenet.results import write_atomic
-from dumenet.train import pick_device
 
 SIZE = 112  # pixels of a decoded picture
 PASTES, ALTERED = 6, 200  # pieces pasted into an image; most altered images to compute features of
@@ -34,18 +34,14 @@ PASTES, ALTERED = 6, 200  # pieces pasted into an image; most altered images to 
 class PictureDecoder(nn.Module):
     """Features (B, C, H, W) as the backbone gives them, to RGB pictures (B, 3, 8 H, 8 W), about 0 to 1."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...] = (128, 64, 32)):
+    def __init__(self, channels: int):
         super().__init__()
         self.standardise = Standardise(channels)
-        layers = [nn.Conv2d(channels, widths[0], 3, padding=1), nn.GELU()]
-        for before, after in zip(widths, widths[1:]):
-            layers += [
-                nn.Conv2d(before, 4 * after, 1),
-                nn.PixelShuffle(2),
-                nn.Conv2d(after, after, 3, padding=1),
-                nn.GELU(),
-            ]
-        self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], 12, 3, padding=1), nn.PixelShuffle(2))
+        layers = [nn.Conv2d(channels, 128, 3, padding=1), nn.GELU()]
+        for before, after in ((128, 64), (64, 32)):
+            layers += [nn.Conv2d(before, 4 * after, 1), nn.PixelShuffle(2)]
+            layers += [nn.Conv2d(after, after, 3, padding=1), nn.GELU()]
+        self.net = nn.Sequential(*layers, nn.Conv2d(32, 12, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 3, 8 H, 8 W)."""
@@ -53,7 +49,7 @@ class PictureDecoder(nn.Module):
 
     @torch.no_grad()
     def draw(self, features: Tensor) -> np.ndarray:
-        """Features (B, C, H, W) of the backbone, or `backbone_features` of a reconstruction, to (B, 8 H, 8 W, 3) in 0..1."""
+        """Features (B, C, H, W) in the units of `backbone_features` to pictures (B, 8 H, 8 W, 3) in 0..1."""
         device = self.standardise.mean.device
         return self(features.to(device)).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -79,8 +75,8 @@ def picture_decoder(
     """The decoder for the data set and backbone of `config`, trained on its normal training images or read again.
 
     Args:
-        epochs: passes over the normal images and as many altered ones (`ALTERED` at most). 12: half a minute on two cores
-            for 300 images.
+        epochs: passes over the normal images and as many altered ones (`ALTERED` at most). 12 take half a minute on
+            two cores for 300 images.
 
     Raises:
         DumenetError: as `experiment.run`; and a backbone grid other than `SIZE` / 8.

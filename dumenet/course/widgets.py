@@ -2,7 +2,9 @@
 
 import html
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import anywidget
 import ipywidgets
@@ -26,36 +28,24 @@ from dumenet.course.explorer import (
     explorer_figure,
     image_name,
     memory_of,
-    overlay,
+    pane,
     shown,
     stage_name,
 )
 from dumenet.errors import DumenetError
+from dumenet.plots import as_uint8
 
 __all__ = ["Explorer", "Picture", "explorer", "explorer_figure", "live"]
 
 
-def live(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
-    """Controls above the picture that ``draw(**values)`` makes anew whenever one of them moves.
-
-    The picture is an `ipywidgets.Image`, not a captured output: an error in `draw` is raised where a control is
-    moved, so a cell that moves it fails, and a headless run cannot hang on a lost output message.
-
-    Args:
-        controls: widgets with a `value`, named like the arguments of `draw`.
-    """
-    picture = ipywidgets.Image(format="png", layout={"align_self": "flex-start", "max_width": "100%"})
-
-    def update(_change: object = None) -> None:
-        figure, data = draw(**{name: control.value for name, control in controls.items()}), io.BytesIO()
-        figure.savefig(data, format="png", dpi=100, bbox_inches="tight")
-        plt.close(figure)
-        picture.value = data.getvalue()
-
-    for control in controls.values():
-        control.observe(update, "value")
-    update()
-    return ipywidgets.VBox([*controls.values(), picture])
+SCALE = """<div style="display: flex; align-items: center; gap: 10px; line-height: 1.3; flex-wrap: wrap">
+<span>score 0</span>
+<div style="position: relative; flex: 1 1 160px; max-width: 380px; height: 14px;
+  background: linear-gradient(to right, {colours})">
+<div style="position: absolute; left: calc({at:.1f}% - 2px); top: -3px; width: 3px; height: 20px; background: black;
+  outline: 1px solid white"></div></div>
+<span>{top:g} and more; 1 is the verdict's threshold. Hatched: at or above {threshold:.2f}. Outline: truth.
+Ring: the chosen position; click a picture to move it.</span></div>"""
 
 
 class Picture(anywidget.AnyWidget):
@@ -66,7 +56,7 @@ class Picture(anywidget.AnyWidget):
 
     _esm = """
     export default { render({ model, el }) {
-      const box = document.createElement("div"), image = document.createElement("img"), ring = document.createElement("div");
+      const [box, image, ring] = ["div", "img", "div"].map((tag) => document.createElement(tag));
       box.className = "dumenet-picture"; ring.className = "dumenet-ring"; box.append(image, ring); el.append(box);
       let address;
       const draw = () => {
@@ -76,9 +66,9 @@ class Picture(anywidget.AnyWidget):
         if (old) URL.revokeObjectURL(old);
       };
       const place = () => {
-        const last = model.get("grid") - 1, [row, column] = model.get("place");
-        ring.hidden = last < 1;
-        ring.style.top = 100 * row / last + "%"; ring.style.left = 100 * column / last + "%";
+        const grid = model.get("grid"), [row, column] = model.get("place");
+        ring.hidden = grid < 2;
+        ring.style.top = 100 * (row + 0.5) / grid + "%"; ring.style.left = 100 * (column + 0.5) / grid + "%";
       };
       const move = (row, column) => {
         const last = model.get("grid") - 1, inside = (x) => Math.min(Math.max(x, 0), last);
@@ -90,8 +80,8 @@ class Picture(anywidget.AnyWidget):
       if (model.get("grid") > 1) {
         image.tabIndex = 0; image.style.cursor = "crosshair";
         image.addEventListener("click", (e) => {
-          const b = image.getBoundingClientRect(), last = model.get("grid") - 1;
-          move(Math.round((e.clientY - b.top) / b.height * last), Math.round((e.clientX - b.left) / b.width * last));
+          const b = image.getBoundingClientRect(), grid = model.get("grid");
+          move(Math.floor((e.clientY - b.top) / b.height * grid), Math.floor((e.clientX - b.left) / b.width * grid));
         });
         image.addEventListener("keydown", (e) => {
           const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[e.key];
@@ -106,7 +96,8 @@ class Picture(anywidget.AnyWidget):
     """
     _css = """
     .dumenet-picture { position: relative; line-height: 0; overflow: hidden; }
-    .dumenet-picture img { width: 100%; height: auto; }
+    .dumenet-picture img { max-width: 100%; height: auto; }
+    .dumenet-explorer .dumenet-picture img { width: 100%; }
     .dumenet-picture img:focus-visible { outline: 3px solid #0173b2; outline-offset: -3px; }
     .dumenet-ring { position: absolute; width: 22px; height: 22px; margin: -11px 0 0 -11px; border-radius: 50%;
       box-sizing: border-box; border: 2px solid white; outline: 1.5px solid black; box-shadow: inset 0 0 0 1.5px black;
@@ -118,12 +109,59 @@ class Picture(anywidget.AnyWidget):
     place = traitlets.List(traitlets.Int(), [0, 0]).tag(sync=True)
 
 
+def live(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
+    """Controls above the picture that ``draw(**values)`` makes anew whenever one of them moves.
+
+    Nothing is captured: an error in `draw` is raised where a control is moved, so a cell that moves it fails, and a
+    headless run cannot hang on a lost output message.
+
+    Args:
+        controls: widgets with a `value`, named like the arguments of `draw`.
+    """
+    picture = Picture()
+
+    def update(_change: object = None) -> None:
+        values = {name: control.value for name, control in controls.items()}
+        figure, data = draw(**values), io.BytesIO()
+        figure.savefig(data, format="png", dpi=100, bbox_inches="tight")
+        plt.close(figure)
+        picture.png = data.getvalue()
+        picture.alt = "The figure for " + ", ".join(f"{name} {value}" for name, value in values.items())
+
+    for control in controls.values():
+        control.observe(update, "value")
+    update()
+    return ipywidgets.VBox([*controls.values(), picture])
+
+
 def _png(array: np.ndarray) -> bytes:
     """An (H, W, 3) picture, uint8 or 0..1, as PNG: packed lightly, since it is sent once and thrown away."""
     data = io.BytesIO()
-    array = array if array.dtype == np.uint8 else (array * 255).round().astype(np.uint8)
-    Image.fromarray(array).save(data, "png", compress_level=1)
+    Image.fromarray(as_uint8(array)).save(data, "png", compress_level=1)
     return data.getvalue()
+
+
+def _controls(data_sets: list[str]) -> dict[str, ipywidgets.Widget]:
+    """The explorer's controls by name, in three groups of names; `Explorer._fill` offers what a data set allows."""
+    wide = {"style": {"description_width": "6.5em"}, "layout": {"width": "auto"}}
+    choice = partial(ipywidgets.Dropdown, **wide)
+    number = partial(ipywidgets.FloatSlider, min=0, readout_format=".2f", **wide)
+    whole = partial(ipywidgets.IntSlider, min=0, max=1, **wide)
+    return {
+        "data": choice(description="data set", options=data_sets, value=data_sets[0]),
+        "category": choice(description="category"),
+        "image": choice(description="image"),
+        "model": choice(description="model"),
+        "other": choice(description="beside it"),
+        "stage": choice(description="stage"),
+        "threshold": number(description="threshold", value=1, max=3, step=0.02),
+        "opacity": number(description="opacity", value=0.6, max=1, step=0.05),
+        "colour_map": choice(description="colour map", options=COLOUR_MAPS),
+        "row": whole(description="row"),
+        "column": whole(description="column"),
+        "memory": choice(description="memory", options=MEMORIES),
+        "hidden": choice(description="hidden map", options=HIDDEN),
+    }
 
 
 class Explorer(ipywidgets.VBox):
@@ -137,44 +175,24 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
         self.sessions, self._quiet, self._drawn, self._painters = dict(sessions), False, {}, {}
-        first = next(iter(self.sessions))
-        style = {"description_width": "6.5em"}
-        wide = {"style": style, "layout": {"width": "auto"}}
-        choice = lambda text, options=(): ipywidgets.Dropdown(description=text, options=options, **wide)  # noqa: E731
-        number = lambda text, value, top, step: ipywidgets.FloatSlider(  # noqa: E731
-            value=value, min=0, max=top, step=step, description=text, readout_format=".2f", **wide
-        )
-        whole = lambda text: ipywidgets.IntSlider(min=0, max=1, description=text, **wide)  # noqa: E731
-        self.controls = {
-            "data": choice("data set", list(self.sessions)), "category": choice("category"), "image": choice("image"),
-            "model": choice("model"), "other": choice("beside it"), "stage": choice("stage"),
-            "threshold": number("threshold", 1.0, 3.0, 0.02), "opacity": number("opacity", 0.6, 1.0, 0.05),
-            "colour_map": choice("colour map", COLOUR_MAPS),
-            "row": whole("row"), "column": whole("column"),
-            "memory": choice("memory", MEMORIES), "hidden": choice("hidden map", HIDDEN),
-        }  # fmt: skip
-        self.controls["data"].value = first
+        self.controls = _controls(list(self.sessions))
         self.status, self.scale = ipywidgets.HTML(), ipywidgets.HTML()
         self.captions = {(c, r): ipywidgets.HTML() for c in range(3) for r in ("map", "decoded")}
         rows = ("map", "decoded", "report")
         self.pictures = {(c, r): Picture() for c in range(3) for r in rows if (c, r) != (0, "report")}
-        groups = (("data", "category", "image", "model", "other"), ("stage", "threshold", "opacity", "colour_map"),
-                  ("row", "column", "memory", "hidden"))  # fmt: skip
-        panel = ipywidgets.GridBox(
-            [ipywidgets.VBox([self.controls[n] for n in group], layout={"overflow": "hidden"}) for group in groups],
-            layout={"grid_template_columns": "repeat(auto-fit, minmax(260px, 1fr))", "grid_gap": "4px 20px"},
-        )
+        every, ends = list(self.controls.values()), (0, 5, 9, 13)  # data and models, map, position
+        groups = [ipywidgets.VBox(every[a:b], layout={"overflow": "hidden"}) for a, b in zip(ends, ends[1:])]
+        columns = {"grid_template_columns": "repeat(auto-fit, minmax(260px, 1fr))", "grid_gap": "4px 20px"}
         self._cells = [
-            [self.captions[c, "map"], self.pictures[c, "map"], self.status if c == 0 else self.pictures[c, "report"],
+            [self.captions[c, "map"], self.pictures[c, "map"], self.pictures[c, "report"] if c else self.status,
              self.captions[c, "decoded"], self.pictures[c, "decoded"]]
             for c in range(3)
         ]  # fmt: skip
-        for column in self._cells:
-            for cell in column:
-                cell.layout.min_width = "0"
-        self._board = ipywidgets.GridBox(
-            layout={"grid_gap": "4px 14px", "align_items": "flex-start", "overflow": "hidden"}
-        )
+        for cell in sum(self._cells, []):
+            cell.layout.min_width = "0"
+        together = {"grid_gap": "4px 14px", "align_items": "flex-start", "overflow": "hidden"}
+        self._board = ipywidgets.GridBox(layout=together)
+        panel = ipywidgets.GridBox(groups, layout=columns)
         super().__init__([panel, self.scale, self._board], layout={"max_width": "1240px", "grid_gap": "6px"})
         self.add_class("dumenet-explorer")
         self._fill()
@@ -195,63 +213,57 @@ class Explorer(ipywidgets.VBox):
         values = {k: c.value for k, c in self.controls.items() if k not in ("data", "category")}
         return self.session.state(**values)
 
-    def _set(self, **values: object) -> None:
-        """Set controls without drawing."""
-        quiet, self._quiet = self._quiet, True
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        """Nothing is drawn for what changes inside."""
+        before, self._quiet = self._quiet, True
         try:
-            for name, value in values.items():
-                self.controls[name].value = value
+            yield
         finally:
-            self._quiet = quiet
+            self._quiet = before
 
     def _offer(self, name: str, options: list) -> None:
         """New choices for a control, keeping its value where it still is one."""
-        quiet, self._quiet, control = self._quiet, True, self.controls[name]
-        values = [o[1] if isinstance(o, tuple) else o for o in options]
+        control, values = self.controls[name], [o[1] if isinstance(o, tuple) else o for o in options]
         old = control.value
         control.options = options
         control.value = old if old in values else values[0]
-        self._quiet = quiet
 
     def _fill(self) -> None:
         """The choices that the data set allows."""
-        session = self.session
-        models = list(session.outcomes)
-        self._offer("category", session.categories)
-        self._offer("model", models)
-        self._offer("other", [NOBODY, *models])
-        self._offer("stage", [(stage_name(session, s), s) for s in ("all", *session.stage_channels)])
-        quiet, self._quiet = (
-            self._quiet,
-            True,
-        )  # a lower end moves the value, while the image is still the other data set's
-        for name in ("row", "column"):
-            self.controls[name].max = session.grid - 1
-        self._quiet = quiet
+        session, models = self.session, list(self.session.outcomes)
+        with self._silent():
+            self._offer("category", session.categories)
+            self._offer("model", models)
+            self._offer("other", [NOBODY, *models])
+            self._offer("stage", [(stage_name(session, s), s) for s in ("all", *session.stage_channels)])
+            self.controls["row"].max = self.controls["column"].max = session.grid - 1
         for column in range(3):
             self.pictures[column, "map"].grid = session.grid
         self._fill_images()
 
     def _fill_images(self) -> None:
-        session = self.session
-        images = session.images(self.controls["category"].value)
-        self._offer("image", [(image_name(session.samples[i]), i) for i in images])
+        images = self.session.images(self.controls["category"].value)
+        with self._silent():
+            self._offer("image", [(image_name(self.session.samples[i]), i) for i in images])
         self._to_peak()
 
     def _to_peak(self) -> None:
-        c = self.controls
-        row, column = self.session.peak(c["model"].value, c["image"].value, c["stage"].value)
-        self._set(row=row, column=column)
+        model, image, stage = (self.controls[name].value for name in ("model", "image", "stage"))
+        self._place(*self.session.peak(model, image, stage))
+
+    def _place(self, row: int, column: int) -> None:
+        with self._silent():
+            self.controls["row"].value, self.controls["column"].value = row, column
 
     def _moved(self, name: str) -> None:
-        if self._quiet:
-            return
-        {"data": self._fill, "category": self._fill_images, "image": self._to_peak}.get(name, lambda: None)()
-        self._draw()
+        if not self._quiet:
+            {"data": self._fill, "category": self._fill_images, "image": self._to_peak}.get(name, lambda: None)()
+            self._draw()
 
     def _clicked(self, change: dict) -> None:
         if not self._quiet:
-            self._set(row=change["new"][0], column=change["new"][1])
+            self._place(*change["new"])
             self._draw()
 
     def _paint(self, column: int, row: str, key: tuple, draw: Callable[[], np.ndarray | None]) -> None:
@@ -264,33 +276,25 @@ class Explorer(ipywidgets.VBox):
 
     def _draw(self) -> None:
         session, state = self.session, self.state
-        models, words = shown(state), describe(session, state)
-        photo, truth, data = session.photo(state.image), session.truth(state.image), self.controls["data"].value
+        models = shown(state)
         if len(self._board.children) != 5 * (width := 1 + len(models)):  # row by row, so that pictures stand in line
             self._board.layout.grid_template_columns = f"repeat({width}, minmax(0, 400px))"
             self._board.children = [cell for row in zip(*self._cells[:width]) for cell in row]
-        self._paint(0, "map", (data, state.image), lambda: overlay(photo, truth=truth))
-        self._paint(0, "decoded", (data, state.image), lambda: session.decoded(state.image))
+        image = (self.controls["data"].value, state.image)
+        self._paint(0, "map", image, partial(pane, session, state))
+        self._paint(0, "decoded", image, lambda: session.decoded(state.image))
+        heat = (state.stage, state.colour_map, state.opacity, state.threshold)
+        place = (state.row, state.column, state.memory, state.hidden)
         for column, model in enumerate(models, 1):
-            heat = (state.stage, state.colour_map, state.opacity, state.threshold)
+            self._paint(column, "map", (*image, model, *heat), partial(pane, session, state, model))
             self._paint(
-                column, "map", (data, state.image, model, *heat),
-                lambda model=model: overlay(
-                    photo, session.anomaly_map(model, state.image, state.stage), state.opacity, state.colour_map,
-                    state.threshold, truth,
-                ),
-            )  # fmt: skip
-            look = session.look(model, state.image)
-            self._paint(column, "decoded", (data, state.image, model), lambda look=look: look.rebuilt)
-            place = (state.row, state.column, state.memory, state.hidden)
-            self._paint(
-                column, "report", (data, state.image, model, *place), lambda model=model: self._report(model, state)
+                column, "decoded", (*image, model), lambda model=model: session.look(model, state.image).rebuilt
             )
-        self._caption(state, models, words)
-        quiet, self._quiet = self._quiet, True
-        for column in range(3):
-            self.pictures[column, "map"].place = [state.row, state.column]
-        self._quiet = quiet
+            self._paint(column, "report", (*image, model, *place), partial(self._report, model, state))
+        self._caption(state, models)
+        with self._silent():
+            for column in range(3):
+                self.pictures[column, "map"].place = [state.row, state.column]
 
     def _report(self, model: str, state: State) -> np.ndarray:
         memory = memory_of(self.session, model, state.memory)
@@ -299,31 +303,26 @@ class Explorer(ipywidgets.VBox):
             self._painters[key] = ReportPainter(self.session.stage_channels, memory)
         return self._painters[key](self.session.report(model, state))
 
-    def _caption(self, state: State, models: list[str], words: list[str]) -> None:
+    def _caption(self, state: State, models: list[str]) -> None:
         """Captions, text alternatives, colour scale and status line."""
-        session = self.session
-        decoded = session.decoded(state.image) is not None
+        words = describe(self.session, state)
+        decoded = self.session.decoded(state.image) is not None
         for column, model in enumerate(["photograph", *models]):
+            source = "from the reconstruction" if column else "from the features"
             self.captions[column, "map"].value = f"<b>{html.escape(model)}</b>"
-            source = "from the features" if column == 0 else "from the reconstruction"
             self.captions[column, "decoded"].value = f"decoded {source}" if decoded else ""
-            picture = self.pictures[column, "map"]
-            what = "Photograph" if column == 0 else f"Anomaly map of {model}"
-            picture.alt = f"{what}. {words[column]} Click, or press the arrow keys, to ask about a position."
+            what = f"Anomaly map of {model}" if column else "Photograph"
+            keys = "Click, or press the arrow keys, to choose a position."
+            self.pictures[column, "map"].alt = f"{what}. {words[column]} {keys}"
             self.pictures[column, "decoded"].alt = f"Picture decoded {source}, {words[0]}"
             if column:
                 self.pictures[column, "report"].alt = f"Error by channel and memory slots read. {words[column]}"
-        colours = ", ".join(
-            matplotlib.colors.to_hex(matplotlib.colormaps[state.colour_map](x)) for x in np.linspace(0, 1, 12)
-        )
-        at = min(100 * state.threshold / TOP, 100)
-        self.scale.value = (
-            "<div style='display: flex; align-items: center; gap: 10px; line-height: 1.3; flex-wrap: wrap'><span>score 0</span>"
-            "<div style='position: relative; flex: 1 1 160px; max-width: 380px; height: 14px; "
-            f"background: linear-gradient(to right, {colours})'>"
-            f"<div style='position: absolute; left: calc({at:.1f}% - 2px); top: -3px; width: 3px; height: 20px; background: black; "
-            f"outline: 1px solid white'></div></div><span>{TOP:g} and more; 1 is the verdict's threshold. Hatched: at or above "
-            f"{state.threshold:.2f}. Outline: truth. Ring: the position asked; click a picture to move it.</span></div>"
+        steps = matplotlib.colormaps[state.colour_map](np.linspace(0, 1, 12))
+        self.scale.value = SCALE.format(
+            colours=", ".join(map(matplotlib.colors.to_hex, steps)),
+            at=min(100 * state.threshold / TOP, 100),
+            top=TOP,
+            threshold=state.threshold,
         )
         lines = "".join(f"<p style='margin: 0 0 0.6em'>{html.escape(line)}</p>" for line in words)
         self.status.value = (
@@ -331,13 +330,15 @@ class Explorer(ipywidgets.VBox):
         )
 
 
-def explorer(session: Session | Mapping[str, Session]) -> Explorer:
-    """The heatmap explorer of one session, or of several data sets by name.
+def explorer(sessions: Mapping[str, Session]) -> Explorer:
+    """The heatmap explorer of one data set or several, by name; its static twin is `explorer_figure`.
 
-    Its static twin is `explorer_figure`. Every control has a label; a position is chosen by a click on a picture, by the
-    arrow keys on it, or by the sliders for row and column.
+    Every control has a label; a position is chosen by a click on a picture, by the arrow keys on it, or by the
+    sliders for row and column.
+
+    Raises:
+        DumenetError: no session.
     """
-    sessions = {session.dataset.name: session} if isinstance(session, Session) else session
     if not sessions:
         raise DumenetError("The explorer needs one session at least.")
     return Explorer(sessions)

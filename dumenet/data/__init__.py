@@ -11,22 +11,25 @@ from dumenet.data.images import IMAGE_SUFFIXES, content_key, load_image, load_ma
 from dumenet.data.samples import Dataset, Sample, contaminate, hold_out_class
 from dumenet.errors import DumenetError, shown
 
-__all__ = [
-    "IMAGE_SUFFIXES", "SPLITS", "Dataset", "Sample", "check_folder", "contaminate", "content_key", "fingerprint",
-    "hold_out_class", "load_image", "load_mask", "make_factory", "open_dataset", "read_cifar10", "read_digits", "read_folder", "read_index",
-    "write_index",
-]  # fmt: skip
+__all__ = ["IMAGE_SUFFIXES", "SPLITS", "Dataset", "Sample", "contaminate", "fingerprint", "hold_out_class"]
+__all__ += ["check_folder", "content_key", "load_image", "load_mask", "make_factory", "open_dataset"]
+__all__ += ["read_cifar10", "read_digits", "read_folder", "read_index", "write_index"]
 
 
 def open_dataset(
-    source: str | Path, categories: str | Iterable[str] = "all", normals: str = "01234", home: Path = Path("data"),
-    per_class_train: int | None = None, per_class_test: int | None = None, seed: int = 0,
-) -> Dataset:  # fmt: skip
+    source: str | Path,
+    categories: str | Iterable[str] = "all",
+    normals: str = "01234",
+    home: Path = Path("data"),
+    per_class_train: int | None = None,
+    per_class_test: int | None = None,
+    seed: int = 0,
+) -> Dataset:
     """The data set that `source` names.
 
     Args:
-        source: "factory" (made on demand in `home`/factory, always with seed 0), "digits", or a path: a folder in
-            MVTec-AD's layout, or CIFAR-10.
+        source: "factory" (made when it is missing in `home`/factory, always with seed 0), "digits", or a path: a folder
+            in MVTec-AD's layout, or CIFAR-10.
         categories: for MVTec-AD's layout, one name, several, or "all"; ten classes have one, their split.
         normals, per_class_train, per_class_test, seed: for the ten-class protocols, see `read_cifar10`.
 
@@ -41,8 +44,8 @@ def open_dataset(
     for name in [categories] if isinstance(categories, str) else categories:
         if name not in ("all", normals, split, f"{{{split}}}"):
             raise DumenetError(
-                f"{source} has no category {shown(name)}, only the split {{{split}}}: splits are chosen by data.normals, "
-                "e.g. `--set data.normals=56789`."
+                f"{source} has no category {shown(name)}, only the split {{{split}}}: splits are chosen by "
+                "data.normals, e.g. `--set data.normals=56789`."
             )
     if source == "digits":
         return read_digits(normals, per_class_train, per_class_test, seed)

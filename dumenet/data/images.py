@@ -14,20 +14,22 @@ from dumenet.errors import DumenetError
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 # What a file may hold, whatever its name says. No others: for some of them Pillow would start a program (Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of some phones, which Pillow opens as one
 # For good and not around each reading: threads share the filters. What is too large is refused below, in a sentence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata, which no pixel depends on
-LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of some phones, which Pillow opens as one
 
 
 def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
-    """The decoded image, turned as its EXIF orientation says; `name` is what an error calls it.
+    """The decoded image, turned as its EXIF orientation says; of several frames or pages the first one.
 
-    Of an animation or a file of several pages the first one.
+    Args:
+        file: a path, or the bytes of a file.
+        name: what an error calls it; None takes the path.
 
     Raises:
-        DumenetError: missing, empty, broken, with pixels that are no numbers, or of more than 89 million pixels
-            (Pillow's limit against bombs).
+        DumenetError: missing, empty, broken, with pixels that are not numbers, or of more than 89 million pixels
+            (Pillow's limit against decompression bombs).
     """
     name = name or str(file)
     if isinstance(file, Path) and not file.is_file():
@@ -43,9 +45,8 @@ def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
     except PermissionError:
         raise DumenetError(f"{name} may not be read: change its permissions.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise DumenetError(
-            f"{name} is empty, cut short or not an image ({type(error).__name__}): replace or remove it."
-        ) from None
+        kind = type(error).__name__
+        raise DumenetError(f"{name} is empty, cut short or not an image ({kind}): replace or remove it.") from None
     if turned.mode == "F" and not np.isfinite(np.asarray(turned)).all():
         raise DumenetError(f"{name} holds pixels that are NaN or infinite: export it again.")
     return turned
@@ -69,17 +70,13 @@ def load_image(sample: Sample, size: int) -> np.ndarray:
     Raises:
         DumenetError: a file that cannot be read.
     """
-    if isinstance(sample.source, np.ndarray):
-        image = Image.fromarray(sample.source)
-    else:
-        image = open_image(Path(sample.source))
-    return np.asarray(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR))
+    return np.asarray(to_rgb(_opened(sample)).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def mask_array(image: Image.Image) -> np.ndarray:
-    """(H, W) bool of an opened mask: anything above 0 is defect, whatever its colour, but where it is transparent.
+    """(H, W) bool of an opened mask: whatever is not black and not transparent is defect.
 
-    In a JPEG it is what is above half: its noise is above 0 everywhere.
+    In a lossy format it is what is above half: its noise is above 0 everywhere.
     """
     if image.format in LOSSY:
         return np.asarray(to_rgb(image)).max(axis=2) > 127
@@ -102,10 +99,7 @@ def load_mask(sample: Sample, size: int) -> np.ndarray:
     if sample.mask is None:
         raise DumenetError(f"{sample.name} has no mask: add one to ground_truth, or ask for image metrics only.")
     mask = mask_array(open_image(Path(sample.mask)))
-    if isinstance(sample.source, np.ndarray):
-        height, width = sample.source.shape[:2]
-    else:
-        width, height = open_image(Path(sample.source)).size
+    width, height = _opened(sample).size
     if mask.shape != (height, width):
         raise DumenetError(
             f"Mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.name} "
@@ -125,6 +119,11 @@ def content_key(sample: Sample) -> str:
         with open(sample.source, "rb") as file:
             while block := file.read(1 << 20):  # a file may be larger than the memory
                 digest.update(block)
-        return digest.hexdigest()
     except OSError as error:
         raise DumenetError(f"Cannot read {sample.source} ({error.strerror}): restore it or remove it.") from None
+    return digest.hexdigest()
+
+
+def _opened(sample: Sample) -> Image.Image:
+    array = isinstance(sample.source, np.ndarray)
+    return Image.fromarray(sample.source) if array else open_image(Path(sample.source))

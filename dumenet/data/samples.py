@@ -10,16 +10,13 @@ from dumenet.errors import DumenetError, unknown
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image of a data set, read only when asked.
-
-    `source` is a file or an (H, W, 3) uint8 array; `mask` a file, or None where there is none.
-    """
+    """One image of a data set; its file is read only when it is needed."""
 
     name: str  # unique inside its data set, e.g. "bottle/test/broken_large/000.png"
     category: str  # "bottle"; for the ten-class protocols the split's name, "{01234}"
     defect: str  # "good" for a normal image, else the defect kind (or the foreign class)
-    source: Path | np.ndarray
-    mask: Path | None = None
+    source: Path | np.ndarray  # a file, or (H, W, 3) uint8
+    mask: Path | None = None  # the file that marks the defect, where there is one
 
     @property
     def label(self) -> int:
@@ -29,15 +26,12 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Normal images to train on and images to test on.
-
-    Where `has_masks` is True every sample has a truth mask (all False on a normal image).
-    """
+    """Normal images to train on and images to test on."""
 
     name: str
     train: list[Sample]
     test: list[Sample]
-    has_masks: bool
+    has_masks: bool  # whether each defective test image has a mask; False where there are none
 
     @property
     def categories(self) -> list[str]:
@@ -48,10 +42,10 @@ class Dataset:
 def contaminate(dataset: Dataset, share: float, reserve: float = 0.0, seed: int = 0) -> Dataset:
     """`dataset` with defective test images among its training images, as if nobody had noticed them.
 
-    In each category the defective test images are put into an order drawn by `seed`. The first k of them go to the
-    training set, k / (normal + k) being as near to `share` as it gets; they keep their true labels, which training
-    never reads. They leave the test set, and so do those that `reserve` would take: with one reserve and one seed
-    all shares up to it have the same test set, and each training set holds those of the smaller shares.
+    In each category the defective test images are put into an order drawn by `seed`, and the first k join the training
+    set, k / (normal + k) being as near to `share` as it gets. They keep their labels, which training never reads. The
+    test set loses them and also those that a share of `reserve` would take: with one reserve and one seed, all shares
+    up to it have the same test set, and each training set holds those of the smaller shares.
 
     Raises:
         DumenetError: a category has too few defective test images; one at least must be left to test on.
@@ -59,7 +53,7 @@ def contaminate(dataset: Dataset, share: float, reserve: float = 0.0, seed: int 
     larger = max(share, reserve)
     if not larger:
         return dataset
-    moved, gone, rng = [], set(), np.random.default_rng(seed)
+    added, removed, rng = [], set(), np.random.default_rng(seed)
     for category in dataset.categories:
         normal = sum(s.category == category for s in dataset.train)
         defective = [s for s in dataset.test if s.category == category and s.label]
@@ -70,18 +64,17 @@ def contaminate(dataset: Dataset, share: float, reserve: float = 0.0, seed: int 
                 f"{remove} of them and must leave one to test on."
             )
         order = [defective[i] for i in rng.permutation(len(defective))]
-        moved += order[:add]
-        gone.update(s.name for s in order[:remove])
-    test = [s for s in dataset.test if s.name not in gone]
-    return replace(dataset, train=dataset.train + moved, test=test)
+        added += order[:add]
+        removed.update(order[:remove])
+    return replace(dataset, train=dataset.train + added, test=[s for s in dataset.test if s not in removed])
 
 
 def hold_out_class(dataset: Dataset, name: str, share: float = 0.2, seed: int = 0) -> Dataset:
     """A data set to choose settings on, made of training images alone: the class `name` plays the anomaly.
 
     Its images leave the training set and become the anomalies of a new test set; of each other class a random `share`
-    follows as normal test images. The data set's own test images are in neither part. For ten-class protocols, whose
-    sample names are train/<class>/<image>; "last" is the last of them.
+    follows as normal test images. No test image of `dataset` is used. For ten-class protocols, whose sample names are
+    train/<class>/<image>; the name "last" means the last of the classes.
 
     Raises:
         DumenetError: no such class among the training images, or no other one.

@@ -7,11 +7,12 @@ from dumenet.models.dumenet import DuMeNet
 from dumenet.models.layers import Reconstruction
 from dumenet.models.memory import ChannelMemory, Fusion, SpatialMemory, ssim
 from dumenet.models.simple import PositionGaussian, ShortcutNet
+from dumenet.models.spread import Spread, fit_spread
 from dumenet.models.uniad import UniAD
 
 __all__ = [
-    "ChannelMemory", "DuMeNet", "Fusion", "PositionGaussian", "Reconstruction", "ShortcutNet", "SpatialMemory",
-    "UniAD", "build_model", "ssim",
+    "ChannelMemory", "DuMeNet", "Fusion", "PositionGaussian", "Reconstruction", "ShortcutNet", "SpatialMemory", "Spread",
+    "UniAD", "build_model", "fit_spread", "ssim",
 ]  # fmt: skip
 
 

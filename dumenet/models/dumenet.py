@@ -77,12 +77,12 @@ class DuMeNet(nn.Module):
         self.masks = Masks(config.neighbour_mask, grid, config.neighbour_size)
         xavier(self)
 
-    def forward(self, features: Tensor) -> Reconstruction:
-        """Reconstruct backbone features (B, C, H, W); see `Reconstruction` for what comes back."""
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Reconstruct backbone features (B, C, H, W); see `Reconstruction` for what comes back, and `jitter` for `noise`."""
         target = self.attend(self.standardise(features))  # (B, C, H, W)
         tokens = tokens_of(target)  # (B, N, C)
         if self.training and self.config.jitter:
-            tokens = jitter(tokens, self.config.jitter)
+            tokens = jitter(tokens, self.config.jitter, noise)
         hidden = F.layer_norm(self.project_in(tokens), (self.config.hidden_dim,))  # (B, N, D)
         position = self.position()  # (N, D)
         for layer in self.encoder:

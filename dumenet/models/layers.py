@@ -21,6 +21,11 @@ class Reconstruction(NamedTuple):
     channel_weights: Tensor | None = None  # (B, N, M) rows sum to 1: what each token read of the channel memory
     spatial_weights: Tensor | None = None  # (B, D, M) rows sum to 1: what each hidden map read of the spatial one
 
+    @property
+    def error(self) -> Tensor:
+        """(B, C, H, W) target minus reconstruction: what `dumenet.score` measures the length of."""
+        return self.target - self.features
+
 
 def reconstruction(features: Tensor, target: Tensor, *weights: Tensor | None, kind: str = "raw") -> Reconstruction:
     """Bundle a reconstruction with its anomaly map, the L2 norm over channels (UniAD, eq. 6). `kind` is `model.target`:
@@ -41,28 +46,14 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
+    def fit(self, mean: Tensor, std: Tensor) -> None:
+        """Take the statistics of the training features, (C, 1, 1) each."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         return (x - self.mean) / self.std
-
-
-class Dropout(nn.Dropout):
-    """`nn.Dropout` that takes eight elements from each random number on a CPU, where torch takes one.
-
-    An element reads one byte, so there p is rounded to k / 256, but not to 0. The rest is scaled by 1 / (1 - k / 256),
-    which keeps the expectation (to the rounding of the scale in x's type).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
-        if not (self.training and self.p and x.device.type == "cpu"):
-            return super().forward(x)
-        k = min(max(round(self.p * 256), 1), 255)
-        draws = torch.empty(*x.shape[:-1], -(-x.shape[-1] // 8), dtype=torch.int64).random_(
-            -(2**63), None
-        )  # all 64 bits
-        keep = torch.ge(draws.view(torch.uint8)[..., : x.shape[-1]], k, out=torch.empty_like(x))  # 0 or 1, in x's type
-        return x * keep.mul_(256 / (256 - k))
 
 
 class Attention(nn.Module):
@@ -70,7 +61,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float):
         super().__init__()
-        self.heads, self.drop = heads, Dropout(dropout)
+        self.heads, self.drop = heads, nn.Dropout(dropout)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -79,20 +70,19 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """All (B, N, D); `mask` (N, N) is True where attending is allowed."""
         q, k, v = self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
-        dropout = self.drop.p if self.training else 0.0
-        if dropout and q.device.type == "cpu":  # torch has no fused kernel for this, and draws slowly
-            scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)  # (B, heads, N, N)
-            if mask is not None:
-                scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-            read = self.drop(scores.softmax(dim=-1)) @ v  # (B, heads, N, D / heads)
-        else:
+        if q.is_cuda:
+            dropout = self.drop.p if self.training else 0.0
             read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:  # torch's fused kernel is the slower one on the CPU
+            scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)  # (B, heads, N, N)
+            scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+            read = self.drop(scores.softmax(dim=-1)) @ v  # (B, heads, N, D / heads)
         return self.out(read.transpose(1, 2).flatten(2))  # (B, N, D)
 
 
 def feed_forward(dim: int, ffn_dim: int, dropout: float) -> nn.Sequential:
     """The position-wise two-layer network of a transformer layer."""
-    return nn.Sequential(nn.Linear(dim, ffn_dim), nn.ReLU(), Dropout(dropout), nn.Linear(ffn_dim, dim))
+    return nn.Sequential(nn.Linear(dim, ffn_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dim, dim))
 
 
 class EncoderLayer(nn.Module):
@@ -103,7 +93,7 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(dim, heads, dropout)
         self.ffn = feed_forward(dim, ffn_dim, dropout)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.drop = Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, N, D), position (N, D)."""
@@ -124,7 +114,7 @@ class DecoderLayer(nn.Module):
         self.attention1, self.attention2 = Attention(dim, heads, dropout), Attention(dim, heads, dropout)
         self.ffn = feed_forward(dim, ffn_dim, dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
-        self.drop = Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
 
     def forward(
         self, x: Tensor, first: Tensor, second: Tensor, position: Tensor, mask1: Tensor | None, mask2: Tensor | None
@@ -172,13 +162,14 @@ def neighbour_mask(grid: int, size: int) -> Tensor:
     return allowed
 
 
-def jitter(tokens: Tensor, scale: float) -> Tensor:
+def jitter(tokens: Tensor, scale: float, noise: Tensor | None = None) -> Tensor:
     """Noise in proportion to each token's own length: N(0, 1) * |token| / C * scale (UniAD, section 3.3).
 
-    tokens (B, N, C) to the same shape.
+    tokens (B, N, C) to the same shape; `noise` of that shape is drawn here if it is not given.
     """
     length = tokens.norm(dim=-1, keepdim=True) / tokens.shape[-1]  # (B, N, 1)
-    return tokens + torch.randn_like(tokens) * length * scale
+    noise = torch.randn(tokens.shape, device=tokens.device) if noise is None else noise
+    return tokens + noise * length * scale
 
 
 def xavier(model: nn.Module) -> None:

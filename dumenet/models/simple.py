@@ -24,8 +24,8 @@ class ShortcutNet(nn.Module):
             layers += [nn.Conv2d(channels, channels, size, padding=size // 2), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Conv2d(channels, channels, 1))
 
-    def forward(self, features: Tensor) -> Reconstruction:
-        """Reconstruct backbone features (B, C, H, W)."""
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Reconstruct backbone features (B, C, H, W); these networks have no jitter, so `noise` has no part."""
         target = self.standardise(features)
         return reconstruction(self.net(target), target, kind=self.config.target)
 

@@ -41,12 +41,12 @@ class UniAD(nn.Module):
         self.masks = Masks(config.neighbour_mask, grid, config.neighbour_size)
         xavier(self)
 
-    def forward(self, features: Tensor) -> Reconstruction:
-        """Reconstruct backbone features (B, C, H, W)."""
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Reconstruct backbone features (B, C, H, W); see `jitter` for `noise`."""
         target = self.standardise(features)  # (B, C, H, W)
         tokens = tokens_of(target)  # (B, N, C)
         if self.training and self.config.jitter:
-            tokens = jitter(tokens, self.config.jitter)
+            tokens = jitter(tokens, self.config.jitter, noise)
         encoded, position = self.project_in(tokens), self.position()  # (B, N, D), (N, D)
         for layer in self.encoder:
             encoded = layer(encoded, position, self.masks.get("encoder"))

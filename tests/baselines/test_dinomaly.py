@@ -20,8 +20,8 @@ from dumenet.baselines.dinomaly import (
 from dumenet.baselines.protocol import features_of
 from dumenet.config import FeatureConfig
 from dumenet.errors import DumenetError
-from dumenet.evaluate import upsample
 from dumenet.features import Backbone
+from dumenet.score import upsample
 
 
 def test_linear_attention_is_a_weighted_mean():

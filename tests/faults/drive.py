@@ -1,62 +1,42 @@
-"""The work that `test_kill` interrupts: `python drive.py WORK HOME`. What is done is noted in HOME/log, line by line."""
+"""The work that `test_kill` interrupts: `python drive.py HOME COMMAND`, where "factory" makes a small data set.
+
+HOME/log gets a line at the start, for each batch of images that the backbone sees, for each epoch, and at the end.
+"""
 
 import os
 import sys
 from functools import partial
 from pathlib import Path
 
-from dumenet import experiment, features
-from dumenet.config import make_config
-from dumenet.course.reproduce import reproduce
+from dumenet import experiment
+from dumenet.cli import main
+from dumenet.course import reproduce  # noqa: F401  imported now, so that the clock starts with the work
 from dumenet.data import make_factory
-from dumenet.paper import jobs
-
-SMALL = {"hidden_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "ffn_dim": 32, "heads": 2}
-CONFIG = make_config(
-    data__source="photos", features__image_size=64, features__grid=4, features__batch_size=2, train__epochs=6, train__device="cpu",
-    **{f"model__{k}": v for k, v in SMALL.items()}, model__channel_memory_size=16, model__spatial_memory_size=16,
-)  # fmt: skip
+from dumenet.features import Backbone
+from dumenet.paper import tables  # noqa: F401
 
 
-def note(word: str) -> None:
+def note(text: str) -> None:
     with open("log", "a") as log:
-        log.write(f"{word}\n")
+        log.write(f"{text}\n")
         log.flush()
         os.fsync(log.fileno())
 
 
-def noted(compute, *given):
-    values = compute(*given)
-    note(f"features {len(values)}")
-    return values
-
-
-def data() -> None:
-    make_factory(Path("data/factory"), seed=1, train=10, test_good=5, per_defect=1, size=64)
-
-
-def run() -> None:
-    features._compute = partial(noted, features._compute)
-    experiment.train = partial(experiment.train, on_epoch=lambda epoch, model: note(f"epoch {epoch}"))
-    experiment.run(CONFIG, progress=False)
-
-
-def table() -> None:
-    chosen = {"all.features.image_size": 64, "all.device": "cpu", "DuMeNet.train.epochs": 4, "DuMeNet.features.grid": 4}
-    chosen |= {f"DuMeNet.model.{k}": v for k, v in SMALL.items()}
-    wanted = jobs.plan("mvtec", "photos", methods=("Gaussian", "PaDiM", "DuMeNet"), seeds=(0, 1), overrides=chosen)
-    for sentence in jobs.run_jobs(wanted, progress=False):
-        raise SystemExit(sentence)
-
-
-def lessons() -> None:
-    reproduce("quick")
+def noted_forward(backbone, images):
+    features = forward(backbone, images)
+    note(f"images {len(images)}")
+    return features
 
 
 if __name__ == "__main__":
-    work, home = sys.argv[1:]
+    home, command = sys.argv[1:]
     os.chdir(home)
-    Path("started").touch()
+    forward, Backbone.forward = Backbone.forward, noted_forward
+    experiment.train = partial(experiment.train, on_epoch=lambda epoch, model: note(f"epoch {epoch}"))
     note("start")
-    {"data": data, "run": run, "table": table, "lessons": lessons}[work]()
-    note("done")
+    if command == "factory":
+        make_factory(Path("data/factory"), seed=1, train=10, test_good=5, per_defect=1, size=64)
+    elif code := main(command.split()):
+        sys.exit(code)
+    note("end")

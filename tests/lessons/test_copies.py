@@ -4,6 +4,7 @@ Minutes for each lesson, so not a part of `pytest tests`: name this file. Checkp
 """
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -45,9 +46,9 @@ def test_instructors_copy_runs(copies, name, monkeypatch):
         for error in errors(cell):
             pytest.fail(described(cell, error))
         for out in cell.get("outputs", ()):
-            if "image/png" in out.get("data", {}):
-                alt = out.metadata.get("image/png", {}).get("alt", "")
-                assert len(alt) >= 30, f"a figure without a text, in the cell\n{cell.source}"
+            assert "image/png" not in out.get("data", {}), f"a figure without a text, in the cell\n{cell.source}"
+            for alt in re.findall(r'<img alt="([^"]*)"', out.get("data", {}).get("text/html", "")):
+                assert len(alt) >= 30, f"{alt!r} says little, in the cell\n{cell.source}"
 
 
 @each_lesson
