@@ -1,12 +1,12 @@
 """Milliseconds from an image file to its heatmap: eager torch, inference engines, PaDiM and PatchCore.
 
-    python benchmarks/inference.py       # writes data/results/bench-inference.json and its section of benchmarks/RESULTS.md
+    python benchmarks/inference.py           # writes data/results/bench-inference.json and its section of RESULTS.md
     python benchmarks/inference.py --quick   # a try, two rounds: prints, writes nothing
 
-From the file: decode, resize to 224 px, EfficientNet-Lite0 features, reconstruction, the error's length, anomaly map at image size,
-image score. The baseline decodes, then computes, in eager torch; the engines do as `dumenet predict` does, which decodes the next images
-while it computes. The rivals run in eager torch with the same backbone, loaded once. The extra `fast` is needed; OpenVINO is measured
-where it is installed.
+From the file: decode, resize to 224 px, EfficientNet-Lite0 features, reconstruction, the error's length, anomaly map
+at image size, image score. The baseline decodes, then computes, in eager torch; the engines do as `dumenet predict`
+does, which decodes the next images while it computes. The rivals run in eager torch with the same backbone, loaded
+once. The extra `fast` is needed; OpenVINO is measured where it is installed.
 """
 
 import argparse

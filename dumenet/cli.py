@@ -38,8 +38,8 @@ MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that i
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 a lesson, a job, a check or the doctor found something wrong, 2 bad input (one
-    sentence on stderr), 130 interrupted."""
+    """Entry point; returns the exit code: 0 done, 1 a lesson, a job, a check or the doctor found something wrong, 2
+    bad input (one sentence on stderr), 130 interrupted."""
     args = _parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show must not end the run
@@ -336,7 +336,9 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _by_category(records: dict[Path, dict[str, Any]], categories: list[str]) -> str:
-    """Image / pixel AUROC of some categories and of their mean, in percent: mean over seeds (± standard deviation), as Markdown."""
+    """Image / pixel AUROC of some categories and of their mean, in percent: mean over seeds (± standard deviation),
+    as Markdown.
+    """
     from dumenet.results import table
 
     long: dict[str, list[dict[str, Any]]] = {"image_auroc": [], "pixel_auroc": []}
@@ -360,7 +362,8 @@ def _by_category(records: dict[Path, dict[str, Any]], categories: list[str]) -> 
 
 
 def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
-    """`_run_label` of each record; where two of one seed would share it, with whatever else differs in their configurations.
+    """`_run_label` of each record; where two of one seed would share it, with whatever else differs in their
+    configurations.
 
     Raises:
         DumenetError: nothing does.
@@ -390,8 +393,8 @@ def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
 
 
 def _run_label(record: dict[str, Any]) -> str:
-    """Categories, model, contamination, and every option of model, features, training and evaluation that neither its preset nor its
-    recipe sets, but for mask, weights, seed, device and resamples."""
+    """Categories, model, contamination, and every option of model, features, training and evaluation that neither its
+    preset nor its recipe sets, but for mask, weights, seed, device and resamples."""
     from dumenet.config import make_config, to_dict
 
     config = record["config"]
