@@ -221,6 +221,8 @@ def predict(
                 if good:
                     batch = np.stack([image for _, image in good])
                     maps, scores, found = detector.run(batch, np.full(len(batch), number))
+                    if not np.isfinite(scores).all():
+                        raise DumenetError(f"{checkpoint} gives scores that are NaN or infinite: train it again.")
                     for (row, _), value, k in zip(good, scores, found):
                         _judge(row, float(value), detector, int(k))
                     list(drawers.map(draw, *zip(*good), maps))  # raises what they raised

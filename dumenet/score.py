@@ -24,7 +24,7 @@ from dumenet.config import EvalConfig, config_from_dict, merge, to_dict
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
 from dumenet.features import Features
-from dumenet.metrics import POOLINGS, image_score, pool
+from dumenet.metrics import POOLINGS, WINDOW, image_score, pool
 from dumenet.models import Reconstruction, fit_spread
 
 
@@ -76,8 +76,14 @@ def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
 
 @torch.no_grad()
 def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
-    """Fit the spread on all normal images, and keep their scores for thresholds. No test image is used."""
+    """Fit the spread on all normal images, and keep their scores for thresholds. No test image is used.
+
+    Raises:
+        DumenetError: errors that are not finite, or maps too small for the pooling.
+    """
     device, size, how = _where(trained)
+    image_score(np.zeros((1, size, size)), trained.config.evaluation.pooling)  # refuses maps that are too small
+    poolings = [p for p in POOLINGS if p != "max" or size >= WINDOW]
     parts = [kept] + ([held] if held else [])
     errors, targets, norms = [], [], []
     for features in parts:
@@ -92,8 +98,8 @@ def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
     scores = {}
     for error, grids in (("norm", torch.cat(norms)), ("mahalanobis", lengths)):
         maps = (upsample(part, size, how) for part in grids.split(64))
-        by_pooling = zip(*([pool(m, pooling) for pooling in POOLINGS] for m in maps))
-        scores |= {f"{error} {pooling}": torch.cat(s).tolist() for pooling, s in zip(POOLINGS, by_pooling)}
+        by_pooling = zip(*([pool(m, pooling) for pooling in poolings] for m in maps))
+        scores |= {f"{error} {pooling}": torch.cat(s).tolist() for pooling, s in zip(poolings, by_pooling)}
     trained.spread = spread.to(device)
     trained.normal = Normal(names, [False] * len(kept) + [True] * (len(samples) - len(kept)), scores)
     trained.thresholds = thresholds(trained.normal, trained.config.evaluation)
