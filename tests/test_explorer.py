@@ -60,6 +60,8 @@ def test_squares_of_the_stages_add_up():
     whole, parts = stage_map(difference, stages), [stage_map(difference, stages, s) for s in stages]
     assert np.allclose(whole**2, sum(p**2 for p in parts))
     assert np.allclose(parts[1], np.linalg.norm(difference[2:], axis=0))
+    lengths = np.ones((3, 4))
+    assert np.allclose(sum(stage_map(difference, stages, s, lengths) ** 2 for s in stages), 1)
 
 
 def look_at(**changes):
@@ -71,15 +73,15 @@ def look_at(**changes):
     channel[5] = 0.1, 0.2, 0.7, 0.0
     gap = np.zeros((5, 6))
     gap[3, 5] = 1
-    return Look(difference, channel, spatial, gap, rng.normal(size=(4, 2, 3)), None)._replace(**changes)
+    lengths = 2 * np.linalg.norm(difference, axis=0)  # in other units than the difference
+    return Look(difference, lengths, channel, spatial, gap, rng.normal(size=(4, 2, 3)), None)._replace(**changes)
 
 
 def test_a_position_of_the_channel_memory():
     look = look_at()
     r = position_report(look, {0: 1, 1: 2}, 1, 2)
-    assert (
-        r.score == pytest.approx(5) and np.allclose(r.channels, [9, 0, 16]) and np.allclose(r.shares, [9 / 25, 16 / 25])
-    )
+    assert r.score == pytest.approx(10)
+    assert np.allclose(r.channels, [9, 0, 16]) and np.allclose(r.shares, [9 / 25, 16 / 25])
     assert r.slots.tolist() == [2, 1, 0, 3] and np.allclose(r.weights, [0.7, 0.2, 0.1, 0]) and r.count == 4
     assert r.effective == pytest.approx(np.exp(-sum(w * np.log(w) for w in (0.1, 0.2, 0.7))))
     assert np.array_equal(r.where, look.channel_weights[:, 2].reshape(2, 3)) and r.hidden is None

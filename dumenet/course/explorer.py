@@ -24,7 +24,7 @@ from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
 from dumenet.experiment import Outcome
 from dumenet.plots import overlay, picture
-from dumenet.score import upsample
+from dumenet.score import lengths, upsample
 
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
 TOP = 2.0  # units at the upper end of the colour scale
@@ -48,6 +48,7 @@ class Look(NamedTuple):
     """One model's look at one image."""
 
     difference: np.ndarray  # (C, H, W) reconstruction minus target, in the model's own units
+    lengths: np.ndarray  # (H, W) length of the error, as the verdict measures it
     channel_weights: np.ndarray | None  # (N, M)
     spatial_weights: np.ndarray | None  # (D, M)
     gap: np.ndarray | None  # (D, N) size of hidden map minus the spatial memory's answer
@@ -60,8 +61,8 @@ class PositionReport(NamedTuple):
 
     row: int
     column: int
-    score: float  # anomaly score there, the norm of the error over channels
-    channels: np.ndarray  # (C,) squared error, summing to score squared
+    score: float  # anomaly score there, the length of the error
+    channels: np.ndarray  # (C,) squared error
     shares: np.ndarray  # (number of stages,) share of the squared error, summing to 1
     slots: np.ndarray  # (K,) the slots read most, most first; empty without that memory
     weights: np.ndarray  # (K,)
@@ -185,7 +186,8 @@ class Session:
     @torch.no_grad()
     def look(self, model: str, image: str) -> Look:
         """What `model` makes of `image`, in one forward pass."""
-        network, kept = self.outcomes[model].trained.model.eval(), {}
+        trained, kept = self.outcomes[model].trained, {}
+        network = trained.model.eval()
         memory = getattr(network, "spatial_memory", None)
         if memory is not None:  # what it is asked and what it answers: both (1, N, D)
             hook = memory.register_forward_hook(lambda _m, asked, answer: kept.update(gap=(asked[0] - answer[0]).abs()))
@@ -201,15 +203,21 @@ class Session:
                 rebuilt = self.pictures.draw(backbone_features(network, result.features))[0]
         gap = first(kept.get("gap"))
         return Look(
-            first(result.features - result.target), first(result.channel_weights), first(result.spatial_weights),
-            None if gap is None else gap.T,
-            None if memory is None else memory.value(memory.slots).cpu().numpy().reshape(-1, self.grid, self.grid),
-            rebuilt,
-        )  # fmt: skip
+            difference=first(result.features - result.target),
+            lengths=first(lengths(trained, result)[0]),
+            channel_weights=first(result.channel_weights),
+            spatial_weights=first(result.spatial_weights),
+            gap=None if gap is None else gap.T,
+            patterns=None if memory is None else self._patterns(memory),
+            rebuilt=rebuilt,
+        )
+
+    def _patterns(self, memory: torch.nn.Module) -> np.ndarray:
+        return memory.value(memory.slots).cpu().numpy().reshape(-1, self.grid, self.grid)
 
     def anomaly_map(self, model: str, image: str, stage: int | str = "all") -> np.ndarray:
         """(S, S) anomaly map in units, of all channels or those of one stage alone."""
-        grid = stage_map(self.look(model, image).difference, self.stage_channels, stage)  # (H, W)
+        grid = self._grid(model, image, stage)
         unit = self.unit(model, self.samples[image].category, stage)
         return upsample(torch.from_numpy(grid / unit)[None], self.size, self.align)[0].numpy()
 
@@ -230,9 +238,13 @@ class Session:
 
     def peak(self, model: str, image: str, stage: int | str = "all") -> tuple[int, int]:
         """Row and column of the grid position with the largest error."""
-        grid = stage_map(self.look(model, image).difference, self.stage_channels, stage)
+        grid = self._grid(model, image, stage)
         row, column = np.unravel_index(grid.argmax(), grid.shape)
         return int(row), int(column)
+
+    def _grid(self, model: str, image: str, stage: int | str) -> np.ndarray:
+        look = self.look(model, image)
+        return stage_map(look.difference, self.stage_channels, stage, look.lengths)  # (H, W)
 
     def report(self, model: str, state: State) -> PositionReport:
         """`position_report` of a model at the state's position."""
@@ -249,12 +261,26 @@ class Session:
         )
 
 
-def stage_map(difference: np.ndarray, stage_channels: Mapping[int, int], stage: int | str = "all") -> np.ndarray:
-    """(H, W): norm of the error (C, H, W) over all channels, or over those of one stage."""
-    if stage != "all":
-        start = sum(c for s, c in stage_channels.items() if s < stage)
-        difference = difference[start : start + stage_channels[stage]]
-    return np.linalg.norm(difference, axis=0)
+def stage_map(
+    difference: np.ndarray,
+    stage_channels: Mapping[int, int],
+    stage: int | str = "all",
+    lengths: np.ndarray | None = None,
+) -> np.ndarray:
+    """(H, W): length of the error (C, H, W) at each position, or what one stage contributes to it.
+
+    The squares of the stages' contributions add up; each is as large as the stage's share of the squared error.
+
+    Args:
+        lengths: (H, W) of the whole error; None: its L2 norm over channels.
+    """
+    norm = np.linalg.norm(difference, axis=0)
+    lengths = norm if lengths is None else lengths
+    if stage == "all":
+        return lengths
+    start = sum(c for s, c in stage_channels.items() if s < stage)
+    part = np.linalg.norm(difference[start : start + stage_channels[stage]], axis=0)
+    return lengths * (part / np.maximum(norm, 1e-12))
 
 
 def pixel_metrics(anomaly_map: np.ndarray, mask: np.ndarray, threshold: float) -> PixelMetrics:
@@ -277,15 +303,13 @@ def position_report(
     shown are the weights of the map whose own value and whose answer differ most here, or the mean over all maps.
     """
     channels = look.difference[:, row, column].astype(np.float64) ** 2  # (C,)
-    total = channels.sum()  # the score squared
+    score = float(look.lengths[row, column])
     parts = np.split(channels, np.cumsum(list(stage_channels.values()))[:-1])
-    shares = np.array([p.sum() for p in parts]) / max(total, 1e-300)
+    shares = np.array([p.sum() for p in parts]) / max(channels.sum(), 1e-300)
     token, asked, readers = row * look.difference.shape[2] + column, None, np.zeros(0, int)
     table = look.channel_weights if memory == "channel" else look.spatial_weights  # (N, M) or (D, M)
     if table is None:
-        return PositionReport(
-            row, column, total**0.5, channels, shares, readers, np.zeros(0), 0, 0.0, None, None, readers
-        )
+        return PositionReport(row, column, score, channels, shares, readers, np.zeros(0), 0, 0.0, None, None, readers)
     if memory == "channel":
         weights = table[token]
     else:
@@ -298,7 +322,7 @@ def position_report(
     else:
         where, readers = look.patterns[slots[0]], np.argsort(-table[:, slots[0]], kind="stable")[:5]
     return PositionReport(
-        row, column, total**0.5, channels, shares, slots, weights[slots], len(weights), effective, asked, where, readers
+        row, column, score, channels, shares, slots, weights[slots], len(weights), effective, asked, where, readers
     )  # fmt: skip
 
 
