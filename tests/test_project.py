@@ -73,7 +73,7 @@ def test_every_package_is_declared():
         "scikit-image": "skimage",
         "ipython": "IPython",
     }
-    declared = {"dumenet", "conftest", *sys.stdlib_module_names}
+    declared = {"dumenet", "conftest", "check", *sys.stdlib_module_names}
     for group in [project["dependencies"], *project["optional-dependencies"].values()]:
         for package in group:
             name = re.match(r"[\w-]+", package)[0]
