@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)"
     )
-    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler, for several machines")
+    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler of a table on several machines")
     reproduce.add_argument("--out", type=Path, help="folder for a table's CSV, Markdown and figure (default: figures)")
     reproduce.set_defaults(run=_reproduce)
 
@@ -434,7 +434,10 @@ def _export(args: argparse.Namespace) -> None:
 
 
 # option -> what it is where it is not given
-OF_A_TABLE = {"--method": [], "--category": [], "--seed": None, "--setting": "unified", "--set": [], "--out": None}
+OF_A_TABLE = {
+    "--method": [], "--category": [], "--seed": None, "--setting": "unified", "--set": [], "--out": None,
+    "--scheduler": None,
+}  # fmt: skip
 OF_LESSONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
 
 
@@ -452,9 +455,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from dumenet.course.reproduce import reproduce
 
     parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
-    return reproduce(
-        args.profile, args.only, parameters, force=args.force, workers=args.workers, scheduler=args.scheduler
-    )
+    return reproduce(args.profile, args.only, parameters, force=args.force, workers=args.workers)
 
 
 def _reproduce_table(args: argparse.Namespace) -> int:

@@ -51,7 +51,7 @@ def split_holdout(features: Features, share: float, seed: int) -> tuple[Features
 def count_steps(config: TrainConfig, images: int) -> tuple[int, int]:
     """Steps of an epoch over so many images, and of the whole training."""
     epoch = -(-images // config.batch_size)
-    return epoch, config.steps or epoch * config.epochs
+    return epoch, epoch * config.epochs if config.epochs else config.steps
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int, total: int) -> Any:
