@@ -3,8 +3,9 @@
     python benchmarks/thresholds.py           # writes data/results/bench-thresholds.json and its section of RESULTS.md
     python benchmarks/thresholds.py --quick   # a try: prints, writes nothing
 
-Images of the generated factory that no other run uses: of each category so many normal images to train on (a tenth held out), 300
-new normal ones and 100 defects. The baseline is a quantile of the held-out scores, which was the rule before.
+Images of the generated factory that no other run uses: of each category so many normal images to train on (a tenth
+held out), 300 new normal ones and 100 defects. The baseline is a quantile of the held-out scores, which was the rule
+before.
 """
 
 import argparse

@@ -6,8 +6,9 @@ from sklearn.metrics import jaccard_score, precision_score, recall_score
 
 from dumenet.course.explorer import (
     COLOUR_MAPS,
+    ERRORS,
+    SIDE,
     Look,
-    ReportPainter,
     Session,
     describe,
     draw_heatmap,
@@ -15,10 +16,12 @@ from dumenet.course.explorer import (
     pane,
     pixel_metrics,
     position_report,
+    report_picture,
     stage_map,
 )
 from dumenet.errors import DumenetError
 from dumenet.experiment import Folders, run
+from dumenet.score import evaluated, score
 
 
 @pytest.fixture
@@ -56,31 +59,27 @@ def test_what_is_not_defined_is_none():
 
 
 def test_squares_of_the_stages_add_up():
-    difference, stages = np.random.default_rng(0).normal(size=(5, 3, 4)), {1: 2, 3: 3}
-    whole, parts = stage_map(difference, stages), [stage_map(difference, stages, s) for s in stages]
-    assert np.allclose(whole**2, sum(p**2 for p in parts))
-    assert np.allclose(parts[1], np.linalg.norm(difference[2:], axis=0))
-    lengths = np.ones((3, 4))
-    assert np.allclose(sum(stage_map(difference, stages, s, lengths) ** 2 for s in stages), 1)
+    error, stages = np.random.default_rng(0).normal(size=(5, 3, 4)), {1: 2, 3: 3}
+    parts = [stage_map(error, stages, s) for s in stages]
+    assert np.allclose((error**2).sum(0), sum(p**2 for p in parts))
+    assert np.allclose(parts[1], np.linalg.norm(error[2:], axis=0))
 
 
 def look_at(**changes):
     """Two stages of 1 and 2 channels on a 2 x 3 grid, 4 slots, 5 hidden maps."""
     rng = np.random.default_rng(1)
-    difference = rng.normal(size=(3, 2, 3))
-    difference[:, 1, 2] = 3, 0, 4
+    error = rng.normal(size=(3, 2, 3))
+    error[:, 1, 2] = 3, 0, 4
     channel, spatial = rng.dirichlet(np.ones(4), 6), rng.dirichlet(np.ones(4), 5)
     channel[5] = 0.1, 0.2, 0.7, 0.0
     gap = np.zeros((5, 6))
     gap[3, 5] = 1
-    lengths = 2 * np.linalg.norm(difference, axis=0)  # in other units than the difference
-    return Look(difference, lengths, channel, spatial, gap, rng.normal(size=(4, 2, 3)), None)._replace(**changes)
+    return Look(error, {}, channel, spatial, gap, rng.normal(size=(4, 2, 3)), None)._replace(**changes)
 
 
 def test_a_position_of_the_channel_memory():
     look = look_at()
     r = position_report(look, {0: 1, 1: 2}, 1, 2)
-    assert r.score == pytest.approx(10)
     assert np.allclose(r.channels, [9, 0, 16]) and np.allclose(r.shares, [9 / 25, 16 / 25])
     assert r.slots.tolist() == [2, 1, 0, 3] and np.allclose(r.weights, [0.7, 0.2, 0.1, 0]) and r.count == 4
     assert r.effective == pytest.approx(np.exp(-sum(w * np.log(w) for w in (0.1, 0.2, 0.7))))
@@ -92,7 +91,6 @@ def test_a_position_of_the_spatial_memory():
     r = position_report(look, {0: 1, 1: 2}, 1, 2, "spatial")
     assert r.hidden == 3 and np.allclose(r.weights, np.sort(look.spatial_weights[3])[::-1])
     assert np.array_equal(r.where, look.patterns[r.slots[0]])
-    assert r.readers[0] == look.spatial_weights[:, r.slots[0]].argmax()
     mean = position_report(look, {0: 1, 1: 2}, 1, 2, "spatial", "mean")
     assert mean.hidden is None and np.allclose(mean.weights, np.sort(look.spatial_weights.mean(0))[::-1])
 
@@ -106,20 +104,20 @@ def test_a_position_without_memory():
 
 
 def test_heatmap_colours_marks_and_outlines():
-    image, heat = np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20))
+    image, heat, half = np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20)), SIDE // 2
     heat[:, 10:] = 2
-    bare = draw_heatmap(image, side=80)
-    assert bare.shape == (80, 80, 3) and (bare == 100).all()
-    clear = draw_heatmap(image, heat, opacity=0, side=80)
+    bare = draw_heatmap(image)
+    assert bare.shape == (SIDE, SIDE, 3) and (bare == 100).all()
+    clear = draw_heatmap(image, heat, opacity=0)
     assert np.abs(clear.astype(int) - 100).max() <= 1
-    full = draw_heatmap(image, heat, opacity=1, side=80)
-    assert (full[:, :30] <= [1, 1, 5]).all() and (full[:, 50:] >= [250, 250, 185]).all()  # the ends of magma
-    marked = draw_heatmap(image, heat, 1, "magma", 1.0, side=80)
-    assert np.array_equal(marked[:, :30], full[:, :30]) and not np.array_equal(marked[:, 50:], full[:, 50:])
-    outlined = draw_heatmap(image, truth=heat > 1, side=80)
-    assert set(np.unique(outlined)) == {0, 100, 255} and (outlined[30:50, 60:70] == 100).all()
-    ringed = draw_heatmap(image, place=(0, 1), side=80)
-    assert (ringed[:20, 60:] != 100).any() and (ringed[20:] == 100).all()
+    full, left, right = draw_heatmap(image, heat, opacity=1), np.s_[:, : half - 20], np.s_[:, half + 20 :]
+    assert (full[left] <= [1, 1, 5]).all() and (full[right] >= [250, 250, 185]).all()  # the ends of magma
+    marked = draw_heatmap(image, heat, 1, "magma", 1.0)
+    assert np.array_equal(marked[left], full[left]) and not np.array_equal(marked[right], full[right])
+    outlined = draw_heatmap(image, truth=heat > 1)
+    assert set(np.unique(outlined)) == {0, 100, 255} and (outlined[right] == 100).all()
+    ringed = draw_heatmap(image, place=(0, 1))
+    assert (ringed[:40, -40:] != 100).any() and (ringed[40:] == 100).all()
 
 
 def test_panes_show_photograph_map_and_ring(session):
@@ -131,38 +129,51 @@ def test_panes_show_photograph_map_and_ring(session):
 
 @pytest.mark.parametrize("name", COLOUR_MAPS)
 def test_colour_maps_rise_in_lightness(name):
-    ramp = draw_heatmap(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name, side=64)
+    ramp = draw_heatmap(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name)
     light = ramp[4].astype(float) @ [0.299, 0.587, 0.114]
     assert (np.diff(light) >= -1.5).all() and light[-1] - light[0] > 120
 
 
-def test_the_painter_draws_what_a_fresh_painter_draws():
-    stages, look = {0: 1, 1: 2}, look_at()
-    painter = ReportPainter(stages, "channel")
-    first = painter(position_report(look, stages, 0, 0))
-    other = painter(position_report(look, stages, 1, 2))
-    assert not np.array_equal(first, other)
-    assert np.array_equal(painter(position_report(look, stages, 0, 0)), first), "nothing of the last position stays"
+def test_a_report_is_drawn_for_each_position_and_without_memory():
+    stages, looks = {0: 1, 1: 2}, [look_at(), look_at(), look_at(channel_weights=None)]
+    places = [(0, 0), (1, 2), (0, 0)]
+    first, other, bare = (report_picture(stages, position_report(k, stages, *p)) for k, p in zip(looks, places))
+    assert (first != other).any() and (first != bare).any()
+    assert np.array_equal(first, report_picture(stages, position_report(looks[0], stages, 0, 0)))
 
 
 # --- the session
 
 
-def test_a_session_agrees_with_the_evaluation(session):
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_map_of_all_stages_is_that_of_the_evaluation(session, error):
     for name, outcome in session.outcomes.items():
-        for i, image in enumerate(session.samples):
-            heat = session.anomaly_map(name, image) * session.unit(name, session.samples[image].category)
-            assert np.allclose(heat, outcome.scores.maps[i], rtol=1e-3, atol=1e-4)
-    assert session.unit("both", "bolt") == session.outcomes["both"].trained.thresholds["bolt"]
-    assert session.unit("both", "bolt", 0) < session.unit("both", "bolt")
-    assert session.images("bolt")[0].startswith("bolt/test/hole"), "defects first"
+        scores = score(evaluated(outcome.trained, {"evaluation.error": error}), outcome.test)
+        for image, expected in zip(session.samples, scores.maps):
+            heat = session.anomaly_map(name, image, error=error) * session.unit(name, image, error=error)
+            assert np.allclose(heat, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_without_a_threshold_the_median_score_counts_as_one(session):
-    outcome = session.outcomes["gaussian"]
-    outcome.trained.thresholds.clear()
-    mine = [s for s, n in zip(outcome.scores.image, session.samples) if n.startswith("felt")]
-    assert session.unit("gaussian", "felt") == pytest.approx(np.median(mine))
+def test_a_stage_is_measured_by_its_norm_whatever_the_error(session):
+    image = session.images("bolt")[0]
+    norm, spread = (session.anomaly_map("both", image, 1, error) for error in ("norm", "mahalanobis"))
+    look, parts = session.look("both", image), []
+    assert np.array_equal(norm, spread)
+    for stage in session.stage_channels:
+        parts.append(stage_map(look.error, session.stage_channels, stage))
+    assert np.allclose(sum(p**2 for p in parts), look.lengths["norm"] ** 2, rtol=1e-4)
+    units = [session.unit("both", image, stage, "norm") for stage in session.stage_channels]
+    assert sum(u**2 for u in units) == pytest.approx(session.unit("both", image, error="norm") ** 2)
+
+
+def test_one_is_the_threshold_of_the_category_that_is_found(session):
+    outcome, image = session.outcomes["both"], session.images("bolt")[0]
+    assert image.startswith("bolt/test/hole"), "defects first"
+    found = outcome.scores.found[list(session.samples).index(image)]
+    assert session.unit("both", image) == outcome.trained.thresholds[found]
+    outcome.scores.found[list(session.samples).index(image)] = "felt"
+    assert session.unit("both", image) == outcome.trained.thresholds["felt"]
+    assert "taken for felt" in describe(session, session.state(image=image))[1]
 
 
 def test_states_have_defaults_and_words(session):
@@ -170,12 +181,10 @@ def test_states_have_defaults_and_words(session):
     assert session.samples[state.image].label and session.samples[state.image].category == "felt"
     assert (state.row, state.column) == session.peak("both", state.image)
     lines = describe(session, session.state(other="gaussian"))
-    assert (
-        len(lines) == 3
-        and "precision" in lines[1]
-        and lines[2].startswith("gaussian")
-        and "no channel memory" in lines[2]
-    )
+    assert len(lines) == 3 and "precision" in lines[1] and "spread" in lines[0]
+    assert lines[2].startswith("gaussian") and "no channel memory" in lines[2]
+    for values in ({"error": "norm"}, {"stage": 2}):
+        assert "L2 norm" in describe(session, session.state(**values))[0]
     normal = session.images("bolt")[-1]
     assert "recall not defined" in describe(session, session.state(image=normal))[1]
 
@@ -186,6 +195,7 @@ def test_states_have_defaults_and_words(session):
         ({"image": "bolt/test/hole/999.png"}, "image of the explorer"),
         ({"model": "bothh"}, "did you mean 'both'"),
         ({"colour_map": "jet"}, "Known: magma"),
+        ({"error": "l2"}, "error of the explorer"),
         ({"stage": 9}, "stage of the explorer"),
         ({"category": "nut"}, "category"),
         ({"memory": "spacial"}, "did you mean 'spatial'"),
@@ -206,6 +216,9 @@ def test_models_must_be_comparable(session, tiny, tree, tmp_path):
         Session({**session.outcomes, "alone": alone})
     with pytest.raises(DumenetError, match="one trained model"):
         Session({})
+    session.outcomes["plain"].trained.thresholds.clear()
+    with pytest.raises(DumenetError, match="'plain' has no threshold"):
+        Session(session.outcomes)
 
 
 def test_without_masks_there_are_no_pixel_metrics(tiny, tree, tmp_path):
@@ -215,7 +228,7 @@ def test_without_masks_there_are_no_pixel_metrics(tiny, tree, tmp_path):
         shutil.rmtree(tree / category / "ground_truth")
     session = Session({"m": run(tiny(data__source=str(tree)), Folders(tmp_path), progress=False)})
     state = session.state()
-    assert session.metrics("m", state) is None and "precision" not in " ".join(describe(session, state))
+    assert session.truth(state.image) is None and "precision" not in " ".join(describe(session, state))
     explorer_figure(session)
 
 

@@ -68,6 +68,7 @@ MOVES = [  # control, value, what must change
     ("model", "gaussian", {(1, "map"), (1, "report"), "words"}),
     ("other", "gaussian", {(2, "map"), (2, "report"), "words"}),
     ("stage", 2, {(1, "map"), "words"}),
+    ("error", "mahalanobis", {(1, "map"), "words"}),
     ("threshold", 3.0, {(1, "map"), "words", "scale"}),
     ("opacity", 0.2, {(1, "map")}),
     ("colour_map", "cividis", {(1, "map"), "scale"}),
@@ -78,7 +79,8 @@ MOVES = [  # control, value, what must change
 
 
 def test_each_control_of_the_explorer_changes_what_it_should_and_no_more(app):
-    start = {name: control.value for name, control in app.controls.items()} | {"row": 0, "column": 0}
+    start = {name: control.value for name, control in app.controls.items()}
+    start |= {"row": 0, "column": 0, "error": "norm"}  # under the spread every pixel of these maps is beyond the scale
     for name, value, changed in MOVES:
         for control, old in start.items():  # category before image, image before row and column
             app.controls[control].value = old
@@ -108,6 +110,13 @@ def test_a_data_set_of_a_smaller_grid_and_fewer_images_takes_over(session, tiny,
     app.controls["data"].value = "two"
     assert app.state.image.startswith("felt")
     assert app.controls["row"].max == 1 and app.state.row <= 1 and app.state.column <= 1
+
+
+def test_a_stage_alone_has_no_choice_of_error(app):
+    app.controls["stage"].value = 1
+    assert app.controls["error"].disabled
+    app.controls["stage"].value = "all"
+    assert not app.controls["error"].disabled
 
 
 def test_a_click_chooses_its_position(app):

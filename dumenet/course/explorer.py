@@ -1,11 +1,13 @@
 """What the heatmap explorer shows, computed and drawn without a widget: arrays in, numbers and pictures out.
 
+Maps are those of `dumenet.score` in *units*: 1 is the threshold of the model's verdict under the error that is shown.
+So two models and both errors share one colour scale. A single stage is always measured by the L2 norm over its
+channels, since the spread is one of all channels together.
+
 Shapes: S pixels of an image's side, C channels of all stages, H x W the grid, N = H W, D hidden size, M slots.
-Scores are shown in *units*: 1 is the threshold of a model's verdict, learned from held-out normal images. So two
-models share one colour scale and one threshold, although their errors are measured in different units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -24,8 +26,9 @@ from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
 from dumenet.experiment import Outcome
 from dumenet.plots import overlay, picture
-from dumenet.score import lengths, upsample
+from dumenet.score import evaluated, lengths, upsample
 
+ERRORS = {"mahalanobis": "in units of its normal spread", "norm": "as an L2 norm"}  # `evaluation.error`
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
 TOP = 2.0  # units at the upper end of the colour scale
 MEMORIES, HIDDEN = ("channel", "spatial"), ("most erroneous", "mean")
@@ -47,8 +50,8 @@ class PixelMetrics(NamedTuple):
 class Look(NamedTuple):
     """One model's look at one image."""
 
-    difference: np.ndarray  # (C, H, W) reconstruction minus target, in the model's own units
-    lengths: np.ndarray  # (H, W) length of the error, as the verdict measures it
+    error: np.ndarray  # (C, H, W) target minus reconstruction, in the model's own units
+    lengths: dict[str, np.ndarray]  # its length at each position, (H, W), by `evaluation.error`
     channel_weights: np.ndarray | None  # (N, M)
     spatial_weights: np.ndarray | None  # (D, M)
     gap: np.ndarray | None  # (D, N) size of hidden map minus the spatial memory's answer
@@ -57,20 +60,17 @@ class Look(NamedTuple):
 
 
 class PositionReport(NamedTuple):
-    """One position: its error by channel, and the memory slots that were read."""
+    """One position: its error by channel, and the slots of one memory that were read."""
 
-    row: int
-    column: int
-    score: float  # anomaly score there, the length of the error
     channels: np.ndarray  # (C,) squared error
-    shares: np.ndarray  # (number of stages,) share of the squared error, summing to 1
+    shares: np.ndarray  # (number of stages,) share of its sum, summing to 1
+    memory: str  # "channel" or "spatial"
     slots: np.ndarray  # (K,) the slots read most, most first; empty without that memory
     weights: np.ndarray  # (K,)
     count: int  # M; an even read would give every slot 1 / M
     effective: float  # slots effectively read: e to the entropy of the weights
-    hidden: int | None  # spatial memory: the hidden map that asks; None: the mean of all
+    hidden: int | None  # spatial memory: the hidden map that reads; None: the mean of all
     where: np.ndarray | None  # (H, W) channel: the first slot's weight at each position; spatial: its pattern
-    readers: np.ndarray  # spatial: the five hidden maps that read the first slot most
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,31 @@ class State:
     model: str
     other: str = NOBODY  # the model beside it
     stage: int | str = "all"  # "all", or the number of a backbone stage
+    error: str = "mahalanobis"  # how its length is measured where all stages are shown
     colour_map: str = "magma"
     opacity: float = 0.6  # of the heatmap over the photograph
     threshold: float = 1.0  # in units
     row: int = 0
     column: int = 0
     memory: str = "channel"
-    hidden: str = "most erroneous"  # spatial memory: which hidden map asks at a position
+    hidden: str = "most erroneous"  # spatial memory: which hidden map's read is shown at a position
+
+    @property
+    def models(self) -> list[str]:
+        """The models shown, the first one first."""
+        return [self.model] if self.other in (NOBODY, self.model) else [self.model, self.other]
 
 
 @dataclass(eq=False)
 class Session:
-    """Trained models on the test images of one data set; what one image needs is computed when asked, and kept.
+    """Trained models on the test images of one data set; what one image needs is computed when it is shown, and kept.
 
     Args:
         outcomes: name -> `experiment.run(...)`, all on the same test images and backbone.
         pictures: decodes features for the eye (`pictures.picture_decoder`); None shows none.
 
     Raises:
-        DumenetError: no model, no test images, or models of different images or features.
+        DumenetError: no model, no test images, no threshold, or models of different images or features.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -118,13 +124,19 @@ class Session:
                 raise DumenetError(
                     f"Model {name!r} was run on other images or features than the first: compare like with like."
                 )
+            if not outcome.trained.thresholds:
+                raise DumenetError(f"Model {name!r} has no threshold: train it on two normal images or more.")
+        self.trained = {
+            (name, error): evaluated(outcome.trained, {"evaluation.error": error})
+            for name, outcome in self.outcomes.items() for error in ERRORS
+        }  # fmt: skip
         self.samples = {s.name: s for s in first.test.samples}
         self.dataset, self.features = first.dataset, first.test
         features = first.trained.config.features
         self.stage_channels = dict(zip(features.stages, first.trained.stage_channels))
         self.size, self.grid, self.align = features.image_size, features.grid, features.align
         self._index = {name: i for i, name in enumerate(self.samples)}
-        for method in ("photo", "truth", "decoded", "look", "anomaly_map", "unit"):
+        for method in ("photo", "truth", "decoded", "look", "anomaly_map"):
             setattr(self, method, lru_cache(64)(getattr(self, method)))
 
     def state(self, category: str | None = None, **values: Any) -> State:
@@ -139,20 +151,17 @@ class Session:
                 raise unknown("setting of the explorer", key, [*names, "category"])
         if category is not None and category not in self.categories:
             raise unknown("category", category, self.categories)
-        if "image" not in values:
-            images = self.images(category or self.categories[0])
-            values["image"] = next((i for i in images if self.samples[i].label), images[0])
-        values.setdefault("model", next(iter(self.outcomes)))
-        state = State(**values)
+        images = self.images(category or self.categories[0])
+        state = State(**{"image": images[0], "model": next(iter(self.outcomes))} | values)
         choices = {
-            "image": self.samples, "model": self.outcomes, "other": [NOBODY, *self.outcomes],
+            "image": self.samples, "model": self.outcomes, "other": [NOBODY, *self.outcomes], "error": ERRORS,
             "stage": ["all", *self.stage_channels], "colour_map": COLOUR_MAPS, "memory": MEMORIES, "hidden": HIDDEN,
         }  # fmt: skip
         for key, known in choices.items():
             if getattr(state, key) not in known:
                 raise unknown(f"{key.replace('_', ' ')} of the explorer", getattr(state, key), list(map(str, known)))
         if not {"row", "column"} & set(values):
-            row, column = self.peak(state.model, state.image, state.stage)
+            row, column = self.peak(state.model, state.image, state.stage, state.error)
             state = replace(state, row=row, column=column)
         last = self.grid - 1
         for key, top in {"opacity": 1, "threshold": np.inf, "row": last, "column": last}.items():
@@ -167,9 +176,8 @@ class Session:
 
     def images(self, category: str) -> list[str]:
         """Names of a category's test images, the defective ones first."""
-        return sorted(
-            (n for n, s in self.samples.items() if s.category == category), key=lambda n: not self.samples[n].label
-        )
+        own = [name for name, s in self.samples.items() if s.category == category]
+        return sorted(own, key=lambda name: not self.samples[name].label)
 
     def photo(self, image: str) -> np.ndarray:
         """(S, S, 3) uint8."""
@@ -186,101 +194,62 @@ class Session:
     @torch.no_grad()
     def look(self, model: str, image: str) -> Look:
         """What `model` makes of `image`, in one forward pass."""
-        trained, kept = self.outcomes[model].trained, {}
-        network = trained.model.eval()
+        network, gap, patterns, rebuilt = self.outcomes[model].trained.model, [], None, None
         memory = getattr(network, "spatial_memory", None)
-        if memory is not None:  # what it is asked and what it answers: both (1, N, D)
-            hook = memory.register_forward_hook(lambda _m, asked, answer: kept.update(gap=(asked[0] - answer[0]).abs()))
-        try:
-            result = network(self.features.batch([self._index[image]]).to(next(network.buffers()).device))
-        finally:
-            if memory is not None:
-                hook.remove()
-        first = lambda tensor: None if tensor is None else tensor[0].cpu().numpy()  # noqa: E731
-        rebuilt = None
+        if memory is not None:  # maps before and after its read: both (1, N, D)
+            hook = memory.register_forward_hook(lambda _m, given, read: gap.append((given[0] - read[0]).abs()))
+            patterns = memory.value(memory.slots).cpu().numpy().reshape(-1, self.grid, self.grid)
+        result = network(self.features.batch([self._index[image]]).to(next(network.buffers()).device))
+        if memory is not None:
+            hook.remove()
         if self.pictures is not None:
             with suppress(DumenetError):  # a target that cannot be turned back into features
                 rebuilt = self.pictures.draw(backbone_features(network, result.features))[0]
-        gap = first(kept.get("gap"))
-        return Look(
-            difference=first(result.features - result.target),
-            lengths=first(lengths(trained, result)[0]),
-            channel_weights=first(result.channel_weights),
-            spatial_weights=first(result.spatial_weights),
-            gap=None if gap is None else gap.T,
-            patterns=None if memory is None else self._patterns(memory),
-            rebuilt=rebuilt,
-        )
+        first = lambda tensor: None if tensor is None else tensor[0].cpu().numpy()  # noqa: E731
+        measured = {error: first(lengths(self.trained[model, error], result)[0]) for error in ERRORS}
+        weights = first(result.channel_weights), first(result.spatial_weights)
+        return Look(first(result.error), measured, *weights, first(gap[0]).T if gap else None, patterns, rebuilt)
 
-    def _patterns(self, memory: torch.nn.Module) -> np.ndarray:
-        return memory.value(memory.slots).cpu().numpy().reshape(-1, self.grid, self.grid)
-
-    def anomaly_map(self, model: str, image: str, stage: int | str = "all") -> np.ndarray:
-        """(S, S) anomaly map in units, of all channels or those of one stage alone."""
-        grid = self._grid(model, image, stage)
-        unit = self.unit(model, self.samples[image].category, stage)
-        return upsample(torch.from_numpy(grid / unit)[None], self.size, self.align)[0].numpy()
-
-    def unit(self, model: str, category: str, stage: int | str = "all") -> float:
-        """The score that counts as 1: the verdict's threshold; without one, the median image score of the category.
-
-        A stage with c of the C channels gets sqrt(c / C) of it, what it had if all channels were equally wrong.
-        """
-        outcome = self.outcomes[model]
-        thresholds = outcome.trained.thresholds
-        value = thresholds.get(category, thresholds.get("all"))
-        if value is None:
-            value = np.median(
-                [s for s, n in zip(outcome.scores.image, self.samples) if self.samples[n].category == category]
-            )
-        share = 1 if stage == "all" else self.stage_channels[stage] / sum(self.stage_channels.values())
-        return max(float(value) * share**0.5, 1e-12)
-
-    def peak(self, model: str, image: str, stage: int | str = "all") -> tuple[int, int]:
-        """Row and column of the grid position with the largest error."""
-        grid = self._grid(model, image, stage)
-        row, column = np.unravel_index(grid.argmax(), grid.shape)
-        return int(row), int(column)
-
-    def _grid(self, model: str, image: str, stage: int | str) -> np.ndarray:
+    def grid_map(self, model: str, image: str, stage: int | str = "all", error: str = "mahalanobis") -> np.ndarray:
+        """(H, W): length of the error, or norm of one stage's channels, in the model's own units."""
         look = self.look(model, image)
-        return stage_map(look.difference, self.stage_channels, stage, look.lengths)  # (H, W)
+        return look.lengths[error] if stage == "all" else stage_map(look.error, self.stage_channels, stage)
+
+    def anomaly_map(self, model: str, image: str, stage: int | str = "all", error: str = "mahalanobis") -> np.ndarray:
+        """(S, S) anomaly map in units: times `unit` it is the map of `dumenet.score`."""
+        grid = self.grid_map(model, image, stage, error) / self.unit(model, image, stage, error)
+        return upsample(torch.from_numpy(grid)[None], self.size, self.align)[0].numpy()
+
+    def unit(self, model: str, image: str, stage: int | str = "all", error: str = "mahalanobis") -> float:
+        """The score that counts as 1: the verdict's threshold for the category that the model finds.
+
+        A stage with c of the C channels gets sqrt(c / C) of the norm's, what it had if all channels were equally wrong.
+        """
+        thresholds = self.trained[model, error if stage == "all" else "norm"].thresholds
+        value = thresholds.get(self.category(model, image), thresholds["all"])
+        share = 1 if stage == "all" else self.stage_channels[stage] / sum(self.stage_channels.values())
+        return value * share**0.5
+
+    def category(self, model: str, image: str) -> str:
+        """The category that the model takes the image for."""
+        found = self.outcomes[model].scores.found
+        return found[self._index[image]] if found else self.samples[image].category
+
+    def peak(self, model: str, image: str, stage: int | str = "all", error: str = "mahalanobis") -> tuple[int, int]:
+        """Row and column of the grid position with the largest error."""
+        row, column = divmod(int(self.grid_map(model, image, stage, error).argmax()), self.grid)
+        return row, column
 
     def report(self, model: str, state: State) -> PositionReport:
         """`position_report` of a model at the state's position."""
         look = self.look(model, state.image)
         return position_report(look, self.stage_channels, state.row, state.column, state.memory, state.hidden)
 
-    def metrics(self, model: str, state: State) -> PixelMetrics | None:
-        """`pixel_metrics` of a model's map at the state's threshold; None without masks."""
-        truth = self.truth(state.image)
-        return (
-            None
-            if truth is None
-            else pixel_metrics(self.anomaly_map(model, state.image, state.stage), truth, state.threshold)
-        )
 
-
-def stage_map(
-    difference: np.ndarray,
-    stage_channels: Mapping[int, int],
-    stage: int | str = "all",
-    lengths: np.ndarray | None = None,
-) -> np.ndarray:
-    """(H, W): length of the error (C, H, W) at each position, or what one stage contributes to it.
-
-    The squares of the stages' contributions add up; each is as large as the stage's share of the squared error.
-
-    Args:
-        lengths: (H, W) of the whole error; None: its L2 norm over channels.
-    """
-    norm = np.linalg.norm(difference, axis=0)
-    lengths = norm if lengths is None else lengths
-    if stage == "all":
-        return lengths
+def stage_map(error: np.ndarray, stage_channels: Mapping[int, int], stage: int) -> np.ndarray:
+    """(H, W): norm of the error (C, H, W) over the channels of one stage."""
     start = sum(c for s, c in stage_channels.items() if s < stage)
-    part = np.linalg.norm(difference[start : start + stage_channels[stage]], axis=0)
-    return lengths * (part / np.maximum(norm, 1e-12))
+    return np.linalg.norm(error[start : start + stage_channels[stage]], axis=0)
 
 
 def pixel_metrics(anomaly_map: np.ndarray, mask: np.ndarray, threshold: float) -> PixelMetrics:
@@ -300,48 +269,38 @@ def position_report(
     """What happens at one position of the grid.
 
     The position's token reads the channel memory. The spatial memory is read by whole hidden maps, not by positions:
-    shown are the weights of the map whose own value and whose answer differ most here, or the mean over all maps.
+    shown are the weights of the map that the read changes most here, or the mean over all maps.
     """
-    channels = look.difference[:, row, column].astype(np.float64) ** 2  # (C,)
-    score = float(look.lengths[row, column])
+    height, width = look.error.shape[1:]
+    token, reader = row * width + column, None
+    channels = look.error[:, row, column].astype(np.float64) ** 2  # (C,)
     parts = np.split(channels, np.cumsum(list(stage_channels.values()))[:-1])
     shares = np.array([p.sum() for p in parts]) / max(channels.sum(), 1e-300)
-    token, asked, readers = row * look.difference.shape[2] + column, None, np.zeros(0, int)
     table = look.channel_weights if memory == "channel" else look.spatial_weights  # (N, M) or (D, M)
     if table is None:
-        return PositionReport(row, column, score, channels, shares, readers, np.zeros(0), 0, 0.0, None, None, readers)
+        return PositionReport(channels, shares, memory, np.zeros(0, int), np.zeros(0), 0, 0.0, None, None)
     if memory == "channel":
         weights = table[token]
     else:
-        asked = int(look.gap[:, token].argmax()) if hidden == "most erroneous" else None
-        weights = table.mean(0) if asked is None else table[asked]
+        reader = int(look.gap[:, token].argmax()) if hidden == "most erroneous" else None
+        weights = table.mean(0) if reader is None else table[reader]
     slots = np.argsort(-weights, kind="stable")[:SLOTS]
     effective = float(np.exp(-(weights * np.log(np.maximum(weights, 1e-12))).sum()))
-    if memory == "channel":
-        where = table[:, slots[0]].reshape(look.difference.shape[1:])
-    else:
-        where, readers = look.patterns[slots[0]], np.argsort(-table[:, slots[0]], kind="stable")[:5]
-    return PositionReport(
-        row, column, score, channels, shares, slots, weights[slots], len(weights), effective, asked, where, readers
-    )  # fmt: skip
+    where = table[:, slots[0]].reshape(height, width) if memory == "channel" else look.patterns[slots[0]]
+    return PositionReport(channels, shares, memory, slots, weights[slots], len(weights), effective, reader, where)
 
 
 # --- pictures as arrays: quick enough for a slider
 
 
 def _ring(mask: np.ndarray, inner: int, outer: int) -> np.ndarray:
-    """The pixels of a mask (P, P) grown by `outer` that are not in it grown by `inner`; negative shrinks it."""
-
-    def at(k: int) -> np.ndarray:
-        if k > 0:
-            return ndimage.binary_dilation(mask, iterations=k)
-        return ndimage.binary_erosion(mask, iterations=-k, border_value=1) if k else mask
-
-    return at(outer) & ~at(inner)
+    """The pixels of a mask (P, P) grown by `outer` that are not in it grown by `inner`."""
+    grown = [ndimage.binary_dilation(mask, iterations=k) if k else mask for k in (inner, outer)]
+    return grown[1] & ~grown[0]
 
 
-def _large(array: np.ndarray, side: int) -> np.ndarray:
-    return np.array(Image.fromarray(array).resize((side, side), Image.Resampling.BILINEAR))
+def _large(array: np.ndarray) -> np.ndarray:
+    return np.array(Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def draw_heatmap(
@@ -352,32 +311,30 @@ def draw_heatmap(
     threshold: float | None = None,
     truth: np.ndarray | None = None,
     place: tuple[float, float] | None = None,
-    side: int = SIDE,
 ) -> np.ndarray:
-    """Photograph (S, S, 3) with its heatmap, marks and truth as a picture (side, side, 3) uint8.
+    """Photograph (S, S, 3) with its heatmap, marks and truth as a picture (SIDE, SIDE, 3) uint8.
 
     The map (S, S) is drawn as an `overlay` with the colours from 0 to `TOP`. Hatched: where it reaches `threshold`.
     Outlined in white and black: the `truth` (S, S). `place`: a ring at (row, column), both as shares 0 to 1.
     """
-    canvas = _large(np.asarray(image), side)
+    canvas = _large(np.asarray(image))
     if anomaly_map is not None:
-        heat = _large(np.asarray(anomaly_map, np.float32), side)
+        heat = _large(np.asarray(anomaly_map, np.float32))
         canvas = overlay(canvas, heat, TOP, opacity=opacity, colour_map=colour_map)
         if threshold is not None:
-            marked, step = heat >= threshold, np.arange(side)
-            stripe = (step[:, None] + step[None, :]) % 14
+            marked, stripe = heat >= threshold, np.add.outer(np.arange(SIDE), np.arange(SIDE)) % 14
             dark = marked & (stripe >= 2) & (stripe < 4)
             canvas[marked & (stripe < 2)] = 255
             canvas[dark] = canvas[dark] * 0.55
-            canvas[_ring(marked, -3, 0)] = 0
-            canvas[_ring(marked, -2, 0)] = 255
+            canvas[_ring(marked, 0, 3)] = 0
+            canvas[_ring(marked, 0, 2)] = 255
     if truth is not None and truth.any():
-        mask = _large(truth.astype(np.uint8) * 255, side) >= 128
+        mask = _large(truth.astype(np.uint8) * 255) >= 128
         canvas[_ring(mask, 0, 4)] = 255  # around it, so that a small defect stays in sight
         canvas[_ring(mask, 1, 3)] = 0
     if place is not None:
-        y, x = np.ogrid[:side, :side]
-        distance = np.hypot(y - place[0] * (side - 1), x - place[1] * (side - 1)) - side / 28
+        y, x = np.ogrid[:SIDE, :SIDE]
+        distance = np.hypot(y - place[0] * (SIDE - 1), x - place[1] * (SIDE - 1)) - SIDE / 28
         canvas[np.abs(distance) < 3.5] = 0
         canvas[np.abs(distance) < 1.8] = 255
     return canvas
@@ -385,167 +342,84 @@ def draw_heatmap(
 
 def pane(session: Session, state: State, model: str | None = None, ring: bool = False) -> np.ndarray:
     """The photograph, or the heatmap of `model` on it, with the truth: (SIDE, SIDE, 3). `ring`: at the position."""
-    return draw_heatmap(
-        session.photo(state.image),
-        None if model is None else session.anomaly_map(model, state.image, state.stage),
-        state.opacity,
-        state.colour_map,
-        state.threshold,
-        session.truth(state.image),
-        ((state.row + 0.5) / session.grid, (state.column + 0.5) / session.grid) if ring else None,
-    )
-
-
-def shown(state: State) -> list[str]:
-    """The models shown, the first one first."""
-    return [state.model] if state.other in (NOBODY, state.model) else [state.model, state.other]
+    place = ((state.row + 0.5) / session.grid, (state.column + 0.5) / session.grid) if ring else None
+    heat = None if model is None else session.anomaly_map(model, state.image, state.stage, state.error)
+    photo, truth = session.photo(state.image), session.truth(state.image)
+    return draw_heatmap(photo, heat, state.opacity, state.colour_map, state.threshold, truth, place)
 
 
 # --- figures
 
 
-class ReportPlot:
-    """Error by channel and slots read, drawn once into `figure`; `update` moves what depends on the position."""
-
-    def __init__(self, figure: Figure | SubFigure, stage_channels: Mapping[int, int], memory: str | None) -> None:
-        """`memory`: whose slots are shown; None for a model without that memory."""
-        grid = figure.add_gridspec(
-            2, 2, left=0.09, right=0.98, bottom=0.1, top=0.93, hspace=0.78, wspace=0.12, width_ratios=(1.4, 1)
+def draw_report(figure: Figure | SubFigure, stage_channels: Mapping[int, int], report: PositionReport) -> None:
+    """Error by channel and slots read. Heights are in parts of the largest, which the titles give in numbers."""
+    grid = figure.add_gridspec(2, 2, left=0.09, right=0.98, bottom=0.1, top=0.93, hspace=0.78, width_ratios=(1.4, 1))
+    colours, edges = sns.color_palette("colorblind"), np.cumsum([0, *stage_channels.values()])
+    top, left = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0])
+    largest, middles = max(float(report.channels.max()), 1e-12), (edges[:-1] + edges[1:]) / 2
+    for k, (a, b) in enumerate(zip(edges, edges[1:])):
+        top.stairs(report.channels[a:b] / largest, np.arange(a, b + 1), fill=True, color=colours[k % 10])
+    top.set_xticks(middles, [f"{stage}\n{share:.0%}" for stage, share in zip(stage_channels, report.shares)])
+    top.set(xlim=(0, edges[-1]), ylim=(0, 1.05), yticks=[], ylabel="squared error")
+    top.set_xlabel("channels by stage, and the stage's share of the error")
+    top.set_title(f"error by channel, largest {largest:.3g}")
+    if report.where is None:
+        left.set_axis_off()
+        left.text(0, 0.5, f"This model has no {report.memory} memory.", fontsize=8.5, transform=left.transAxes)
+    else:
+        left.bar(range(len(report.slots)), report.weights / report.weights[0], color="0.35")
+        left.axhline(1 / report.count / report.weights[0], color=colours[1], linestyle="--", linewidth=1.4)
+        left.set_xticks(range(len(report.slots)), report.slots)
+        left.set(
+            xlim=(-0.6, SLOTS - 0.4), ylim=(0, 1.05), yticks=[], ylabel="weight", xlabel="slot; dashed: an even read"
         )
-        colours, self.memory, edges = sns.color_palette("colorblind"), memory, np.cumsum([0, *stage_channels.values()])
-        self.edges, self.moving = edges, []
-        top = figure.add_subplot(grid[0, :])
-        top.set(xlim=(0, edges[-1]), ylim=(0, 1.05), yticks=[], ylabel="squared error")
-        top.set_xticks((edges[:-1] + edges[1:]) / 2, [f"{s}" for s in stage_channels])
-        top.set_xlabel("channels by stage, and the stage's share of the error", labelpad=15)
-        self.stairs = [
-            top.stairs(np.zeros(b - a), np.arange(a, b + 1), fill=True, color=colours[k % 10])
-            for k, (a, b) in enumerate(zip(edges, edges[1:]))
-        ]
-        for edge in edges[1:-1]:
-            top.axvline(edge, color="0.8", linewidth=0.8)
-        below = top.get_xaxis_transform()
-        small = {"ha": "center", "va": "center", "fontsize": 7.5}
-        self.shares = [top.text(x, -0.3, "", transform=below, **small) for x in (edges[:-1] + edges[1:]) / 2]
-        self.title = top.text(0.5, 1.08, "", ha="center", fontsize=8.5, transform=top.transAxes)
-        self.moving += [*self.stairs, *self.shares, self.title]
-        left = figure.add_subplot(grid[1, 0])
-        if memory is None:
-            left.set_axis_off()
-            left.text(0, 0.5, "No such memory in this model.", fontsize=8.5, transform=left.transAxes)
-        else:
-            left.set(xlim=(-0.6, SLOTS - 0.4), ylim=(0, 1.05), xticks=[], yticks=[], ylabel="weight")
-            left.set_xlabel("slot; dashed: an even read", labelpad=14)
-            self.bars = left.bar(range(SLOTS), np.zeros(SLOTS), color="0.35")
-            self.even = left.axhline(0, color=colours[1], linestyle="--", linewidth=1.4)
-            below = left.get_xaxis_transform()
-            self.names = [left.text(k, -0.12, "", transform=below, **small) for k in range(SLOTS)]
-            self.heading = left.text(0.5, 1.08, "", ha="center", fontsize=8.5, transform=left.transAxes)
-            right = figure.add_subplot(grid[1, 1])
-            right.set(xticks=[], yticks=[])
-            self.where = right.imshow(np.zeros((2, 2)), cmap="viridis", interpolation="nearest", extent=(0, 1, 0, 1))
-            self.range = right.text(0.5, -0.12, "", transform=right.transAxes, **small)
-            self.caption = right.text(0.5, 1.08, "", ha="center", fontsize=8.5, transform=right.transAxes)
-            self.moving += [*self.bars, self.even, *self.names, self.heading, self.where, self.range, self.caption]
-        for ax in figure.axes:
-            ax.tick_params(length=0, labelsize=7.5)
-            ax.xaxis.label.set_size(7.5)
-            ax.yaxis.label.set_size(7.5)
-            ax.spines[["top", "right"]].set_visible(False)
-
-    def update(self, report: PositionReport) -> None:
-        """Show one position. Heights are in parts of the largest, which the titles give in numbers."""
-        largest = max(float(report.channels.max()), 1e-12)
-        for part, a, b in zip(self.stairs, self.edges, self.edges[1:]):
-            part.set_data(values=report.channels[a:b] / largest)
-        for text, share in zip(self.shares, report.shares):
-            text.set_text(f"{share:.0%}")
-        self.title.set_text(f"row {report.row}, column {report.column}: error by channel, largest {largest:.3g}")
-        if self.memory is None:
-            return
-        for k, bar in enumerate(self.bars):
-            held = k < len(report.slots)
-            bar.set_height(report.weights[k] / report.weights[0] if held else 0)
-            self.names[k].set_text(f"{report.slots[k]}" if held else "")
-        self.even.set_ydata([1 / report.count / report.weights[0]] * 2)
-        asker = (
-            "token's"
-            if self.memory == "channel"
-            else "mean map's"
-            if report.hidden is None
-            else f"map {report.hidden}'s"
-        )
-        self.heading.set_text(f"{asker} slots, top {report.weights[0]:.3f}")
-        low, high = float(report.where.min()), float(report.where.max())
-        self.where.set_data(report.where)
-        self.where.set_clim(0 if self.memory == "channel" else low, high)
-        self.range.set_text(f"{low:.2g} (dark) to {high:.2g}")
-        self.caption.set_text(
-            f"slot {report.slots[0]}: " + ("where read" if self.memory == "channel" else "its pattern")
-        )
+        channel = report.memory == "channel"
+        reader = "token's" if channel else "mean map's" if report.hidden is None else f"map {report.hidden}'s"
+        left.set_title(f"{reader} slots, top {report.weights[0]:.3f}")
+        right, low, high = figure.add_subplot(grid[1, 1]), float(report.where.min()), float(report.where.max())
+        right.imshow(report.where, cmap="viridis", vmin=0 if channel else low, vmax=high)
+        right.set(xticks=[], yticks=[], xlabel=f"{low:.2g} (dark) to {high:.2g}")
+        right.set_title(f"slot {report.slots[0]}: {'where read' if channel else 'its pattern'}")
+    for ax in figure.axes:
+        ax.tick_params(length=0, labelsize=7.5)
+        ax.spines[["top", "right"]].set_visible(False)
+        for text, size in ((ax.title, 8.5), (ax.xaxis.label, 7.5), (ax.yaxis.label, 7.5)):
+            text.set_size(size)
 
 
-class ReportPainter:
-    """A `ReportPlot` as a picture. Axes and labels are drawn once; a new position redraws only what moves."""
-
-    def __init__(self, stage_channels: Mapping[int, int], memory: str | None) -> None:
-        figure = Figure(figsize=(3.6, 3.4), dpi=120)
-        self.canvas, self.plot = FigureCanvasAgg(figure), ReportPlot(figure, stage_channels, memory)
-        for artist in self.plot.moving:
-            artist.set_animated(True)
-        self.canvas.draw()
-        self.background = self.canvas.copy_from_bbox(figure.bbox)
-
-    def __call__(self, report: PositionReport) -> np.ndarray:
-        """(height, width, 3) uint8."""
-        self.canvas.restore_region(self.background)
-        self.plot.update(report)
-        for artist in self.plot.moving:
-            artist.axes.draw_artist(artist)
-        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
-
-
-def memory_of(session: Session, model: str, memory: str) -> str | None:
-    """`memory`, or None where `model` has none of that kind."""
-    return memory if getattr(session.outcomes[model].trained.model, f"{memory}_memory", None) is not None else None
+def report_picture(stage_channels: Mapping[int, int], report: PositionReport) -> np.ndarray:
+    """`draw_report` as a picture (height, width, 3) uint8."""
+    figure = Figure(figsize=(3.6, 3.4), dpi=120)
+    canvas = FigureCanvasAgg(figure)
+    draw_report(figure, stage_channels, report)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def explorer_figure(session: Session, **state: Any) -> Figure:
     """Everything that the explorer shows in a state (see `Session.state`), as one figure: its static twin."""
     state = session.state(**state)
-    models, decoded = shown(state), session.decoded(state.image)
-    width, inch, title, report = 1 + len(models), 3.3, 0.3, 3.3  # columns; inches: a picture, its title, the report
-    height = inch + title + (inch + title if decoded is not None else 0) + report
-    fig = Figure(figsize=(inch * width, height))
-
-    def place(column: int, top: float, array: np.ndarray, name: str) -> None:
-        ax = fig.add_axes(
-            ((column + 0.02) / width, 1 - (top + title + inch * 0.96) / height, 0.96 / width, inch * 0.96 / height)
-        )
-        picture(ax, array)
-        ax.set_title(name, fontsize=9.5)
-
-    for column, model in enumerate([None, *models]):
-        place(column, 0, pane(session, state, model, ring=True), model or "photograph")
+    models, decoded = state.models, session.decoded(state.image)
+    rows = [(["photograph", *models], [pane(session, state, m, ring=True) for m in (None, *models)])]
     if decoded is not None:
-        place(0, inch + title, decoded, "decoded from the features")
-        for column, model in enumerate(models):
-            rebuilt = session.look(model, state.image).rebuilt
-            if rebuilt is not None:
-                place(column + 1, inch + title, rebuilt, f"decoded from the reconstruction: {model}")
-    parts = fig.subfigures(2, width, height_ratios=(height - report, report), wspace=0, hspace=0)[1]
-    for part, model in zip(parts[1:], models):
-        ReportPlot(part, session.stage_channels, memory_of(session, model, state.memory)).update(
-            session.report(model, state)
-        )
-    scale = parts[0].add_axes((0.08, 0.5, 0.8, 0.06))
+        names = ["decoded from the features", *(f"decoded from the reconstruction: {m}" for m in models)]
+        rows.append((names, [decoded, *(session.look(m, state.image).rebuilt for m in models)]))
+    fig = Figure(figsize=(3.3 * (1 + len(models)), 3.6 * (len(rows) + 1)))
+    parts = fig.subfigures(len(rows) + 1, 1 + len(models), squeeze=False, wspace=0, hspace=0)
+    for line, (names, pictures) in zip(parts, rows):
+        for part, name, array in zip(line, names, pictures):
+            if array is not None:
+                picture(part.add_axes((0.02, 0.02, 0.96, 0.88)), array).set_title(name, fontsize=9.5)
+    for part, model in zip(parts[-1][1:], models):
+        draw_report(part, session.stage_channels, session.report(model, state))
+    scale = parts[-1][0].add_axes((0.08, 0.5, 0.8, 0.06))
     scale.imshow(np.linspace(0, TOP, 256)[None], cmap=state.colour_map, aspect="auto", extent=(0, TOP, 0, 1))
-    scale.axvline(state.threshold, color="white", linewidth=3)
-    scale.axvline(state.threshold, color="black", linewidth=1)
+    for colour, width in (("white", 3), ("black", 1)):
+        scale.axvline(state.threshold, color=colour, linewidth=width)
     scale.set(yticks=[], xlim=(0, TOP))
     scale.set_xlabel("score / the verdict's threshold", fontsize=8.5)
-    marks = f"hatched: at or above {state.threshold:g}\noutline: truth; ring: the position asked"
-    scale.set_title(f"{stage_name(session, state.stage)}\n{marks}", fontsize=8.5, loc="left")
+    marks = f"hatched: at or above {state.threshold:g}\noutline: truth; ring: row {state.row}, column {state.column}"
+    scale.set_title(f"{stage_name(session, state.stage)},\n{measure(state)}\n{marks}", fontsize=8.5, loc="left")
     return fig
 
 
@@ -559,6 +433,11 @@ def stage_name(session: Session, stage: int | str) -> str:
     return f"stage {stage}, stride {2 ** (stage + 1)}, {session.stage_channels[stage]} channels"
 
 
+def measure(state: State) -> str:
+    """How the error that a state shows is measured, in words."""
+    return f"error {ERRORS[state.error if state.stage == 'all' else 'norm']}"
+
+
 def image_name(sample: Sample) -> str:
     """Short name inside its category: defect and file."""
     return f"{sample.defect} {sample.name.rsplit('/', 1)[-1].rsplit('.', 1)[0]}"
@@ -569,38 +448,32 @@ def _share(value: float | None) -> str:
 
 
 def describe(session: Session, state: State) -> list[str]:
-    """What the pictures show, in sentences with numbers: the image, then each model's map, then its position."""
-    sample = session.samples[state.image]
-    truth = session.truth(state.image)
+    """What the pictures show, in sentences with numbers: the image, then each model's map and its position."""
+    sample, truth = session.samples[state.image], session.truth(state.image)
     area = (
         "" if truth is None else f", its truth {truth.mean():.1%} of the image" if truth.any() else ", a normal image"
     )
-    lines = [f"{sample.category}, {image_name(sample)}{area}; {stage_name(session, state.stage)}."]
-    for model in shown(state):
-        heat = session.anomaly_map(model, state.image, state.stage)
-        row, column = session.peak(model, state.image, state.stage)
-        metrics = session.metrics(model, state)
-        text = f"{model}: peak {heat.max():.2f} near row {row}, column {column}; at {state.threshold:.2f} it marks "
-        if metrics is None:
-            text += f"{(heat >= state.threshold).mean():.1%} of the image"
-        else:
-            text += (
-                f"{metrics.marked / heat.size:.1%} of the image: precision {_share(metrics.precision)}, "
-                f"recall {_share(metrics.recall)}, IoU {_share(metrics.iou)}"
-            )
-        lines.append(f"{text}. {describe_position(session, model, state)}")
+    lines = [f"{sample.category}, {image_name(sample)}{area}; {stage_name(session, state.stage)}, {measure(state)}."]
+    for model in state.models:
+        heat = session.anomaly_map(model, state.image, state.stage, state.error)
+        row, column = session.peak(model, state.image, state.stage, state.error)
+        found, marked = session.category(model, state.image), (heat >= state.threshold).mean()
+        text = f"{model}: {f'taken for {found}, ' if found != sample.category else ''}peak {heat.max():.2f} near "
+        text += f"row {row}, column {column}; at {state.threshold:.2f} it marks {marked:.1%} of the image"
+        if truth is not None:
+            m = pixel_metrics(heat, truth, state.threshold)
+            text += f": precision {_share(m.precision)}, recall {_share(m.recall)}, IoU {_share(m.iou)}"
+        lines.append(f"{text}. {_describe_position(session, model, state)}")
     return lines
 
 
-def describe_position(session: Session, model: str, state: State) -> str:
-    """One position of one model in words."""
-    report = session.report(model, state)
-    stages: Sequence[int] = list(session.stage_channels)
+def _describe_position(session: Session, model: str, state: State) -> str:
+    report, score = session.report(model, state), session.look(model, state.image).lengths[state.error]
+    score = score[state.row, state.column] / session.unit(model, state.image, error=state.error)
     worst = int(report.shares.argmax())
-    unit = session.unit(model, session.samples[state.image].category)
     text = (
-        f"At row {state.row}, column {state.column} the score over all stages is {report.score / unit:.2f}, "
-        f"{report.shares[worst]:.0%} of its square from stage {stages[worst]}"
+        f"At row {state.row}, column {state.column} the score over all stages is {score:.2f}; "
+        f"stage {list(session.stage_channels)[worst]} has {report.shares[worst]:.0%} of the squared error"
     )
     if report.where is None:
         return f"{text}; no {state.memory} memory."

@@ -17,19 +17,18 @@ from PIL import Image
 
 from dumenet.course.explorer import (
     COLOUR_MAPS,
+    ERRORS,
     HIDDEN,
     MEMORIES,
     NOBODY,
     TOP,
-    ReportPainter,
     Session,
     State,
     describe,
     explorer_figure,
     image_name,
-    memory_of,
     pane,
-    shown,
+    report_picture,
     stage_name,
 )
 from dumenet.errors import DumenetError
@@ -154,6 +153,7 @@ def _controls(data_sets: list[str]) -> dict[str, ipywidgets.Widget]:
         "model": choice(description="model"),
         "other": choice(description="beside it"),
         "stage": choice(description="stage"),
+        "error": choice(description="error", options=[(words, error) for error, words in ERRORS.items()]),
         "threshold": number(description="threshold", value=1, max=3, step=0.02),
         "opacity": number(description="opacity", value=0.6, max=1, step=0.05),
         "colour_map": choice(description="colour map", options=COLOUR_MAPS),
@@ -174,13 +174,13 @@ class Explorer(ipywidgets.VBox):
     """
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
-        self.sessions, self._quiet, self._drawn, self._painters = dict(sessions), False, {}, {}
+        self.sessions, self._quiet, self._drawn = dict(sessions), False, {}
         self.controls = _controls(list(self.sessions))
         self.status, self.scale = ipywidgets.HTML(), ipywidgets.HTML()
         self.captions = {(c, r): ipywidgets.HTML() for c in range(3) for r in ("map", "decoded")}
         rows = ("map", "decoded", "report")
         self.pictures = {(c, r): Picture() for c in range(3) for r in rows if (c, r) != (0, "report")}
-        every, ends = list(self.controls.values()), (0, 5, 9, 13)  # data and models, map, position
+        every, ends = list(self.controls.values()), (0, 5, 10, 14)  # data and models, map, position
         groups = [ipywidgets.VBox(every[a:b], layout={"overflow": "hidden"}) for a, b in zip(ends, ends[1:])]
         columns = {"grid_template_columns": "repeat(auto-fit, minmax(260px, 1fr))", "grid_gap": "4px 20px"}
         self._cells = [
@@ -249,8 +249,8 @@ class Explorer(ipywidgets.VBox):
         self._to_peak()
 
     def _to_peak(self) -> None:
-        model, image, stage = (self.controls[name].value for name in ("model", "image", "stage"))
-        self._place(*self.session.peak(model, image, stage))
+        shown = (self.controls[name].value for name in ("model", "image", "stage", "error"))
+        self._place(*self.session.peak(*shown))
 
     def _place(self, row: int, column: int) -> None:
         with self._silent():
@@ -275,33 +275,30 @@ class Explorer(ipywidgets.VBox):
             self._drawn[column, row] = key
 
     def _draw(self) -> None:
-        session, state = self.session, self.state
-        models = shown(state)
+        session, state, models = self.session, self.state, self.state.models
+        self.controls["error"].disabled = state.stage != "all"  # a stage alone is measured by its norm
         if len(self._board.children) != 5 * (width := 1 + len(models)):  # row by row, so that pictures stand in line
             self._board.layout.grid_template_columns = f"repeat({width}, minmax(0, 400px))"
             self._board.children = [cell for row in zip(*self._cells[:width]) for cell in row]
         image = (self.controls["data"].value, state.image)
         self._paint(0, "map", image, partial(pane, session, state))
         self._paint(0, "decoded", image, lambda: session.decoded(state.image))
-        heat = (state.stage, state.colour_map, state.opacity, state.threshold)
+        heat = (state.stage, state.error, state.colour_map, state.opacity, state.threshold)
         place = (state.row, state.column, state.memory, state.hidden)
         for column, model in enumerate(models, 1):
             self._paint(column, "map", (*image, model, *heat), partial(pane, session, state, model))
             self._paint(
                 column, "decoded", (*image, model), lambda model=model: session.look(model, state.image).rebuilt
             )
-            self._paint(column, "report", (*image, model, *place), partial(self._report, model, state))
+            report = partial(session.report, model, state)
+            self._paint(
+                column, "report", (*image, model, *place),
+                lambda report=report: report_picture(session.stage_channels, report()),
+            )  # fmt: skip
         self._caption(state, models)
         with self._silent():
             for column in range(3):
                 self.pictures[column, "map"].place = [state.row, state.column]
-
-    def _report(self, model: str, state: State) -> np.ndarray:
-        memory = memory_of(self.session, model, state.memory)
-        key = (tuple(self.session.stage_channels.items()), memory)
-        if key not in self._painters:
-            self._painters[key] = ReportPainter(self.session.stage_channels, memory)
-        return self._painters[key](self.session.report(model, state))
 
     def _caption(self, state: State, models: list[str]) -> None:
         """Captions, text alternatives, colour scale and status line."""
