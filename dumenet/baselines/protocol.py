@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from dumenet.checkpoint import pick_device
-from dumenet.config import FeatureConfig
+from dumenet.config import FeatureConfig, Settings
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract
@@ -21,7 +21,7 @@ __all__ = ["Common", "Method", "Scores", "begin", "features_of", "images_of", "s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(Settings):
     """Settings that every method has; a method's own dataclass adds its own."""
 
     features: FeatureConfig = field(
