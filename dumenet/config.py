@@ -119,7 +119,15 @@ class ModelConfig(Settings):
 
 
 # The published recipe, but for its budget of 700 epochs (facts: paper page, released config).
-PAPER_RECIPE = {"lr": 1e-4, "schedule": "step", "step_epoch": 500, "clip": 0.1, "holdout": 0.0, "precision": "fp32"}
+PAPER_RECIPE = {
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "schedule": "step",
+    "step_epoch": 500,
+    "clip": 0.1,
+    "holdout": 0.0,
+    "precision": "fp32",
+}
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class TrainConfig(Settings):
     steps: Count | None = 3200  # batches; the budget does not depend on how many images there are
     epochs: Count | None = None  # passes over the images, where that is the budget; then `steps` is None
     batch_size: Count = 8
+    optimizer: Literal["muon", "adamw"] = "muon"  # see dumenet/optimizer.py; the paper's is AdamW
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     schedule: Literal["stable", "onecycle", "step"] = "stable"  # see `train.make_schedule`
     step_epoch: Count = 500  # schedule "step": the learning rate is divided by 10 every so many epochs
