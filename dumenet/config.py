@@ -135,7 +135,7 @@ class TrainConfig(Settings):
     """How to train. `recipe` sets the defaults of the fields below it."""
 
     recipe: Literal["standard", "paper"] = "standard"  # ours, in minutes on a laptop; the published one
-    steps: Count | None = 3200  # batches; the budget does not depend on how many images there are
+    steps: Count | None = 2400  # batches; the budget does not depend on how many images there are
     epochs: Count | None = None  # passes over the images, where that is the budget; then `steps` is None
     batch_size: Count = 8
     optimizer: Literal["muon", "adamw"] = "muon"  # see dumenet/optimizer.py; the paper's is AdamW
