@@ -10,6 +10,11 @@ NEWTON_SCHULZ = [(3.4445, -4.7750, 2.0315)] * 5  # the quintic iteration of Jord
 MATRIX_RATE = 20.0  # learning rate of the matrices over that of all else
 
 
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices (n, rows, columns) with all singular values near 1 and the singular vectors that they had."""
+    return zeropower_via_newtonschulz(matrices, 5, NEWTON_SCHULZ, dtype=torch.float32)
+
+
 def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer `name`, "adamw" or "muon", for all parameters of `model`."""
     if name == "adamw":
@@ -53,14 +58,12 @@ class Muon(torch.optim.AdamW):
                 shapes.setdefault(p.shape, []).append(p)
         for (rows, columns), same in shapes.items():
             for p in same:
-                state = self.state[p] or {
-                    "step": torch.zeros(()),
-                    "momentum": torch.zeros_like(p),
-                }  # AdamW wants "step"
+                state = self.state[p]
+                if not state:  # "step" is for the loader of AdamW's states
+                    state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                self.state[p] = state
             ahead = torch.stack([p.grad.lerp(self.state[p]["momentum"], group["momentum"]) for p in same])  # Nesterov
-            steps = zeropower_via_newtonschulz(ahead, 5, NEWTON_SCHULZ, dtype=torch.float32)
+            steps = orthogonal(ahead)
             for p, step in zip(same, steps):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
