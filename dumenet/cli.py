@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import sys
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--set", **MANY, default=[], metavar="KEY=VALUE", help=example)
         command.set_defaults(run=run)
 
-    table = _add(commands, "table", "the results files as a table: mean and spread over seeds")
+    table = _add(commands, "table", "the results files as a table: mean over seeds ± half of its 95 %% interval")
     table.add_argument("--tag", help="the series (default: results without a tag)")
     table.add_argument("--results", type=Path, default=Path("data/results"))
     table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
@@ -169,7 +168,11 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seed", type=int, **MANY, help="one or several seeds (default: 0)")
     reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
     reproduce.add_argument(
-        "--set", **MANY, default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300"
+        "--set",
+        **MANY,
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. train.epochs=3 data.per_class_train=300; US.steps=30 for one column or method alone",
     )
     reproduce.add_argument(
         "--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)"
@@ -267,7 +270,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _train(args: argparse.Namespace) -> None:
     from dumenet.config import config_from_dict, load_config, merge
-    from dumenet.experiment import per_category, run
+    from dumenet.run import per_category, run
 
     values = {}
     if args.config:
@@ -287,7 +290,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from dumenet.experiment import evaluate_checkpoint
+    from dumenet.run import evaluate_checkpoint
 
     _report(evaluate_checkpoint(args.checkpoint, _overrides(args)).record)
 
@@ -314,104 +317,56 @@ def _report(record: dict[str, Any]) -> None:
 
 def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
-    from dumenet.results import csv, markdown, read_results, table
+    from dumenet.results import labels, markdown, read_results
 
-    found = zip(sorted(args.results.glob("*.json")), read_results(args.results))  # in this order
-    records = {path: r for path, r in found if r.get("metrics") and "config" in r and r.get("tag") == args.tag}
+    found = [r for r in read_results(args.results) if r.get("metrics") and "config" in r and r.get("tag") == args.tag]
+    if not found:
+        raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
     try:
-        long = [
-            {"row": label, "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
-            for label, r in zip(_labels(records), records.values()) for key, title in METRICS.items()
-        ]  # fmt: skip
+        cells = _cells(found, labels(found), args.category)
     except (KeyError, TypeError, AttributeError) as error:
         raise DumenetError(
             f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
         ) from None
-    if not long:
-        raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
+    if args.csv:
+        return print(cells.to_csv(), end="")
+    rows = dict.fromkeys(row for row, _, _ in cells.index)
     if args.category:
-        print(_by_category(records, args.category))
+        columns = [*args.category, *(["mean"] if len(args.category) > 1 else [])]
+        shown = [[(c, m) for m in ("image_auroc", "pixel_auroc")] for c in columns]
+        lines = [["image / pixel AUROC", *columns, "seeds"]]
     else:
-        print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+        shown = [[("mean", m)] for m in METRICS]
+        lines = [["%", *METRICS.values(), "seeds"]]
+    for row in rows:
+        texts = [" / ".join(_plus_minus(cells, row, *key) for key in keys) for keys in shown]
+        lines.append([row, *texts, f"{cells.loc[row].n.max()}"])
+    print(markdown(lines))
 
 
-def _by_category(records: dict[Path, dict[str, Any]], categories: list[str]) -> str:
-    """Image / pixel AUROC of some categories and of their mean, in percent: mean over seeds (± standard deviation),
-    as Markdown.
-    """
-    from dumenet.results import table
+def _cells(found: list[dict[str, Any]], names: list[str], categories: list[str] | None) -> Any:
+    """`summary` of some categories, or of all, where models of other categories have rows of their own."""
+    import pandas as pd
 
-    long: dict[str, list[dict[str, Any]]] = {"image_auroc": [], "pixel_auroc": []}
-    for label, record in zip(_labels(records), records.values()):
-        found = record["metrics"]["per_category"]
-        for category in categories:
-            if category not in found:
-                raise unknown("category of these results", category, found)
-        for key, rows in long.items():
-            values = {c: found[c][key] for c in categories}
-            mean = sum(values.values()) / len(values) if None not in values.values() else None
-            for column, value in (values | {"mean": mean}).items():
-                row = {"row": label.partition(": ")[2], "column": column, "seed": record["seed"]}
-                rows.append(row | {"value": None if value is None else 100 * value})
-    (names, columns, image), (_, _, pixel) = (table(rows, "row", "column", "value") for rows in long.values())
-    text = lambda c: "–" if not c.n else f"{c.mean:.1f}" + (f" ± {c.std:.1f}" if c.std is not None else "")  # noqa: E731
-    lines = [["image / pixel AUROC", *columns, "seeds"], ["---"] * (len(columns) + 2)]
-    for name, some, others in zip(names, image, pixel):
-        lines.append([name, *(f"{text(a)} / {text(b)}" for a, b in zip(some, others)), str(some[-1].n)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    from dumenet.results import runs, summary
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record, name in zip(found, names):
+        parts = record["metrics"]["per_category"]
+        for category in categories or ():
+            if category not in parts:
+                raise unknown("category of these results", category, parts)
+        chosen = {c: parts[c] for c in categories or parts}
+        title = "" if categories else f"{' + '.join(parts)}: "
+        groups.setdefault(title, []).append(record | {"row": title + name, "metrics": {"per_category": chosen}})
+    return pd.concat([summary(runs(group, lambda r: r["row"])) for group in groups.values()])
 
 
-def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
-    """`_run_label` of each record; where two of one seed would share it, with whatever else differs in their
-    configurations.
+def _plus_minus(cells: Any, row: str, part: str, metric: str) -> str:
+    from dumenet.results import plus_minus
 
-    Raises:
-        DumenetError: nothing does.
-    """
-    from dumenet.config import make_config, to_dict
-
-    def flat(config: dict[str, Any]) -> dict[str, Any]:
-        return {f"{part}.{key}": value for part, values in config.items() for key, value in values.items()}
-
-    usual = flat(to_dict(make_config()))  # records older than a setting lack it
-    settings = {path: usual | flat(record["config"]) for path, record in records.items()}
-    rows: dict[str, list[Path]] = {}
-    for path, record in records.items():
-        rows.setdefault(_run_label(record), []).append(path)
-    labels = {}
-    for label, paths in rows.items():
-        apart = set()
-        for a, b in combinations(paths, 2):
-            if records[a]["seed"] == records[b]["seed"]:
-                differ = {k for k in settings[a] if settings[a][k] != settings[b].get(k)} - {"train.seed"}
-                if not differ:
-                    raise DumenetError(f"{a} and {b} are of one configuration and one seed: delete one of them.")
-                apart |= differ
-        for path in paths:
-            labels[path] = ", ".join([label, *(f"{k} {settings[path].get(k)}" for k in sorted(apart))])
-    return [labels[path] for path in records]
-
-
-def _run_label(record: dict[str, Any]) -> str:
-    """Categories, model, contamination, and every option of model, features, training and evaluation that neither its
-    preset nor its recipe sets, but for mask, weights, seed, device and resamples."""
-    from dumenet.config import make_config, to_dict
-
-    config = record["config"]
-    chosen, usual = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}, to_dict(make_config())
-    known = chosen["recipe"] in ("standard", "paper")  # older results have a recipe that is gone
-    default = to_dict(
-        make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"] if known else "standard")
-    )
-    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "bootstrap", "runtime")
-    options = [f"{k} {v}" for k, v in chosen.items() if v not in (usual["model"]["preset"], usual["train"]["recipe"])]
-    for part in ("model", "features", "train", "evaluation"):
-        options += [f"{k} {v}" for k, v in config[part].items() if k not in hidden and v != default[part][k]]
-    data = config["data"]
-    if any(data.get(k) for k in ("contamination", "contamination_reserve")):  # records older than these lack them
-        options.append(f"contamination {data['contamination']:g}")
-    categories = " + ".join(c for c in record["metrics"]["per_category"])
-    return f"{categories}: {', '.join([config['model']['name'], *options])}"
+    key = (row, part, metric)
+    return plus_minus(*cells.loc[key, ["mean", "half"]]) if key in cells.index else "–"
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -460,11 +415,12 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 def _reproduce_table(args: argparse.Namespace) -> int:
     from dumenet.paper import jobs, tables
+    from dumenet.run import run_jobs
 
     wanted = jobs.plan(
         args.table, args.data, args.category, args.method, args.seed or [0], args.setting, _pairs(args.set)
     )
-    failures = jobs.run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
+    failures = run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
     missing = sum(job.finished() is None for job in wanted)
     print(f"{len(wanted) - missing} of {len(wanted)} jobs have their results file.")
     for path in tables.write(wanted, Path("."), args.out or Path("figures")):

@@ -14,7 +14,7 @@ from dumenet import predict
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import _parser, main
 from dumenet.errors import DumenetError
-from dumenet.experiment import evaluate_checkpoint
+from dumenet.run import evaluate_checkpoint
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_interruption_is_one_line(home, tree, tiny_yaml, monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dumenet.experiment.train", stop)
+    monkeypatch.setattr("dumenet.run.train", stop)
     assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("dumenet: interrupted; run the same command again")
 
@@ -319,7 +319,7 @@ def test_what_the_machine_refuses_is_one_sentence(home, tree, tiny_yaml, monkeyp
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("dumenet.experiment.train", refuse)
+    monkeypatch.setattr("dumenet.run.train", refuse)
     assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"dumenet: {says}")
 
@@ -328,7 +328,7 @@ def test_an_error_of_our_own_stays_one(home, tree, tiny_yaml, monkeypatch):
     def slip(*args, **kwargs):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("dumenet.experiment.train", slip)
+    monkeypatch.setattr("dumenet.run.train", slip)
     with pytest.raises(RuntimeError, match="mat1"):
         main(["train", "--config", str(tiny_yaml), "--data", str(tree)])
 

@@ -18,7 +18,7 @@ from dumenet import parallel
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.config import make_config
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
+from dumenet.run import Folders, run
 from dumenet.paper import jobs, tables
 from dumenet.score import calibrate, score
 from dumenet.train import train

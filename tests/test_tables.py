@@ -11,7 +11,7 @@ from scipy import stats
 
 from dumenet.cli import main
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders
+from dumenet.run import Folders
 from dumenet.paper import jobs as jobs_
 from dumenet.paper import tables
 from dumenet.plots import table_figure
@@ -94,7 +94,7 @@ def test_two_processes_do_not_take_one_job(home, tree):
 
 
 def test_a_failing_job_leaves_the_others_alone(home, tree, monkeypatch):
-    from dumenet.baselines import PaDiM
+    from dumenet.methods import PaDiM
 
     monkeypatch.setattr(PaDiM, "fit", lambda self, train: 1 / 0)
     made = jobs(home, tree)
@@ -355,7 +355,7 @@ def test_every_number_of_the_document_leads_to_its_files():
 
 
 def test_every_method_has_a_budget_to_show():
-    from dumenet.baselines import METHODS
+    from dumenet.methods import METHODS
 
     lines = tables.budgets(METHODS)
     assert all(any(line.startswith(f"| [{method}](") for line in lines) for method in METHODS)

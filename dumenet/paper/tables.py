@@ -3,22 +3,24 @@
 python -m dumenet.paper.tables    # write docs/TABLES.md and its figures from the committed results
 """
 
-import io
 import math
 import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from csv import writer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dumenet.baselines import METHODS
+import pandas as pd
+
 from dumenet.errors import DumenetError, unknown
+from dumenet.methods import METHODS
 from dumenet.metrics import METRICS, seed_interval
-from dumenet.paper.jobs import TABLES, Job
+from dumenet.paper.jobs import TABLES
 from dumenet.plots import save, table_figure
-from dumenet.results import PaperValue, paper_results, read_results, write_atomic
+from dumenet.results import PaperValue, paper_results, plus_minus, read_results, runs, summary, write_atomic
+from dumenet.results import markdown as markdown_table
+from dumenet.run import Folders, Job
 
 
 class Row(NamedTuple):
@@ -28,157 +30,116 @@ class Row(NamedTuple):
     part: str  # a category, a split, or "mean"
     metric: str
     ours: float  # mean over seeds
-    half: float | None  # half-width of its 95 % interval, see `rows`
+    half: float | None  # half-width of its 95 % interval, see `dumenet.results.summary`
     seeds: int
     paper: float | None  # "mean": of the parts that stand here, recomputed
     difference: float | None
 
 
 def rows(records: Sequence[dict[str, Any]], paper: Sequence[PaperValue] = ()) -> list[Row]:
-    """The cells of one table and setting, in the table's order; a mean only from seeds that have every part.
-
-    The interval tells what other seeds (Student's t; two seeds or more) and another draw of test images (bootstrap;
-    image AUROC alone) would change, the two half-widths added as independent errors are. Half-widths of a mean over splits of
-    ten classes, which share their test images, are averaged: the worst case. Where all seeds rank all images right there is none.
+    """The cells of one table and setting beside the paper's, in the table's order: see `dumenet.results.summary`.
 
     Raises:
         DumenetError: two records for one column, part and seed: settings are mixed that the table does not show.
     """
-    found: dict[tuple[str, str], dict[int, dict]] = {}
-    for record in records:
-        for part, metrics in record["metrics"]["per_category"].items():
-            by_seed = found.setdefault((record["column"], part), {})
-            if record["seed"] in by_seed:
-                raise DumenetError(
-                    f"Two records for {record['column']}, {part}, seed {record['seed']}: keep one of them."
-                )
-            by_seed[record["seed"]] = metrics
     if not records:
         return []
-    table, other = (
-        TABLES[records[0]["table"]],
-        records[0]["data"]["name"] == "digits",
-    )  # digits' splits are not CIFAR-10's
-    printed = {(v.method, v.category, v.metric): v.value for v in paper if v.table == table.paper and not other}
-    columns = [c for c in table.columns if any(c == key[0] for key in found)]
-    parts = _in_paper_order({part for _, part in found}, table.paper, paper)
+    table = TABLES[records[0]["table"]]
+    other = records[0]["data"]["name"] == "digits"  # its splits are not CIFAR-10's
+    printed = {
+        (v.method, v.category.strip("{}"), v.metric): v.value for v in paper if v.table == table.paper and not other
+    }
+    cells = summary(runs(records))
+    order = list(dict.fromkeys(v.category for v in paper if v.table == table.paper))
+    parts = {part for _, part, _ in cells.index} - {"mean"}
+    parts = sorted(parts, key=lambda p: (order.index(p) if p in order else len(order), p))
     made = []
     for metric in ("image_auroc", "pixel_auroc", "pro"):
-        for column in columns:
-            cells = {p: found[column, p] for p in parts if (column, p) in found}
-            for part, by_seed in cells.items():
-                said = printed.get((column, part.strip("{}"), metric))
-                made += _row(column, part, metric, [{part: m} for m in by_seed.values()], said)
-            whole = [s for s in next(iter(cells.values())) if all(s in by_seed for by_seed in cells.values())]
-            if len(parts) > 1 and len(cells) == len(parts) and whole:
-                said = [printed.get((column, p.strip("{}"), metric)) for p in parts]
-                mean = statistics.fmean(said) if None not in said else None
-                made += _row(column, "mean", metric, [{p: cells[p][s] for p in parts} for s in whole], mean)
+        for column in table.columns:
+            for part in [*parts, "mean"] if len(parts) > 1 else parts:
+                if (column, part, metric) not in cells.index:
+                    continue
+                ours, half, seeds = cells.loc[(column, part, metric)]
+                said = [printed.get((column, p.strip("{}"), metric)) for p in (parts if part == "mean" else [part])]
+                said = None if None in said else statistics.fmean(said)
+                half = None if math.isnan(half) else half
+                made.append(
+                    Row(column, part, metric, ours, half, int(seeds), said, None if said is None else ours - said)
+                )
     return made
-
-
-def _in_paper_order(parts: set[str], table: str | None, paper: Sequence[PaperValue]) -> list[str]:
-    order = list(dict.fromkeys(v.category for v in paper if v.table == table))
-    return sorted(parts, key=lambda p: (order.index(p) if p in order else len(order), p))
-
-
-def _row(column: str, part: str, metric: str, runs: list[dict[str, dict]], paper: float | None) -> list[Row]:
-    """The row of one cell, from the metrics of its parts for each seed; none where a value is not defined."""
-    values = [[m[metric] for m in run.values()] for run in runs]
-    if any(v is None for run in values for v in run):
-        return []
-    means = [100 * statistics.fmean(run) for run in values]
-    halves = [seed_interval(means)[1]]
-    if metric == "image_auroc" and all(m["image_auroc_ci"] for run in runs for m in run.values()):
-        widths = [[50 * (m["image_auroc_ci"][1] - m["image_auroc_ci"][0]) for m in run.values()] for run in runs]
-        shared = next(iter(runs[0])).startswith("{")
-        halves.append(
-            statistics.fmean(statistics.fmean(run) if shared else math.hypot(*run) / len(run) for run in widths)
-        )
-    ours = statistics.fmean(means)
-    known = [h for h in halves if h is not None] if metric != "image_auroc" or min(means) < 100 else []
-    difference = None if paper is None else ours - paper
-    return [Row(column, part, metric, ours, math.hypot(*known) if known else None, len(means), paper, difference)]
-
-
-def csv(table: Sequence[Row]) -> str:
-    """The rows as CSV text, percent with two digits; empty where there is nothing."""
-    text = io.StringIO()
-    out = writer(text, lineterminator="\n")
-    out.writerow(Row._fields)
-    out.writerows([f"{v:.2f}" if isinstance(v, float) else v for v in row] for row in table)
-    return text.getvalue()
 
 
 def markdown(table: Sequence[Row]) -> str:
     """One Markdown table for each metric: methods down, parts across; ours ± half, and ours minus the paper's."""
-    lines = []
+    made = []
     for metric in dict.fromkeys(row.metric for row in table):
         cells = {(r.column, r.part): r for r in table if r.metric == metric}
         columns, parts = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
-        parts = [p for p in parts if p != "mean"] + ["mean"] * ("mean" in parts)
-        lines += ["", f"| {METRICS[metric]} | " + " | ".join(parts) + " | seeds |", "|---" * (len(parts) + 2) + "|"]
+        parts = sorted(parts, key="mean".__eq__)  # the mean last
+        lines = [[METRICS[metric], *parts, "seeds"]]
         for column in columns:
             row = [cells.get((column, part)) for part in parts]
             seeds = sorted({r.seeds for r in row if r})
-            lines.append(f"| {column} | " + " | ".join(map(_cell, row)) + f" | {'-'.join(map(str, seeds))} |")
-    return "\n".join(lines[1:]) + "\n"
+            lines.append([column, *map(_cell, row), "-".join(map(str, seeds))])
+        made.append(markdown_table(lines) + "\n")
+    return "\n".join(made)
 
 
 def _cell(row: Row | None) -> str:
     if row is None:
         return "–"
-    text = f"{row.ours:.1f}" + ("" if row.half is None else f" ± {row.half:.1f}")
-    return text + ("" if row.difference is None else f" ({row.difference:+.1f})")
+    return plus_minus(row.ours, row.half) + ("" if row.difference is None else f" ({row.difference:+.1f})")
 
 
 def write(jobs: Sequence[Job], home: Path, out: Path) -> list[Path]:
     """CSV, Markdown and figure of the jobs that are finished, into `out`; returns the files."""
-    records = [r for r in (job.finished() for job in jobs) if r]
+    records = [r for r in (job.finished(Folders(home)) for job in jobs) if r]
     if not records:
         return []
     made = rows(records, printed(home))
     name = f"table-{jobs[0].table}-{jobs[0].dataset.name}-{jobs[0].setting}"
-    files = {out / f"{name}.csv": csv(made), out / f"{name}.md": markdown(made)}
+    text = pd.DataFrame(made).to_csv(index=False, float_format="%.2f")
+    files = {out / f"{name}.csv": text, out / f"{name}.md": markdown(made)}
     for path, text in files.items():
         write_atomic(path, text.encode())
     return [*files, *save(table_figure(made), name, out, close=True)]
 
 
-class Difference(NamedTuple):
-    """A column minus the reference, in points of a metric's mean over parts, paired by seed."""
+def against(records: Sequence[dict[str, Any]], reference: str) -> pd.DataFrame:
+    """Every other column minus the column `reference`, in points of the mean over parts, paired by seed: `mean`, `half`
+    and `n` for each (row, metric). Both are judged on the same test images, so `half` is that of other seeds alone.
 
-    column: str
-    metric: str
-    mean: float
-    half: float | None  # half-width of the 95 % interval over seeds; None for one seed
-    seeds: int
+    Raises:
+        DumenetError: no record of that column.
+    """
+    found = runs(records)
+    if reference not in set(found.row):
+        raise unknown("column with results", reference, dict.fromkeys(found.row))
+    means = found[found.part == "mean"].set_index(["row", "metric", "seed"]).value
+    base = means[reference] if reference in means.index else means[:0]
+    made = {}
+    for key, values in means.drop(reference, errors="ignore").groupby(level=["row", "metric"], sort=False):
+        gains = (values.droplevel(["row"]) - base).dropna()
+        if len(gains):
+            made[key] = (*seed_interval(gains.tolist()), len(gains))
+    return pd.DataFrame.from_dict(made, "index", columns=["mean", "half", "n"])
 
 
-def _place(column: str, columns: dict[str, Any]) -> int:
-    """Where a column stands in its table; one of older results that is gone stands last."""
-    return list(columns).index(column) if column in columns else len(columns)
-
-
-def against(records: Sequence[dict[str, Any]], reference: str) -> list[Difference]:
-    """Every other column of one table minus the column `reference`, over the seeds that both have."""
-    runs: dict[str, dict[int, list[dict]]] = {}  # of one column and seed a mean for each training set
-    for record in records:
-        runs.setdefault(record["column"], {}).setdefault(record["seed"], []).append(record["metrics"]["mean"])
-    if reference not in runs:
-        raise unknown("column with results", reference, runs)
-    made, columns = [], TABLES[records[0]["table"]].columns
-    for metric in ("image_auroc", "pixel_auroc", "pro"):
-        for column, by_seed in sorted(runs.items(), key=lambda item: _place(item[0], columns)):
-            base = runs[reference]
-            seeds = (
-                [s for s in sorted(by_seed) if len(by_seed[s]) == len(base.get(s, ()))] if column != reference else []
-            )
-            pairs = [([m[metric] for m in by_seed[s]], [m[metric] for m in base[s]]) for s in seeds]
-            if pairs and None not in [v for pair in pairs for values in pair for v in values]:
-                mean, half = seed_interval([100 * (statistics.fmean(a) - statistics.fmean(b)) for a, b in pairs])
-                made.append(Difference(column, metric, mean, half, len(pairs)))
-    return made
+def versus(differences: pd.DataFrame, columns: Iterable[str], reference: str) -> str:
+    """Differences to a reference as a Markdown table, a row for each of the `columns` that has one."""
+    metrics = [m for m in ("image_auroc", "pixel_auroc", "pro") if any(key[1] == m for key in differences.index)]
+    lines = [[f"minus {reference}", *(METRICS[m] for m in metrics), "seeds"]]
+    for column in columns:
+        cells = {m: d for (c, m), d in differences.iterrows() if c == column}
+        if cells:
+            texts = [
+                ("+" if cells[m]["mean"] >= 0 else "") + plus_minus(cells[m]["mean"], cells[m]["half"])
+                if m in cells
+                else "–"
+                for m in metrics
+            ]
+            lines.append([column, *texts, f"{next(iter(cells.values())).n:.0f}"])
+    return markdown_table(lines) + "\n"
 
 
 def printed(home: Path) -> list[PaperValue]:
@@ -269,7 +230,7 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
             "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
-            lines += [versus(against(group, "default"), "default")]
+            lines += [versus(against(group, "default"), TABLES[table].columns, "default")]
         lines += [
             f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)",
             "",
@@ -287,7 +248,10 @@ def set_for_all(group: Sequence[dict[str, Any]]) -> list[str]:
 def files(group: Sequence[dict[str, Any]]) -> str:
     """The results files of a table as links from docs/, folded, by column and part."""
     found: dict[str, list[dict]] = {}
-    for record in sorted(group, key=lambda r: (_place(r["column"], TABLES[r["table"]].columns), r["seed"])):
+    columns = list(TABLES[group[0]["table"]].columns)  # a column of older results that is gone stands last
+    for record in sorted(
+        group, key=lambda r: ((columns.index(r["column"]) if r["column"] in columns else 99), r["seed"])
+    ):
         parts = list(record["metrics"]["per_category"])
         found.setdefault(record["column"] + (f", {parts[0]}" if len(parts) == 1 else ""), []).append(record)
     lines = ["<details><summary>Results files, with settings and commands</summary>", ""]
@@ -295,22 +259,6 @@ def files(group: Sequence[dict[str, Any]]) -> str:
         links = ", ".join(f"[seed {r['seed']}](../{r['files']['results']})" for r in records)
         lines.append(f"- {name}: {links}")
     return "\n".join([*lines, "", "</details>", ""])
-
-
-def versus(differences: Sequence[Difference], reference: str) -> str:
-    """Differences to a reference as a Markdown table."""
-    metrics, columns = (list(dict.fromkeys(d[i] for d in differences)) for i in (1, 0))
-    cells = {
-        (d.column, d.metric): f"{d.mean:+.1f}" + ("" if d.half is None else f" ± {d.half:.1f}") for d in differences
-    }
-    lines = [
-        f"| minus {reference} | " + " | ".join(METRICS[m] for m in metrics) + " | seeds |",
-        "|---" * (len(metrics) + 2) + "|",
-    ]
-    for column in columns:
-        seeds = next(d.seeds for d in differences if d.column == column)
-        lines.append(f"| {column} | " + " | ".join(cells.get((column, m), "–") for m in metrics) + f" | {seeds} |")
-    return "\n".join([*lines, ""])
 
 
 def budgets(methods: Iterable[str]) -> list[str]:

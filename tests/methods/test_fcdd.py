@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import nn
 
-from dumenet.baselines.fcdd import (
+from dumenet.methods.fcdd import (
     FCDD,
     FCDDSettings,
     fcdd_loss,

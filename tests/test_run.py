@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from conftest import write
 
-import dumenet.experiment as experiment
+import dumenet.run as experiment
 from dumenet.checkpoint import load_checkpoint
 from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, evaluate_checkpoint, per_category, run
+from dumenet.run import Folders, evaluate_checkpoint, per_category, run
 from dumenet.metrics import METRICS
 
 

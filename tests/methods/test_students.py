@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dumenet.baselines.students import (
+from dumenet.methods.students import (
     LAYERS,
     PatchNet,
     StudentsSettings,

@@ -5,7 +5,7 @@ import typing
 import numpy as np
 import pytest
 
-from dumenet.baselines import METHODS, Scores
+from dumenet.methods import METHODS, Scores
 from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
 from dumenet.errors import DumenetError
 

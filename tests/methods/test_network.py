@@ -1,13 +1,13 @@
-"""The adapter: nothing but what `experiment.run` does."""
+"""The adapter: nothing but what `dumenet.run.run` does."""
 
 import numpy as np
 import pytest
 
-from dumenet.baselines.reconstruction import Reconstruction, ReconstructionSettings
+from dumenet.methods.reconstruction import Reconstruction, ReconstructionSettings
 from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
 from dumenet.data import open_dataset
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
+from dumenet.run import Folders, run
 
 
 @pytest.mark.parametrize("name", ["dumenet", "uniad", "gaussian"])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dumenet.baselines.dinomaly import (
+from dumenet.methods.dinomaly import (
     Dinomaly,
     DinomalySettings,
     LooseReconstruction,
@@ -17,7 +17,7 @@ from dumenet.baselines.dinomaly import (
     linear_attention,
     warm_cosine,
 )
-from dumenet.baselines.protocol import features_of
+from dumenet.methods.protocol import features_of
 from dumenet.config import FeatureConfig
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone

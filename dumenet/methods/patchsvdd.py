@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
 

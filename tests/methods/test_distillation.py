@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
-from dumenet.baselines import distillation
-from dumenet.baselines.distillation import DistillationSettings, KnowledgeDistillation, Student, disagreement, losses
+from dumenet.methods import distillation
+from dumenet.methods.distillation import DistillationSettings, KnowledgeDistillation, Student, disagreement, losses
 from dumenet.config import FeatureConfig
 from dumenet.errors import DumenetError
 

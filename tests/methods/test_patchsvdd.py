@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from dumenet.baselines.patchsvdd import (
+from dumenet.methods.patchsvdd import (
     BIG,
     LATTICE,
     SIDES,

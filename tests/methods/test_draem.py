@@ -9,7 +9,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torchvision.ops import sigmoid_focal_loss
 
-from dumenet.baselines.draem import (
+from dumenet.methods.draem import (
     CHANGES,
     DRAEM,
     DRAEMSettings,

@@ -2,7 +2,7 @@
 
 import torch
 
-from dumenet.baselines.patchcore import PatchCore, PatchCoreSettings, coreset, image_score, patches_of
+from dumenet.methods.patchcore import PatchCore, PatchCoreSettings, coreset, image_score, patches_of
 from dumenet.config import FeatureConfig
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from dumenet.baselines.panda import (
+from dumenet.methods.panda import (
     PANDA,
     PANDASettings,
     compactness,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import mahalanobis as oracle
 
-from dumenet.baselines.padim import PaDiM, PaDiMSettings, gaussians, mahalanobis
+from dumenet.methods.padim import PaDiM, PaDiMSettings, gaussians, mahalanobis
 from dumenet.config import FeatureConfig
 
 
