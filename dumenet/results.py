@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 try:
     import fcntl
@@ -25,7 +26,7 @@ except ImportError:  # Windows
 
 from dumenet.config import Config, config_from_dict, counted, merge
 from dumenet.errors import DumenetError, refused, unknown
-from dumenet.metrics import METRICS, seed_interval
+from dumenet.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def _temporary(path: Path) -> BinaryIO:
     """An empty file beside `path`, locked until it is closed or its process dies.
 
     It has one name for each `path`, so that the next writer takes what a killed one left; where another writer is at
-    it, or nothing can be locked, it has a name of its own. No name holds that of `path`, which may be as long as it can.
+    it, or nothing can be locked, it has a name of its own. No name holds that of `path`, which may be very long.
     """
     shared = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.tmp")
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
@@ -159,11 +160,12 @@ def runs(records: Iterable[dict], row: Callable[[dict], str] = lambda r: r["colu
     found = pd.DataFrame(lines, columns=[*key, "value", "half"]).astype({"value": float, "half": float})
     for name, part, _, seed in found[found.duplicated(key)][key].head(1).itertuples(index=False):
         raise DumenetError(f"Two records for {name}, {part}, seed {seed}: delete one, or choose others.")
-    groups = found.groupby(["row", "metric", "seed"], sort=False)
-    means = groups.value.agg(lambda v: v.mean(skipna=False) if len(v) == found.part.nunique() else math.nan).to_frame()
+    groups = found.assign(square=found.half**2).groupby(["row", "metric", "seed"], sort=False)
+    size, count = groups.size(), groups[["value", "half"]].count()
     shared = found.part.str.startswith("{").any()
-    means["half"] = groups.half.agg(lambda h: h.mean(skipna=False) if shared else math.hypot(*h) / len(h))
-    whole = means.dropna(subset="value").reset_index().assign(part="mean")
+    halves = groups.half.sum() / size if shared else np.sqrt(groups.square.sum()) / size
+    means = pd.DataFrame({"value": groups.value.mean(), "half": halves.where(count.half == size)})
+    whole = means[(count.value == size) & (size == found.part.nunique())].reset_index().assign(part="mean")
     return pd.concat([found, whole]) if len(whole) else found
 
 
@@ -172,22 +174,16 @@ def summary(found: "pd.DataFrame") -> "pd.DataFrame":
 
     ± is `half`, half the width of a 95 % interval of the mean over `n` seeds: what other seeds would change (Student's
     t; two seeds or more) and, for image AUROC, another draw of test images (bootstrap), added as independent errors
-    are.
-    NaN: one seed and no bootstrap, or every image ranked right, where resampling tells nothing.
+    are. NaN: one seed and no bootstrap, or every image ranked right, where resampling tells nothing.
     """
-
-    def cell(group: "pd.DataFrame") -> "pd.Series":
-        mean, half = seed_interval(group.value)
-        known = [h for h in (half, group.half.mean(skipna=False)) if h is not None and not math.isnan(h)]
-        perfect = group.name[2] == "image_auroc" and group.value.min() >= 100
-        joined = math.hypot(*known) if known and not perfect else math.nan
-        return pd.Series({"mean": mean, "half": joined, "n": len(group)})
-
-    import pandas as pd
-
-    groups = found.groupby(["row", "part", "metric"], sort=False)[["value", "half"]]
-    made = groups.apply(cell) if len(found) else pd.DataFrame(columns=["mean", "half", "n"])
-    return made.dropna(subset="mean").astype({"n": int})
+    groups = found.groupby(["row", "part", "metric"], sort=False)
+    made = groups.agg(mean=("value", "mean"), n=("value", "size"), spread=("value", "std"), least=("value", "min"),
+                      defined=("value", "count"), half=("half", "mean"), halves=("half", "count"))  # fmt: skip
+    seeds = stats.t.ppf(0.975, made.n - 1) * made.spread / np.sqrt(made.n)  # NaN for one
+    images = made.half.where(made.halves == made.n)
+    perfect = (made.index.get_level_values("metric") == "image_auroc") & (made.least >= 100)
+    made["half"] = np.hypot(seeds.fillna(0), images.fillna(0)).where((seeds.notna() | images.notna()) & ~perfect)
+    return made.loc[made.defined == made.n, ["mean", "half", "n"]]
 
 
 def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
@@ -246,7 +242,9 @@ def paper_results(path: Path) -> list[PaperValue]:
 
 
 def paper_table(paper: list[PaperValue], table: str, metric: str) -> tuple[list[str], list[str], np.ndarray]:
-    """Methods, categories, and values (categories + 2, methods): the last rows are the printed and the recomputed mean."""
+    """Methods, categories, and values (categories + 2, methods): the last rows are the printed and the recomputed
+    mean.
+    """
     rows = [r for r in paper if r.table == table and r.metric == metric]
     methods, names = (list(dict.fromkeys(getattr(r, k) for r in rows)) for k in ("method", "category"))
     names = [n for n in names if n != "mean"]

@@ -23,6 +23,9 @@ from dumenet.results import markdown as markdown_table
 from dumenet.run import Folders, Job
 
 
+SHOWN = ("image_auroc", "pixel_auroc", "pro")  # the metrics of a table
+
+
 class Row(NamedTuple):
     """One cell of a table, in percent."""
 
@@ -49,12 +52,13 @@ def rows(records: Sequence[dict[str, Any]], paper: Sequence[PaperValue] = ()) ->
     printed = {
         (v.method, v.category.strip("{}"), v.metric): v.value for v in paper if v.table == table.paper and not other
     }
-    cells = summary(runs(records))
+    found = runs(records)
+    cells = summary(found[found.metric.isin(SHOWN)])
     order = list(dict.fromkeys(v.category for v in paper if v.table == table.paper))
     parts = {part for _, part, _ in cells.index} - {"mean"}
     parts = sorted(parts, key=lambda p: (order.index(p) if p in order else len(order), p))
     made = []
-    for metric in ("image_auroc", "pixel_auroc", "pro"):
+    for metric in SHOWN:
         for column in table.columns:
             for part in [*parts, "mean"] if len(parts) > 1 else parts:
                 if (column, part, metric) not in cells.index:
@@ -115,7 +119,7 @@ def against(records: Sequence[dict[str, Any]], reference: str) -> pd.DataFrame:
     found = runs(records)
     if reference not in set(found.row):
         raise unknown("column with results", reference, dict.fromkeys(found.row))
-    means = found[found.part == "mean"].set_index(["row", "metric", "seed"]).value
+    means = found[(found.part == "mean") & found.metric.isin(SHOWN)].set_index(["row", "metric", "seed"]).value
     base = means[reference] if reference in means.index else means[:0]
     made = {}
     for key, values in means.drop(reference, errors="ignore").groupby(level=["row", "metric"], sort=False):
@@ -127,7 +131,7 @@ def against(records: Sequence[dict[str, Any]], reference: str) -> pd.DataFrame:
 
 def versus(differences: pd.DataFrame, columns: Iterable[str], reference: str) -> str:
     """Differences to a reference as a Markdown table, a row for each of the `columns` that has one."""
-    metrics = [m for m in ("image_auroc", "pixel_auroc", "pro") if any(key[1] == m for key in differences.index)]
+    metrics = [m for m in SHOWN if any(key[1] == m for key in differences.index)]
     lines = [[f"minus {reference}", *(METRICS[m] for m in metrics), "seeds"]]
     for column in columns:
         cells = {m: d for (c, m), d in differences.iterrows() if c == column}
