@@ -217,8 +217,9 @@ def labels(records: Sequence[dict]) -> list[str]:
         given = {f"{a}.{k}": v for a, part in config.items() for k, v in part.items()}
         found.append(implied | {k: v for k, v in given.items() if k in implied})
     apart = [k for k in (found[0] if found else ()) if k != "model.name" and any(f[k] != found[0][k] for f in found)]
+    short = {k: k if k.startswith("data.") else k.split(".")[1] for k in apart}
     return [
-        ", ".join([f["model.name"], *(f"{k.split('.')[1]} {f[k]}" for k in apart if f[k] != u[k])])
+        ", ".join([f["model.name"], *(f"{short[k]} {f[k]}" for k in apart if f[k] != u[k])])
         for f, u in zip(found, usual)
     ]
 

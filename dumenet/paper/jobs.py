@@ -1,9 +1,9 @@
 """The paper's tables and tables like them: which columns each has, and the jobs that make it.
 
 A table's settings are changed as a run's are, ``KEY=VALUE``: of the networks `features.*`, `model.*`, `train.*` and
-`evaluation.*`, of the other methods what their settings list (`steps`, `features.image_size`), and `data.*`. A key reaches
-every column whose method has the setting; with the name of a column or method before it ("US.steps") that alone. What is
-given so lies over what the column sets, and the key with a name over the one without.
+`evaluation.*`, of the other methods what their settings list (`steps`, `features.image_size`), and `data.*`. A key
+reaches every column whose method has the setting; with the name of a column or method before it ("US.steps") that
+alone. What is given so lies over what the column sets, and the key with a name over the one without.
 """
 
 import dataclasses
@@ -96,7 +96,8 @@ LEVELS, ALL = (0.0, 0.05, 0.1, 0.2), {"holdout": 0.0}  # the same normal images 
 CONTAMINATION = {  # one test set for all levels: see `dumenet.data.contaminate`
     f"{name}, {level:.0%}": column._replace(data={"contamination": level, "contamination_reserve": LEVELS[-1]})
     for name, column in {
-        "DuMeNet": network("dumenet", ALL), "DuMeNet, spread": network("dumenet", ALL, **SPREAD), "DuMeNet without memory": network("dumenet", ALL, memory_mode="none"),
+        "DuMeNet": network("dumenet", ALL), "DuMeNet, spread": network("dumenet", ALL, **SPREAD),
+        "DuMeNet without memory": network("dumenet", ALL, memory_mode="none"),
         "UniAD": network("uniad", ALL, **MASK), "Gaussian": network("gaussian", ALL),
         "PaDiM": Column("padim"), "PatchCore": Column("patchcore"),
     }.items() for level in LEVELS
@@ -227,15 +228,21 @@ def check_keys(overrides: dict[str, Any], table: Table) -> None:
     """DumenetError for a key that reaches no column of the table."""
     reached = {c.method: known(_settings_class(c.method)) for c in table.columns.values()}
     reached |= {name: reached[c.method] for name, c in table.columns.items()}
-    every = set().union(*reached.values())
+    every = set().union(*reached.values(), (f"data.{k}" for k in counted(DataConfig())))
     for key in overrides:
         owner, _, rest = key.partition(".")
-        if key in ("seed", "train.seed") or owner in reached and rest in ("seed", "train.seed"):
+        if "seed" in (key, rest) and owner != "data":
             raise DumenetError(f"{key} is not set like this: seeds are given by --seed.")
-        if owner in reached and rest not in reached[owner]:
-            raise unknown(f"setting of {owner}", rest, sorted(reached[owner]))
-        if owner not in reached and key not in every | {f"data.{k}" for k in counted(DataConfig())}:
-            raise unknown("setting", key, sorted([*every, *(f"{o}.{k}" for o in reached for k in reached[o])]))
+        if owner in reached:
+            if rest not in reached[owner]:
+                raise unknown(f"setting of {owner}", rest, sorted(reached[owner]))
+        elif key not in every:
+            sections = {k.partition(".")[0] for k in every if "." in k}
+            if rest and owner not in sections:
+                raise unknown("column, method or section", owner, [*reached, *sorted(sections)])
+            raise unknown(
+                "setting", key, sorted(k for k in every if k.partition(".")[0] == owner or "." not in k + rest)
+            )
 
 
 def settings_of(title: str, column: Column, overrides: dict[str, Any], seed: int) -> Any:

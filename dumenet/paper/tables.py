@@ -246,7 +246,7 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
 def set_for_all(group: Sequence[dict[str, Any]]) -> list[str]:
     """The settings that the commands of all runs give, other than the device."""
     given = [shlex.split(r["command"].partition(" --set ")[2]) for r in group]
-    return [pair for pair in given[0] if all(pair in pairs for pairs in given) and ".device=" not in pair]
+    return [pair for pair in given[0] if all(pair in pairs for pairs in given) and "device=" not in pair]
 
 
 def files(group: Sequence[dict[str, Any]]) -> str:
@@ -274,31 +274,21 @@ def budgets(methods: Iterable[str]) -> list[str]:
         "",
     ]
     lines += ["| method | original | ours |", "|---|---|---|"]
+    names: dict[str, list[str]] = {}  # module -> its methods
     for method in methods:
-        table = [
-            [c.strip() for c in line.split("|")[1:-1]]
-            for line in sys.modules[METHODS[method].__module__].__doc__.splitlines()
-        ]
+        names.setdefault(METHODS[method].__module__, []).append(method)
+    for module, own in names.items():
+        table = [[c.strip() for c in line.split("|")[1:-1]] for line in sys.modules[module].__doc__.splitlines()]
         said = [row for row in table if len(row) == 4 and row[0] in BUDGET_ROWS]
-        name = f"[{method}](../{METHODS[method].__module__.replace('.', '/')}.py)"
-        lines += [f"| {name}: {setting} | {original} | {ours} |" for setting, original, ours, _ in said]
+        link = f"[{', '.join(own)}](../{module.replace('.', '/')}.py)"
+        lines += [f"| {link}: {setting} | {original} | {ours} |" for setting, original, ours, _ in said]
     return lines
 
 
 BUDGET_ROWS = (
-    "width",
-    "target",
-    "outliers",
-    "students",
-    "steps",
-    "training",
-    "optimiser",
-    "stopping",
-    "backbone",
-    "network",
-    "encoder",
-    "frozen network",
-)
+    "width", "target", "outliers", "students", "steps", "training", "optimiser", "stopping", "backbone", "network",
+    "encoder", "frozen network",
+)  # fmt: skip
 
 
 def main(home: Path = Path(".")) -> int:

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dumenet.config import FeatureConfig
+from dumenet.errors import DumenetError
+from dumenet.features import Backbone
 from dumenet.methods.dinomaly import (
     Dinomaly,
     DinomalySettings,
@@ -18,9 +21,6 @@ from dumenet.methods.dinomaly import (
     warm_cosine,
 )
 from dumenet.methods.protocol import features_of
-from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
-from dumenet.features import Backbone
 from dumenet.score import upsample
 
 

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import nn
 
+from dumenet.config import FeatureConfig
+from dumenet.data import Sample, load_image
+from dumenet.errors import DumenetError
 from dumenet.methods.fcdd import (
     FCDD,
     FCDDSettings,
@@ -17,9 +20,6 @@ from dumenet.methods.fcdd import (
     soft_square,
     with_confetti,
 )  # fmt: skip
-from dumenet.config import FeatureConfig
-from dumenet.data import Sample, load_image
-from dumenet.errors import DumenetError
 from dumenet.metrics import auroc
 
 

@@ -5,9 +5,9 @@ import typing
 import numpy as np
 import pytest
 
-from dumenet.methods import METHODS, Scores
 from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
 from dumenet.errors import DumenetError
+from dumenet.methods import METHODS, NETWORKS, Scores
 
 LITTLE = {  # for each method: enough training that scores differ, in a second or two
     "us": {"width": 4, "size": 8, "views": 32, "view_size": 32, "teacher_steps": 3, "steps": 3},
@@ -18,7 +18,7 @@ LITTLE = {  # for each method: enough training that scores differ, in a second o
     "draem": {"steps": 3, "batch": 2},
     "fcdd": {"steps": 3, "batch": 4},
     "panda": {"steps": 2, "batch": 4, "gallery": 4, "grid": 8},
-    "reconstruction": {"model": ModelConfig(name="uniad", hidden_dim=16, heads=2, ffn_dim=32), "train": TrainConfig(epochs=1)},
+    **{n: {"model": ModelConfig(name=n, hidden_dim=16, heads=2, ffn_dim=32), "train": TrainConfig(epochs=1)} for n in NETWORKS},
     "patchcore": {},
     "dinomaly": {"grid": 8, "width": 48, "heads": 3, "layers": 2, "steps": 2},
 }  # fmt: skip

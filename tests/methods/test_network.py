@@ -1,53 +1,23 @@
-"""The adapter: nothing but what `dumenet.run.run` does."""
+"""This package's own networks as a method: alone they do what a job does."""
 
 import numpy as np
 import pytest
 
-from dumenet.methods.reconstruction import Reconstruction, ReconstructionSettings
-from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
 from dumenet.data import open_dataset
-from dumenet.errors import DumenetError
+from dumenet.methods.network import Network, NetworkSettings
 from dumenet.run import Folders, run
 
 
-@pytest.mark.parametrize("name", ["dumenet", "uniad", "gaussian"])
-def test_scores_are_those_of_a_run(name, tiny, tree, tmp_path):
+@pytest.mark.parametrize("name", ["dumenet", "gaussian"])
+def test_scores_are_those_of_a_job_and_of_what_it_saved(name, tiny, tree, tmp_path):
     config = tiny(data__source=str(tree), model__name=name, train__seed=3)
-    outcome = run(config, Folders(tmp_path / "run"), progress=False)
-    method = Reconstruction(ReconstructionSettings(
-        features=config.features, model=config.model, train=config.train, evaluation=config.evaluation, seed=3,
-        cache=tmp_path / "other",
-    ))  # fmt: skip
-    dataset = open_dataset(str(tree))
-    method.fit(dataset.train)
-    scores = method.score(dataset.test)
-    assert np.array_equal(scores.image, outcome.scores.image) and np.array_equal(scores.maps, outcome.scores.maps)
-
-
-def test_the_methods_seed_is_the_one(tiny, tree, tmp_path):
-    config, dataset, found = tiny(), open_dataset(str(tree)), []
-    for seed in (1, 1, 2):
-        method = Reconstruction(ReconstructionSettings(
-            features=config.features, model=config.model, train=config.train, seed=seed, cache=tmp_path
-        ))  # fmt: skip
-        method.fit(dataset.train)
-        found.append(method.score(dataset.test).image.tolist())
-    assert found[0] == found[1] != found[2]
-
-
-def test_two_seeds_or_devices_at_odds_are_an_error():
-    for train in (TrainConfig(seed=5), TrainConfig(device="cuda")):
-        with pytest.raises(DumenetError, match="it is used for both"):
-            Reconstruction(ReconstructionSettings(train=train, seed=4))
-
-
-@pytest.mark.parametrize("name", ["dumenet", "uniad", "gaussian"])
-def test_finds_defects(parts, judged, name):
-    """On parquet: 400 steps of a small network learn a texture, not yet an object's parts and edges."""
-    small = {} if name == "gaussian" else {"encoder_layers": 1, "decoder_layers": 1, "ffn_dim": 128, "heads": 4}
-    settings = ReconstructionSettings(
-        features=FeatureConfig(image_size=128, grid=8), train=TrainConfig(epochs=100, lr=3e-3),
-        model=ModelConfig(name=name, channel_memory_size=64, spatial_memory_size=64, **small), cache=parts[1],
-    )  # fmt: skip
-    found = judged(Reconstruction(settings), "parquet")
-    assert found.area > found.chance and found.peak > 0.5, found
+    assert NetworkSettings.of(config).config == config
+    outcome = run(config, Folders(tmp_path), progress=False)
+    dataset, settings = open_dataset(str(tree)), NetworkSettings.of(config)
+    fitted, loaded = Network(settings), Network(settings)
+    fitted.fit(dataset.train)
+    assert loaded.load(tmp_path / outcome.record["files"]["checkpoint"], dataset.train)
+    for method in (fitted, loaded):
+        scores = method.score(dataset.test)
+        assert np.array_equal(scores.image, outcome.scores.image) and np.array_equal(scores.maps, outcome.scores.maps)
+    assert not loaded.load(tmp_path / outcome.record["files"]["checkpoint"], dataset.train[1:])  # of other images

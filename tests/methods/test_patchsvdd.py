@@ -9,6 +9,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from dumenet.config import FeatureConfig
+from dumenet.errors import DumenetError
 from dumenet.methods.patchsvdd import (
     BIG,
     LATTICE,
@@ -22,8 +24,6 @@ from dumenet.methods.patchsvdd import (
     pairs,
     spread,
 )
-from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
 
 
 def test_nearest_is_scikit_learns():

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dumenet.config import FeatureConfig
+from dumenet.errors import DumenetError
 from dumenet.methods.students import (
     LAYERS,
     PatchNet,
@@ -13,8 +15,6 @@ from dumenet.methods.students import (
     error_and_variance,
     statistics,
 )
-from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
 
 
 def test_error_and_variance_by_hand():
