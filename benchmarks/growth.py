@@ -34,10 +34,10 @@ from dumenet import features
 from dumenet.checkpoint import Trained
 from dumenet.config import Config, make_config
 from dumenet.data import Dataset, Sample
-from dumenet.run import evaluate
 from dumenet.features import Backbone, Features, extract
 from dumenet.models import build_model
 from dumenet.results import peak_memory_mb, write_atomic
+from dumenet.run import evaluate
 from dumenet.score import calibrate, score
 from dumenet.train import split_holdout, train
 

@@ -452,7 +452,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _explore(args: argparse.Namespace) -> None:
-    """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and as a notebook (JupyterLab)."""
+    """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and a notebook (JupyterLab)."""
     import importlib.util
     import secrets
     import socket

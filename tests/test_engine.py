@@ -26,10 +26,10 @@ from dumenet.config import make_config
 from dumenet.data import Sample, load_image
 from dumenet.engine import Engine
 from dumenet.errors import DumenetError
-from dumenet.run import Folders, run
 from dumenet.features import Backbone, extract
 from dumenet.metrics import image_score
 from dumenet.predict import GAP, OUTPUTS, TITLE, Detector, Graph, _overlay, load_detector, predict
+from dumenet.run import Folders, run
 from dumenet.score import calibrate, evaluated
 from dumenet.train import train
 

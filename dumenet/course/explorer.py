@@ -24,8 +24,8 @@ from scipy import ndimage
 from dumenet.course.pictures import PictureDecoder, backbone_features
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
-from dumenet.run import Outcome
 from dumenet.plots import overlay, picture
+from dumenet.run import Outcome
 from dumenet.score import evaluated, lengths, upsample
 
 ERRORS = {"mahalanobis": "in units of its normal spread", "norm": "as an L2 norm"}  # `evaluation.error`

@@ -115,7 +115,9 @@ class Network:
         save_checkpoint(self.trained, path)
 
     def load(self, path: Path, train_images: Sequence[Sample]) -> bool:
-        """Take the model of an earlier `fit` with the same settings, but for evaluation, on the same images, if there is one."""
+        """Take the model of an earlier `fit` on the same images with the same settings, but for evaluation; False
+        without one.
+        """
         try:
             trained = load_checkpoint(path, self.config.train.device)
         except DumenetError:

@@ -72,7 +72,7 @@ def features_of(samples: Sequence[Sample], settings: Common) -> tuple[Features, 
 
 
 def images_of(samples: Sequence[Sample], size: int, batch: int = 16) -> Iterator[Tensor]:
-    """Images in order as (B, 3, size, size) float in 0..1, a batch at a time: memory does not grow with the data set."""
+    """Images in order as (B, 3, size, size) float in 0..1, batch by batch: memory does not grow with the data set."""
     for start in range(0, len(samples), batch):
         stack = np.stack([load_image(s, size) for s in samples[start : start + batch]])
         yield torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255

@@ -32,9 +32,9 @@ class Column(NamedTuple):
     watched: bool = False  # score the test images after every epoch too: what choosing the best epoch would buy
 
 
-def network(name: str = "dumenet", train: dict[str, Any] = {}, error: str = "norm", **model: Any) -> Column:  # noqa: B006
+def network(name: str = "dumenet", train: dict[str, Any] | None = None, error: str = "norm", **model: Any) -> Column:
     """A column of this package's own networks; the error is the paper's where nothing else is said."""
-    return Column(name, {"model": model, "train": train, "evaluation": {"error": error}})
+    return Column(name, {"model": model, "train": train or {}, "evaluation": {"error": error}})
 
 
 SPREAD = {"error": "mahalanobis"}  # ours
@@ -52,8 +52,8 @@ CHOSEN = {  # of the columns RECIPES below: the highest mean on CIFAR-10's held-
     "evaluation": {"pooling": "mean", "error": "norm"},
 }  # fmt: skip
 CIFAR = {
-    "US": Column("us"), "FCDD": Column("fcdd", {"outliers": None}), "FCDD+OE": Column("fcdd", {"outliers": "photographs"}),
-    "PANDA": Column("panda"), "MKD": Column("mkd"),
+    "US": Column("us"), "FCDD": Column("fcdd", {"outliers": None}),
+    "FCDD+OE": Column("fcdd", {"outliers": "photographs"}), "PANDA": Column("panda"), "MKD": Column("mkd"),
     "UniAD": Column("uniad", CHOSEN | {"model": CHOSEN["model"] | {"neighbour_size": 3, **MASK}}),
     "DuMeNet": Column("dumenet", CHOSEN),
     "DuMeNet, spread": Column("dumenet", CHOSEN | {"evaluation": {"pooling": "mean"} | SPREAD}),
@@ -88,7 +88,8 @@ ABLATIONS = {  # one change each; memory mode and what the decoder reads are cro
     **{f"fusion {f}": network(fusion_mode=f)
        for f in ("add", "multiply", "gate", "attention", "add_linear", "weighted_sum")},
     **{f"{m} slots": network(channel_memory_size=m, spatial_memory_size=m) for m in (16, 64, 1024)},
-    "spatial layout released": network(spatial_layout="released"), "dot product for SSIM": network(spatial_similarity="dot"),
+    "spatial layout released": network(spatial_layout="released"),
+    "dot product for SSIM": network(spatial_similarity="dot"),
     "target raw": network(target="raw"), "target sigmoid": network(target="sigmoid"),
     "neck cbam": network(neck="cbam"), "neighbour mask": network(**MASK), "no jitter": network(jitter=0.0),
 }  # fmt: skip
@@ -134,8 +135,8 @@ TABLES = {
 
 
 def plan(
-    name: str, source: str | None = None, parts: Sequence[str] = (), methods: Sequence[str] = (), seeds: Sequence[int] = (0,),
-    setting: str = "unified", overrides: dict[str, Any] | None = None, folders: Folders = Folders(),
+    name: str, source: str | None = None, parts: Sequence[str] = (), methods: Sequence[str] = (),
+    seeds: Sequence[int] = (0,), setting: str = "unified", overrides: dict[str, Any] | None = None, folders: Folders = Folders(),
 ) -> list[Job]:  # fmt: skip
     """The jobs of a table, seed by seed, so that an interrupted batch has whole tables first.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import yaml
 
 from dumenet.errors import DumenetError, unknown
 from dumenet.methods import METHODS
@@ -21,7 +22,6 @@ from dumenet.plots import save, table_figure
 from dumenet.results import PaperValue, paper_results, plus_minus, read_results, runs, summary, write_atomic
 from dumenet.results import markdown as markdown_table
 from dumenet.run import Folders, Job
-
 
 SHOWN = ("image_auroc", "pixel_auroc", "pro")  # the metrics of a table
 
@@ -154,56 +154,8 @@ def printed(home: Path) -> list[PaperValue]:
 
 # --- docs/TABLES.md
 
-COMMITTED = {  # data sets whose results come with the project
-    "real": "*real* is MVTec-AD's bottle and the RGB images of MVTec 3D-AD's tire, both complete and resized to 256 px.",
-    "cifar10": "*cifar10* is a copy of CIFAR-10 whose images were JPEG-compressed once more: numbers on it are near the official ones, not equal.",
-}
-REMARKS = {  # of a table: what to know, where it has the column
-    ("mvtec", "real", "unified"): {
-        "DuMeNet": "One model for bottle and tire: the paper's columns are from one model for fifteen categories, which is harder.",
-        "UniAD": "UniAD is run at DuMeNet's size and on its target, see Budgets.",
-        "DuMeNet, laptop": "`DuMeNet, laptop` was chosen on tire's test images (benchmarks/RESULTS.md), so its numbers there, and its mean, "
-        "flatter it; those of bottle do not.",
-    },
-    ("cifar", "cifar10", "unified"): {
-        "DuMeNet": "Stage, grid, layers and pooling of DuMeNet, UniAD and Gaussian were chosen for DuMeNet on training classes held out "
-        "(the table recipe); the other methods have the settings of their files, not tuned to CIFAR-10.",
-        "PANDA": "PANDA ends below its own start, DN2: its training as set here hurts.",
-        "FCDD+OE": "The outliers of FCDD+OE are crops of two photographs, where the original takes CIFAR-100.",
-    },
-    ("ablations", "real", "unified"): {
-        "default": "A small network. Without a memory it makes no difference what the decoder reads: two rows are one. Of 23 intervals of "
-        "95 % about one misses by chance.",
-    },
-    ("contamination", "real", "unified"): {
-        "DuMeNet": "Small networks. Defects are added to the normal images, all of which stay: at a higher level a network also takes more steps.",
-    },
-    ("recipe", "cifar10", "unified"): {
-        "stages 0-4 at 7, 800 images a class": "The row of 800 images a class has four times the steps too, as that of 32 epochs has, and is "
-        "judged on four times as many held-out images.",
-    },
-    ("shortfall", "real", "unified"): {"US": "Bottle alone; a row differs in one thing from the first row of its method."},
-}  # fmt: skip
-TITLES = {
-    "mvtec": "The methods of the MVTec-AD table", "cifar": "The methods of the CIFAR-10 table",
-    "shortfall": "Likely reasons for falling short of the paper, taken away one by one",
-    "epochs": "What choosing the best epoch on the test images would buy",
-    "ablations": "One change at a time", "contamination": "Defects among the training images",
-    "recipe": "Choosing the settings for CIFAR-10",
-}  # fmt: skip
-HEAD = """# Tables: every method of the paper's tables, run side by side
-
-Made by `python -m dumenet.paper.tables` from `data/results/table-*.json`; run more jobs, or change those, not this file.
-Numbers are percent; ± is the half-width of a 95 % interval: other seeds (two or more) and, for image AUROC, another draw of
-test images; a value without ± has one seed, or ranks every image right, where resampling tells nothing. Splits of ten classes share
-their test images: ± of their mean is the worst case. In brackets: ours minus what the paper prints for the same method and row. Below
-each table stand the files that it is made from: each holds every setting and, under `command`, the line that makes it again with the code
-of the commit that it names (later code may draw other random numbers). A figure is drawn from the same rows.
-
-**All runs below are of older defaults**: 8 epochs, the L2 norm of the error, features sampled bilinearly, 4 + 4 layers with dropout 0.1
-where nothing else is said. They show what so short a training gives. Today's default, 3,200 steps and the error in its normal spread,
-is measured in the README on five real categories; every table here will be measured again.
-"""
+WORDS = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text("utf-8"))
+TITLES, COMMITTED, REMARKS = (WORDS[key] for key in ("titles", "data", "remarks"))
 
 
 def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
@@ -217,17 +169,18 @@ def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list
 
 def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> tuple[str, dict[str, list[Row]]]:
     """docs/TABLES.md, and the rows of each figure that it shows."""
-    lines, figures = [HEAD], {}
+    lines, figures = [WORDS["head"]], {}
     for (table, data, setting), group in groups(records).items():
         made, name = rows(group, paper), f"table-{table}-{data}-{setting}"
         figures[name] = made
         hours = sum(sum(r["seconds"].values()) for r in group) / 3600
         sizes = sorted({(r["data"]["train"], r["data"]["test"]) for r in group})
         machines = sorted({f"{r['machine']['cpu']}, {r['machine']['threads']} thread(s)" for r in group})
-        remarks, same = REMARKS.get((table, data, setting), {}), set_for_all(group)
+        remarks = REMARKS.get(f"{table} {data}", {}) if setting == "unified" else {}
+        same, columns = set_for_all(group), {r["column"] for r in group}
         lines += [
             f"## {TITLES[table]}: {data}, {setting}", "",
-            " ".join([COMMITTED[data], *(text for column, text in remarks.items() if column in {r["column"] for r in group})]), "",
+            " ".join([COMMITTED[data], *(text for column, text in remarks.items() if column in columns)]), "",
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
             + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:",
