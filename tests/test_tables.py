@@ -163,9 +163,10 @@ def test_settings_for_cifar_are_chosen_without_its_test_images(home):
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ({"methods": ("PaDim",)}, "PaDiM"), ({"setting": "both"}, "unified"), ({"overrides": {"PaDim.sigma": 1}}, "PaDiM.sigma"),
+    ({"methods": ("PaDim",)}, "PaDiM"), ({"setting": "both"}, "unified"), ({"parts": ("bolts",)}, "bolt"),
+    ({"overrides": {"PaDim.sigma": 1}}, "did you mean 'PaDiM'"), ({"overrides": {"PaDiM.seed": 1}}, "--seed"),
     ({"overrides": {"PaDiM.sigmas": 1}}, "sigma"), ({"overrides": {"PaDiM.sigma": "wide"}}, "sigma"),
-    ({"overrides": {"sigmas": 1}}, "did you mean 'sigma'"), ({"parts": ("bolts",)}, "bolt"), ({"overrides": {"PaDiM.seed": 1}}, "--seed"),
+    ({"overrides": {"sigmas": 1}}, "did you mean 'sigma'"),
     ({"overrides": {"PaDiM.features": 3}}, "features.grid"), ({"overrides": {"data.sed": 1}}, "data.seed"),
     ({"overrides": {"train.epoch": 3}}, "train.epochs"), ({"overrides": {"seed": 3}}, "--seed"),
 ])  # fmt: skip
@@ -275,8 +276,8 @@ def test_rows_stand_beside_the_papers():
 
 
 def test_a_difference_is_over_all_parts_of_a_seed():
-    made = [record(c, 0, {part: v}) | {"table": "ablations"} for c, by in {"default": (0.5, 0.5), "no jitter": (0.55, 0.4)}.items()
-            for part, v in zip(("bottle", "tire"), by)]  # fmt: skip
+    values = {"default": (0.5, 0.5), "no jitter": (0.55, 0.4)}
+    made = [record(c, 0, {p: v}) for c, by in values.items() for p, v in zip(("bottle", "tire"), by)]
     difference = tables.against(made, "default").loc[[("no jitter", "image_auroc")]]
     assert difference["mean"].item() == pytest.approx(-2.5) and difference.n.item() == 1
     assert len(tables.against(made[:3], "default")) == 0  # one part less

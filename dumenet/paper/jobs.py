@@ -136,7 +136,8 @@ TABLES = {
 
 def plan(
     name: str, source: str | None = None, parts: Sequence[str] = (), methods: Sequence[str] = (),
-    seeds: Sequence[int] = (0,), setting: str = "unified", overrides: dict[str, Any] | None = None, folders: Folders = Folders(),
+    seeds: Sequence[int] = (0,), setting: str = "unified", overrides: dict[str, Any] | None = None,
+    folders: Folders = Folders(),
 ) -> list[Job]:  # fmt: skip
     """The jobs of a table, seed by seed, so that an interrupted batch has whole tables first.
 

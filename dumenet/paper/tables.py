@@ -120,7 +120,7 @@ def against(records: Sequence[dict[str, Any]], reference: str) -> pd.DataFrame:
     if reference not in set(found.row):
         raise unknown("column with results", reference, dict.fromkeys(found.row))
     means = found[(found.part == "mean") & found.metric.isin(SHOWN)].set_index(["row", "metric", "seed"]).value
-    base = means[reference] if reference in means.index else means[:0]
+    base = means[means.index.get_level_values("row") == reference].droplevel("row")
     made = {}
     for key, values in means.drop(reference, errors="ignore").groupby(level=["row", "metric"], sort=False):
         gains = (values.droplevel(["row"]) - base).dropna()
