@@ -33,7 +33,6 @@ EXAMPLES = """examples:
   dumenet classroom                                  the lessons as student's and instructor's copies
   dumenet doctor                                     what was found on this machine, what will be used, what is missing
 """
-MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,132 +84,22 @@ def _cut(path: object) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "dumenet", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    data = _add(commands, "data", "make, check or index a data set")
-    data = data.add_subparsers(required=True, metavar="COMMAND")
-    make = _add(data, "data make", "generate the embedded factory data set (MVTec layout)")
-    make.add_argument("--out", type=Path, default=Path("data/factory"), help="folder to make (default: %(default)s)")
-    make.add_argument("--seed", type=int, default=0)
-    make.set_defaults(run=_data_make)
-    check = _add(data, "data check", "list every problem of a folder at once")
-    check.add_argument("root", type=Path)
-    check.set_defaults(run=_data_check)
-    index = _add(data, "data index", "write train.json and test.json (JSON lines) for a folder")
-    index.add_argument("root", type=Path)
-    index.add_argument("--out", type=Path, help="folder for the two files (default: ROOT)")
-    index.set_defaults(run=_data_index)
-
-    for name, run, text in (
-        ("train", _train, "train and evaluate one unified model, or one for each category"),
-        ("evaluate", _evaluate, "evaluate a checkpoint again, on its own data or another folder"),
-    ):
-        command = _add(commands, name, text)
-        if name == "evaluate":
-            command.add_argument("checkpoint", type=Path)
+    """From `COMMANDS`, the last lines of this file."""
+    options = {"description": __doc__, "epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("dumenet", **options)
+    above = {"": parser.add_subparsers(required=True, metavar="COMMAND")}
+    for name, (text, run, arguments) in COMMANDS.items():
+        group, _, last = name.rpartition(" ")
+        examples = [line for line in EXAMPLES.splitlines() if line.startswith(f"  dumenet {name}")]
+        options |= {"description": f"{text[0].upper()}{text[1:]}.", "epilog": "\n".join(["examples:", *examples])}
+        command = above[group].add_parser(last, help=text, **options)
+        for argument, how in arguments.items():
+            command.add_argument(argument, **how)
+        if run:
+            command.set_defaults(run=run)
         else:
-            command.add_argument("--config", help=f"YAML file, or one of: {', '.join(_packaged())}")
-            command.add_argument("--separate", action="store_true", help="one model for each category")
-            command.add_argument("--seed", type=int, **MANY, help="one or several seeds")
-            command.add_argument("--tag", help="prefix of the results files, to find a series again")
-        command.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10)')
-        command.add_argument("--category", **MANY, help='category names, or "all"')
-        example = (
-            "data.* and evaluation.*, e.g. evaluation.pooling=mean" if name == "evaluate" else "e.g. train.epochs=3"
-        )
-        command.add_argument("--set", **MANY, default=[], metavar="KEY=VALUE", help=example)
-        command.set_defaults(run=run)
-
-    table = _add(commands, "table", "the results files as a table: mean over seeds ± half of its 95 %% interval")
-    table.add_argument("--tag", help="the series (default: results without a tag)")
-    table.add_argument("--results", type=Path, default=Path("data/results"))
-    table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
-    table.add_argument("--category", **MANY, help="these categories and their mean: image / pixel AUROC in percent")
-    table.set_defaults(run=_table)
-
-    predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
-    predict.add_argument("checkpoint", type=Path, help="a checkpoint, or a file of `dumenet export`")
-    predict.add_argument("images", type=Path, help="an image or a folder")
-    predict.add_argument("--out", type=Path, default=Path("build/predictions"))
-    predict.add_argument("--category", default="all", help="of the images (default: found for each)")
-    predict.add_argument("--device", default="auto", help="of the runtime torch")
-    predict.add_argument(
-        "--runtime", choices=("torch", "onnx", "openvino"),
-        help="what computes (default: torch, or onnx for an exported file)",
-    )  # fmt: skip
-    predict.set_defaults(run=_predict)
-
-    export = _add(commands, "export", "a checkpoint as one ONNX graph, from images to anomaly maps and scores")
-    export.add_argument("checkpoint", type=Path)
-    export.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
-    export.add_argument(
-        "--error", choices=("norm", "mahalanobis"), help="length of the error (default: the checkpoint's own)"
-    )
-    export.set_defaults(run=_export)
-
-    reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
-    reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
-    reproduce.add_argument(
-        "--data",
-        help='"factory", "digits", or a folder (MVTec layout, CIFAR-10); default: the lesson\'s or table\'s own',
-    )
-    reproduce.add_argument("--only", **MANY, metavar="NN", help="numbers or names of lessons")
-    reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
-    reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
-    reproduce.add_argument(
-        "--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"
-    )
-    reproduce.add_argument("--method", **MANY, default=[], help="columns of the table (default: all)")
-    reproduce.add_argument("--category", **MANY, default=[], help="categories, or splits such as 01234 (default: all)")
-    reproduce.add_argument("--seed", type=int, **MANY, help="one or several seeds (default: 0)")
-    reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
-    reproduce.add_argument(
-        "--set",
-        **MANY,
-        default=[],
-        metavar="KEY=VALUE",
-        help="e.g. train.epochs=3 data.per_class_train=300; US.steps=30 for one column or method alone",
-    )
-    reproduce.add_argument(
-        "--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)"
-    )
-    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler of a table on several machines")
-    reproduce.add_argument("--out", type=Path, help="folder for a table's CSV, Markdown and figure (default: figures)")
-    reproduce.set_defaults(run=_reproduce)
-
-    explore = _add(commands, "explore", "open the heatmap explorer (lesson 12) in the browser, for this machine alone")
-    explore.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
-    explore.add_argument("--no-browser", action="store_true", help="print the addresses, open nothing")
-    explore.set_defaults(run=_explore)
-
-    classroom = _add(commands, "classroom", "student's and instructor's copies of the lessons, in build/classroom")
-    classroom.add_argument(
-        "--readme",
-        action="store_true",
-        help="instead: bring measured times and tables into the lessons and their README",
-    )
-    classroom.set_defaults(run=_classroom)
-
-    doctor = _add(
-        commands, "doctor", "what was found on this machine, what will be used, and what is missing, each with its fix"
-    )
-    doctor.add_argument(
-        "--freeze", action="store_true", help="instead: the installed versions, as in docs/constraints.txt"
-    )
-    doctor.set_defaults(run=_doctor)
+            above[name] = command.add_subparsers(required=True, metavar="COMMAND")
     return parser
-
-
-def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """A parser for one command, with the examples of it."""
-    examples = [line for line in EXAMPLES.splitlines() if line.startswith(f"  dumenet {name}")]
-    return commands.add_parser(
-        name.split()[-1], help=text, description=f"{text[0].upper()}{text[1:]}.",
-        epilog="\n".join(["examples:", *examples]), formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
 
 
 def _packaged() -> list[str]:
@@ -491,6 +380,84 @@ def _explore(args: argparse.Namespace) -> None:
     os.execve(
         sys.executable, command, os.environ | {"JUPYTER_TOKEN": token, "TQDM_DISABLE": "1"}
     )  # in no list of processes
+
+
+def _path(default: str | None = None, text: str | None = None) -> dict[str, Any]:
+    """How an argument that names a file or folder is read."""
+    return {"type": Path, "help": text} | ({"default": Path(default)} if default else {})
+
+
+MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
+FLAG: dict[str, Any] = {"action": "store_true"}
+CHECKPOINT, DATA = _path(), '"factory", "digits", or a folder (MVTec layout, CIFAR-10)'
+OF_DATA = {"--data": {"help": DATA}, "--category": MANY | {"help": 'category names, or "all"'}}
+SET: dict[str, Any] = MANY | {"default": [], "metavar": "KEY=VALUE"}
+TABLES = "mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"
+COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it does, function, arguments
+    "data": ("make, check or index a data set", None, {}),
+    "data make": ("generate the embedded factory data set (MVTec layout)", _data_make, {
+        "--out": _path("data/factory", "folder to make (default: %(default)s)"), "--seed": {"type": int, "default": 0},
+    }),
+    "data check": ("list every problem of a folder at once", _data_check, {"root": _path()}),
+    "data index": ("write train.json and test.json (JSON lines) for a folder", _data_index, {
+        "root": _path(), "--out": _path(text="folder for the two files (default: ROOT)"),
+    }),
+    "train": ("train and evaluate one unified model, or one for each category", _train, {
+        "--config": {"help": f"YAML file, or one of: {', '.join(_packaged())}"},
+        "--separate": FLAG | {"help": "one model for each category"},
+        "--seed": MANY | {"type": int, "help": "one or several seeds"},
+        "--tag": {"help": "prefix of the results files, to find a series again"},
+        **OF_DATA, "--set": SET | {"help": "e.g. train.epochs=3"},
+    }),
+    "evaluate": ("evaluate a checkpoint again, on its own data or another folder", _evaluate, {
+        "checkpoint": CHECKPOINT, **OF_DATA,
+        "--set": SET | {"help": "data.* and evaluation.*, e.g. evaluation.pooling=mean"},
+    }),
+    "table": ("the results files as a table: mean over seeds ± half of its 95 %% interval", _table, {
+        "--tag": {"help": "the series (default: results without a tag)"}, "--results": _path("data/results"),
+        "--csv": FLAG | {"help": "CSV instead of Markdown"},
+        "--category": MANY | {"help": "these categories and their mean: image / pixel AUROC in percent"},
+    }),
+    "predict": ("heatmaps, scores and verdicts for images", _predict, {
+        "checkpoint": _path(text="a checkpoint, or a file of `dumenet export`"),
+        "images": _path(text="an image or a folder"), "--out": _path("build/predictions"),
+        "--category": {"default": "all", "help": "of the images (default: found for each)"},
+        "--device": {"default": "auto", "help": "of the runtime torch"},
+        "--runtime": {"choices": ("torch", "onnx", "openvino"),
+                      "help": "what computes (default: torch, or onnx for an exported file)"},
+    }),
+    "export": ("a checkpoint as one ONNX graph, from images to anomaly maps and scores", _export, {
+        "checkpoint": CHECKPOINT, "--out": _path(text="file to write (default: beside the checkpoint)"),
+        "--error": {"choices": ("norm", "mahalanobis"), "help": "length of the error (default: the checkpoint's own)"},
+    }),
+    "reproduce": ("run the lessons headless through papermill, or the jobs of a table", _reproduce, {
+        "--profile": {"choices": ("quick", "laptop", "paper"), "default": "quick"},
+        "--data": {"help": f"{DATA}; default: the lesson's or table's own"},
+        "--only": MANY | {"metavar": "NN", "help": "numbers or names of lessons"},
+        "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "NAME=VALUE"},
+        "--force": FLAG | {"help": "run lessons again that did not change"},
+        "--table": {"metavar": "NAME", "help": f"instead: {TABLES}"},
+        "--method": MANY | {"default": [], "help": "columns of the table (default: all)"},
+        "--category": MANY | {"default": [], "help": "categories, or splits such as 01234 (default: all)"},
+        "--seed": MANY | {"type": int, "help": "one or several seeds (default: 0)"},
+        "--setting": {"choices": ("unified", "separate"), "default": "unified"},
+        "--set": SET | {"help": "as of train, or US.steps=30 for one column or method alone"},
+        "--workers": {"type": int, "default": 0,
+                      "help": "processes that share the lessons or jobs (default: this one alone)"},
+        "--scheduler": {"metavar": "ADDRESS", "help": "Dask scheduler of a table on several machines"},
+        "--out": _path(text="folder for a table's CSV, Markdown and figure (default: figures)"),
+    }),
+    "explore": ("open the heatmap explorer (lesson 12) in the browser, for this machine alone", _explore, {
+        "--port": {"type": int, "default": 0, "help": "port on 127.0.0.1 (default: a free one)"},
+        "--no-browser": FLAG | {"help": "print the addresses, open nothing"},
+    }),
+    "classroom": ("student's and instructor's copies of the lessons, in build/classroom", _classroom, {
+        "--readme": FLAG | {"help": "instead: bring measured times and tables into the lessons and their README"},
+    }),
+    "doctor": ("what was found on this machine, what will be used, and what is missing, each with its fix", _doctor, {
+        "--freeze": FLAG | {"help": "instead: the installed versions, as in docs/constraints.txt"},
+    }),
+}  # fmt: skip
 
 
 if __name__ == "__main__":
