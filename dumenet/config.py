@@ -4,6 +4,7 @@ Where the paper's text and its released code differ, the difference is one field
 """
 
 import dataclasses
+import json
 import re
 import typing
 from dataclasses import dataclass, field
@@ -22,12 +23,16 @@ Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 
 
 Grid = Annotated[Integer, Field(ge=2, le=256)]
+Names = Annotated[tuple[str, ...], Several]
 Stages = Annotated[tuple[Annotated[Integer, Field(ge=0, lt=100)], ...], Several]
 
 
 def up_to(most: float) -> Any:
     """The type of a number from 0 to `most`."""
     return Annotated[float, Field(ge=0, le=most)]
+
+
+PLACE = {"identity": False}  # metadata of a setting that says where: results do not depend on it, see `dumenet.run.Job`
 
 
 class Settings:
@@ -38,11 +43,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Which images."""
+    """Which images. A result is known by their content, not by how they were found."""
 
-    source: str = "factory"  # "factory", "digits", or a folder (MVTec layout or CIFAR-10)
-    categories: Annotated[tuple[str, ...], Several] = ("all",)  # MVTec layout: names, or "all"
-    normals: str = "01234"  # ten-class protocols: the five classes that count as normal
+    source: str = field(default="factory", metadata=PLACE)  # "factory", "digits", or a folder (MVTec layout, CIFAR-10)
+    categories: Names = field(default=("all",), metadata=PLACE)  # MVTec layout: names, or "all"
+    normals: str = field(default="01234", metadata=PLACE)  # ten-class protocols: the five classes that count as normal
     per_class_train: Count | None = None  # ten-class protocols: random training images a class; None: all
     per_class_test: Count | None = None  # ten-class protocols: random test images a class; None: all
     seed: Seed = 0  # of that choice, and of the digits' split; apart from the seed of training
@@ -146,7 +151,7 @@ class TrainConfig(Settings):
     holdout: up_to(0.9) = 0.1  # share of normal training images kept out of training, for thresholds
     weight_decay: up_to(10) = 1e-4
     seed: Seed = 0
-    device: str = "auto"  # "auto", "cpu", "cuda", "mps"
+    device: str = field(default="auto", metadata=PLACE)  # "auto", "cpu", "cuda", "mps"
     precision: Literal["auto", "fp32", "bf16"] = (
         "auto"  # of the forward pass; auto: bf16 where the processor is fast at it
     )
@@ -284,3 +289,14 @@ def to_dict(config: Any) -> dict[str, Any]:
         k: {a: list(b) if isinstance(b, tuple) else b for a, b in v.items()} if isinstance(v, dict) else v
         for k, v in plain.items()
     }
+
+
+def counted(settings: Any) -> dict[str, Any]:
+    """Settings as JSON gives them back, without those that say where (`PLACE`): what a result depends on."""
+    found = {}
+    for f in dataclasses.fields(settings):
+        if f.metadata.get("identity", True):
+            value = getattr(settings, f.name)
+            plain = dataclasses.is_dataclass(value)
+            found[f.name] = counted(value) if plain else json.loads(json.dumps(value, default=str))
+    return found

@@ -85,7 +85,7 @@ def make_features():
     return make
 
 
-# --- for tests/baselines
+# --- for tests/methods
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,10 @@ from dumenet.config import make_config
 from dumenet.data import Sample, load_image
 from dumenet.engine import Engine
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
 from dumenet.features import Backbone, extract
 from dumenet.metrics import image_score
 from dumenet.predict import GAP, OUTPUTS, TITLE, Detector, Graph, _overlay, load_detector, predict
+from dumenet.run import Folders, run
 from dumenet.score import calibrate, evaluated
 from dumenet.train import train
 
@@ -192,7 +192,7 @@ def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
 @fast
 @pytest.mark.parametrize("error", ["norm", "mahalanobis"])
 def test_prediction_and_graph_give_the_maps_of_the_evaluation(checkpoint, home, tree, error):
-    from dumenet.experiment import evaluate_checkpoint
+    from dumenet.run import evaluate_checkpoint
 
     outcome = evaluate_checkpoint(checkpoint, {"data.source": str(tree), "evaluation.error": error}, Folders(home))
     images = np.stack([load_image(s, 64) for s in outcome.test.samples])

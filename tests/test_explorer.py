@@ -20,7 +20,7 @@ from dumenet.course.explorer import (
     stage_map,
 )
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
+from dumenet.run import Folders, run
 from dumenet.score import evaluated, score
 
 

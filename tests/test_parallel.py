@@ -18,8 +18,8 @@ from dumenet import parallel
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.config import make_config
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
 from dumenet.paper import jobs, tables
+from dumenet.run import Folders, run, run_jobs
 from dumenet.score import calibrate, score
 from dumenet.train import train
 
@@ -136,10 +136,10 @@ def test_a_table_is_the_same_file_by_1_2_and_4_workers(tmp_path, monkeypatch):
         home = tmp_path / str(workers)
         photos(home)
         monkeypatch.chdir(home)
-        chosen = {f"all.features.{k}": v for k, v in TINY["features"].items() if k != "stages"} | {"all.device": "cpu"}
+        chosen = {f"features.{k}": v for k, v in TINY["features"].items() if k != "stages"} | {"device": "cpu"}
         wanted = jobs.plan("mvtec", "photos", methods=("Gaussian",), seeds=range(6), overrides=chosen)
-        assert jobs.run_jobs(wanted, progress=False, workers=workers) == []
-        records = {j.path.name: json.loads(j.path.read_text()) for j in wanted}
+        assert run_jobs(wanted, progress=False, workers=workers) == []
+        records = {j.path().name: json.loads(j.path().read_text()) for j in wanted}
         measured = ("seconds", "machine", "peak_memory_mb")
         records = {name: {k: v for k, v in record.items() if k not in measured} for name, record in records.items()}
         written = {

@@ -7,9 +7,9 @@ import torch
 from dumenet.course.pictures import ALTERED, PictureDecoder, altered, backbone_features, picture_decoder
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, load_data
 from dumenet.features import Backbone, extract
 from dumenet.models import build_model
+from dumenet.run import Folders, load_data
 
 
 @pytest.fixture

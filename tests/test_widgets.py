@@ -9,7 +9,7 @@ pytest.importorskip("anywidget", reason="an extra: pip install -e '.[notebooks]'
 from dumenet.course.explorer import Session  # noqa: E402
 from dumenet.course.widgets import explorer, live  # noqa: E402
 from dumenet.errors import DumenetError  # noqa: E402
-from dumenet.experiment import Folders, run  # noqa: E402
+from dumenet.run import Folders, run  # noqa: E402
 
 
 def draw(level, flip=False):

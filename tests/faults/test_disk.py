@@ -21,16 +21,17 @@ from conftest import TINY, photos
 from test_kill import content, lesson
 
 import dumenet
-from dumenet import experiment, features, predict
+from dumenet import features, predict, run
 from dumenet.cli import main
 from dumenet.config import make_config
 from dumenet.data import make_factory
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, extract
+from dumenet.methods import network
 from dumenet.results import write_atomic
 
 TRAIN = "train --config tiny.yaml --data photos"
-TABLE = "reproduce --table mvtec --data photos --method Gaussian --set all.features.image_size=64"
+TABLE = "reproduce --table mvtec --data photos --method Gaussian --set features.image_size=64"
 SHARES = (0.05, 0.3, 0.5, 0.7, 0.95) if "FAULTS" in os.environ else (0.5,)  # how much of what is written fits
 
 
@@ -211,7 +212,7 @@ def home(tmp_path, monkeypatch):
     [
         (features, "content_key", "photos/felt/train/good/005.png"),  # before it is hashed
         (features, "load_image", "photos/felt/train/good/005.png"),  # between hash and decoder
-        (experiment, "load_mask", "photos/bolt/ground_truth/hole/012_mask.png"),
+        (run, "load_mask", "photos/bolt/ground_truth/hole/012_mask.png"),
     ],
 )
 def test_an_image_vanishes_between_listing_and_reading(home, monkeypatch, capfd, room, step, victim):
@@ -245,7 +246,7 @@ def test_an_image_vanishes_before_its_verdict(home, monkeypatch):
 @pytest.mark.parametrize("fault", ["deleted", "cut short"])
 def test_a_cache_file_in_use(home, fault):
     config = make_config(data__source="photos", **{f"features__{k}": v for k, v in TINY["features"].items()})
-    backbone, samples = Backbone(config.features), experiment.load_data(config).train
+    backbone, samples = Backbone(config.features), run.load_data(config).train
     used = extract(samples, backbone, "cache", progress=False)
     expected = used.batch(np.arange(len(used)))
     file = next(Path("cache").glob("*/features.f16"))
@@ -263,12 +264,12 @@ def test_a_cache_file_in_use(home, fault):
 def test_states_caches_and_checkpoints_may_be_deleted(home, monkeypatch):
     """While training, as `make clean` does, and after it."""
     assert do(TRAIN) == 0
-    expected, train = left(home), experiment.train
+    expected, train = left(home), network.train
     next(home.glob("build/runs/*/checkpoint.pt")).unlink()
     goes_on(TRAIN, home, expected)
     shutil.rmtree("build")
     clean = lambda *_: shutil.rmtree("build", ignore_errors=True)  # noqa: E731
-    monkeypatch.setattr(experiment, "train", lambda *a, **k: train(*a, **k, on_epoch=clean))
+    monkeypatch.setattr(network, "train", lambda *a: train(*a[:4], clean, *a[5:]))
     assert do(TRAIN) == 0
     found = left(home)  # but what the cache lost
     assert all(found[name] == expected[name] for name in expected if not name.endswith("index.jsonl"))

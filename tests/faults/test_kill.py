@@ -26,8 +26,8 @@ EPOCHS, BATCH, IMAGES = 20, 2, 28
 WORKS = {
     "data": "factory",
     "run": f"train --config tiny.yaml --data photos --set train.epochs={EPOCHS} features.batch_size={BATCH}",
-    "table": "reproduce --table mvtec --data photos --seed 0 1 --method Gaussian PaDiM DuMeNet --set all.device=cpu"
-    " all.features.image_size=64 DuMeNet.features.grid=4 DuMeNet.model.hidden_dim=32 DuMeNet.train.epochs=4",
+    "table": "reproduce --table mvtec --data photos --seed 0 1 --method Gaussian PaDiM DuMeNet --set device=cpu"
+    " features.image_size=64 DuMeNet.features.grid=4 DuMeNet.model.hidden_dim=32 DuMeNet.train.epochs=4",
     "lessons": "reproduce",
 }
 

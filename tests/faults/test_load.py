@@ -18,8 +18,8 @@ from dumenet.train import train
 
 JOBS, STEPS = (1000, 10_000) if "FAULTS" in os.environ else (40, 600)
 LEAK = 40 if "FAULTS" in os.environ else 200  # kB that each job may add: over a few jobs a process still warms up
-COMMAND = "reproduce --table mvtec --data photos --method Gaussian --set all.features.image_size=64"
-COMMAND += " all.features.backbone=mobilenetv3_small_050 all.features.weights=random"
+COMMAND = "reproduce --table mvtec --data photos --method Gaussian --set features.image_size=64"
+COMMAND += " features.backbone=mobilenetv3_small_050 features.weights=random"
 
 
 def memory(process):

@@ -39,9 +39,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of
 
 BIG, SMALL = 64, 32  # pixels of a patch; the encoder's layers fit these
 LATTICE = {BIG: 16, SMALL: 4}  # pixels between patches that are scored

@@ -9,7 +9,9 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from dumenet.baselines.patchsvdd import (
+from dumenet.config import FeatureConfig
+from dumenet.errors import DumenetError
+from dumenet.methods.patchsvdd import (
     BIG,
     LATTICE,
     SIDES,
@@ -22,8 +24,6 @@ from dumenet.baselines.patchsvdd import (
     pairs,
     spread,
 )
-from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
 
 
 def test_nearest_is_scikit_learns():

@@ -37,10 +37,10 @@ import torch
 from scipy.special import erf
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, with_features
 from dumenet.data import IMAGE_SUFFIXES
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, with_features
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,9 +38,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.errors import unknown
 from dumenet.features import Backbone, progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.score import upsample
 
 LOCALISE = ("gradient", "positions")

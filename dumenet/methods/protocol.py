@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from dumenet.checkpoint import pick_device
-from dumenet.config import FeatureConfig, Settings
+from dumenet.config import PLACE, FeatureConfig, Settings
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract
@@ -24,21 +24,22 @@ __all__ = ["Common", "Method", "Scores", "begin", "features_of", "images_of", "s
 class Common(Settings):
     """Settings that every method has; a method's own dataclass adds its own."""
 
-    features: FeatureConfig = field(
-        default_factory=FeatureConfig
-    )  # backbone and image size; a method picks stages and grid
+    features: FeatureConfig = field(default_factory=FeatureConfig)  # a method picks stages and grid
     seed: int = 0
-    device: str = "cpu"
-    cache: Path = Path("build/cache")  # of frozen features
-    progress: bool = False
-    state: Path | None = None  # where a long `fit` keeps what an interrupted one goes on from
+    device: str = field(default="cpu", metadata=PLACE)
+    cache: Path = field(default=Path("build/cache"), metadata=PLACE)  # of frozen features
+    progress: bool = field(default=False, metadata=PLACE)
+    state: Path | None = field(default=None, metadata=PLACE)  # what an interrupted `fit` goes on from
 
 
-Settings = TypeVar("Settings", bound=Common)
+Own = TypeVar("Own", bound=Common)
 
 
 class Method(Protocol):
-    """A method is made from its settings, sees normal images once, and scores any images."""
+    """A method is made from its settings, sees normal images once, and scores any images.
+
+    `Network`, which keeps checkpoints, has `save(path)` and `load(path, train)` too.
+    """
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Learn from normal images; every other image in `train` counts as normal too."""
@@ -47,7 +48,7 @@ class Method(Protocol):
         """Image scores (n,) and anomaly maps (n, S, S) at the images' size; larger is more anomalous."""
 
 
-def with_features(settings: Settings, **changes: Any) -> Settings:
+def with_features(settings: Own, **changes: Any) -> Own:
     """The settings with other `features`: the stages, and perhaps the grid, that the method itself asks for."""
     return replace(settings, features=replace(settings.features, **changes))
 
@@ -71,7 +72,7 @@ def features_of(samples: Sequence[Sample], settings: Common) -> tuple[Features, 
 
 
 def images_of(samples: Sequence[Sample], size: int, batch: int = 16) -> Iterator[Tensor]:
-    """Images in order as (B, 3, size, size) float in 0..1, a batch at a time: memory does not grow with the data set."""
+    """Images in order as (B, 3, size, size) float in 0..1, batch by batch: memory does not grow with the data set."""
     for start in range(0, len(samples), batch):
         stack = np.stack([load_image(s, size) for s in samples[start : start + batch]])
         yield torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255

@@ -9,7 +9,10 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torchvision.ops import sigmoid_focal_loss
 
-from dumenet.baselines.draem import (
+from dumenet.config import FeatureConfig
+from dumenet.data import load_image
+from dumenet.errors import DumenetError
+from dumenet.methods.draem import (
     CHANGES,
     DRAEM,
     DRAEMSettings,
@@ -22,9 +25,6 @@ from dumenet.baselines.draem import (
     ssim,
     texture_source,
 )  # fmt: skip
-from dumenet.config import FeatureConfig
-from dumenet.data import load_image
-from dumenet.errors import DumenetError
 from dumenet.metrics import auroc
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from scipy.spatial.distance import mahalanobis as oracle
 
-from dumenet.baselines.padim import PaDiM, PaDiMSettings, gaussians, mahalanobis
 from dumenet.config import FeatureConfig
+from dumenet.methods.padim import PaDiM, PaDiMSettings, gaussians, mahalanobis
 
 
 def test_mahalanobis_is_scipys():

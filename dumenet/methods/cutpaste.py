@@ -41,8 +41,8 @@ import torch.nn.functional as F
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.features import Backbone, progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.score import upsample
 
 

@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dumenet.baselines.dinomaly import (
+from dumenet.config import FeatureConfig
+from dumenet.errors import DumenetError
+from dumenet.features import Backbone
+from dumenet.methods.dinomaly import (
     Dinomaly,
     DinomalySettings,
     LooseReconstruction,
@@ -17,10 +20,7 @@ from dumenet.baselines.dinomaly import (
     linear_attention,
     warm_cosine,
 )
-from dumenet.baselines.protocol import features_of
-from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
-from dumenet.features import Backbone
+from dumenet.methods.protocol import features_of
 from dumenet.score import upsample
 
 

@@ -16,10 +16,10 @@ from anomalib.models.image.draem.loss import DraemLoss
 from anomalib.models.image.draem.torch_model import DiscriminativeSubNetwork, ReconstructiveSubNetwork
 from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator
 
-from dumenet.baselines.draem import Net, focal_loss, perlin, ssim
-from dumenet.baselines.padim import PaDiM, PaDiMSettings, mahalanobis
-from dumenet.baselines.protocol import features_of
 from dumenet.config import FeatureConfig
+from dumenet.methods.draem import Net, focal_loss, perlin, ssim
+from dumenet.methods.padim import PaDiM, PaDiMSettings, mahalanobis
+from dumenet.methods.protocol import features_of
 
 
 def kept(method, samples):

@@ -6,10 +6,10 @@ import torch
 from scipy import ndimage
 from sklearn.covariance import LedoitWolf
 
-from dumenet.baselines.cutpaste import CutPaste, CutPasteSettings, cut_paste, gaussian, mahalanobis, paste, scar
-from dumenet.baselines.protocol import images_of
 from dumenet.config import FeatureConfig
 from dumenet.features import Backbone
+from dumenet.methods.cutpaste import CutPaste, CutPasteSettings, cut_paste, gaussian, mahalanobis, paste, scar
+from dumenet.methods.protocol import images_of
 
 
 def test_the_gaussian_is_scikit_learns():

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import write
 
-import dumenet.experiment as experiment
 from dumenet.checkpoint import load_checkpoint
 from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, evaluate_checkpoint, per_category, run
+from dumenet.methods import network
 from dumenet.metrics import METRICS
+from dumenet.run import Folders, evaluate_checkpoint, network_job, per_category, run
 
 
 @pytest.fixture
@@ -31,11 +31,13 @@ def test_a_run_leaves_a_checkpoint_and_a_record(go, tree, tmp_path):
     assert record["files"]["results"].endswith(f"lesson-{record['name']}.json")
     assert record["tag"] == "lesson" and record["seed"] == 0
     assert record["config"]["train"]["epochs"] == 2 and record["config"]["features"]["grid"] == 4
+    config = record["data"].pop("config")
+    assert config == record["config"]["data"] and record["method"] == record["config"]["model"]["name"] == "dumenet"
     assert record["data"] == {
         "name": "photos", "train": 16, "test": 12, "fingerprint": fingerprint(open_dataset(str(tree))),
     }  # fmt: skip
     assert record["machine"]["versions"]["torch"] and record["device"] == "cpu"
-    assert set(record["seconds"]) == {"train features", "train", "test features", "evaluate"}
+    assert set(record["seconds"]) == {"train features", "train", "score", "metrics"}
     assert all(s >= 0 for s in record["seconds"].values()) and record["peak_memory_mb"] > 50
     assert record["parameters"] == sum(p.numel() for p in outcome.trained.model.parameters())
     assert len(record["history"]["loss"]) == 2
@@ -43,9 +45,11 @@ def test_a_run_leaves_a_checkpoint_and_a_record(go, tree, tmp_path):
     assert set(record["metrics"]["per_category"]) == {"bolt", "felt"}
     for name in METRICS:
         assert 0 <= record["metrics"]["mean"][name] <= 1
-    loaded = load_checkpoint(record["files"]["checkpoint"], "cpu")
+    loaded = load_checkpoint(tmp_path / record["files"]["checkpoint"], "cpu")
     assert loaded.thresholds == record["thresholds"] and loaded.config == outcome.trained.config
-    assert outcome.scores.maps.shape == (12, 64, 64)
+    assert outcome.scores.maps.shape == (12, 64, 64) and len(outcome.test) == 12
+    assert set(record["image_auroc_by_pooling"]) == {"max", "mean", "std", "top1"}
+    assert record["image_auroc_by_pooling"]["max"] == record["metrics"]["mean"]["image_auroc"]
 
 
 def test_scores_find_a_white_rectangle(go):
@@ -56,7 +60,7 @@ def test_scores_find_a_white_rectangle(go):
 
 def test_held_out_images_are_not_trained_on(go, monkeypatch):
     seen = {}
-    real_train, real_set = experiment.train, experiment.calibrate
+    real_train, real_set = network.train, network.calibrate
 
     def spy_train(config, features, *args, **kwargs):
         seen["train"] = {s.name for s in features.samples}
@@ -66,8 +70,8 @@ def test_held_out_images_are_not_trained_on(go, monkeypatch):
         seen["holdout"] = {s.name for s in holdout.samples}
         real_set(trained, kept, holdout)
 
-    monkeypatch.setattr(experiment, "train", spy_train)
-    monkeypatch.setattr(experiment, "calibrate", spy_set)
+    monkeypatch.setattr(network, "train", spy_train)
+    monkeypatch.setattr(network, "calibrate", spy_set)
     go()
     assert len(seen["holdout"]) == 4 and len(seen["train"]) == 12 and not seen["train"] & seen["holdout"]
     assert all("/train/good/" in name for name in seen["train"] | seen["holdout"])
@@ -76,9 +80,9 @@ def test_held_out_images_are_not_trained_on(go, monkeypatch):
 def test_test_images_are_not_opened_before_training_is_over(go, monkeypatch):
     """Fixed budget, last epoch: a checkpoint cannot be chosen by the test set."""
     order = []
-    real_extract, real_train = experiment.extract, experiment.train
-    monkeypatch.setattr(experiment, "extract", lambda s, *a: (order.append(s[0].name), real_extract(s, *a))[1])
-    monkeypatch.setattr(experiment, "train", lambda *a, **k: (order.append("train"), real_train(*a, **k))[1])
+    real_extract, real_train = network.extract, network.train
+    monkeypatch.setattr(network, "extract", lambda s, *a: (order.append(s[0].name), real_extract(s, *a))[1])
+    monkeypatch.setattr(network, "train", lambda *a, **k: (order.append("train"), real_train(*a, **k))[1])
     go()
     assert order == ["bolt/train/good/000.png", "train", "bolt/test/good/008.png"]
 
@@ -89,41 +93,56 @@ def test_a_finished_run_is_used_again(go, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(experiment, "train", fail)
+    monkeypatch.setattr(network, "train", fail)
     second = go()
     assert second.record["metrics"] == first.record["metrics"] and second.record["name"] == first.record["name"]
     assert second.record["seconds"]["train"] == first.record["seconds"]["train"]  # what training took, not loading
 
 
+def test_other_test_images_evaluation_or_device_need_no_other_training(tiny, tree, tmp_path):
+    def job(**settings):
+        return network_job(tiny(data__source=str(tree), **settings), Folders(tmp_path))
+
+    first = job()
+    assert job(evaluation__pooling="mean").training == job(train__device="auto").training == first.training
+    assert job(evaluation__pooling="mean").name != first.name and job(train__device="auto").name == first.name
+    assert job(train__lr=0.002).training != first.training
+    write(tree / "bolt" / "test" / "good" / "008.png", np.zeros((64, 64, 3), np.uint8))
+    assert job().training == first.training and job().name != first.name
+    shutil.copytree(tree, tmp_path / "copy" / "photos")
+    copy = network_job(tiny(data__source=str(tmp_path / "copy" / "photos")), Folders(tmp_path))
+    assert copy.name == job().name  # known by its images, not by their path
+
+
 @pytest.mark.parametrize("change", ["image", "setting", "damage"])
-def test_anything_else_is_trained_again(go, tree, monkeypatch, change):
+def test_anything_else_is_trained_again(go, tree, tmp_path, monkeypatch, change):
     first, trained = go(), []
-    real = experiment.train
-    monkeypatch.setattr(experiment, "train", lambda *a, **k: (trained.append(1), real(*a, **k))[1])
+    real = network.train
+    monkeypatch.setattr(network, "train", lambda *a, **k: (trained.append(1), real(*a, **k))[1])
     if change == "image":
         write(tree / "bolt" / "train" / "good" / "000.png", np.zeros((64, 64, 3), np.uint8))
     if change == "damage":
-        path = first.trained and first.record["files"]["checkpoint"]
+        path = tmp_path / first.record["files"]["checkpoint"]
         with open(path, "r+b") as file:
             file.truncate(1000)
     go(**({"train__lr": 0.002} if change == "setting" else {}))
     assert trained
 
 
-def test_an_interrupted_run_goes_on(go, monkeypatch):
+def test_an_interrupted_run_goes_on(go, tmp_path, monkeypatch):
     whole = go(train__epochs=3)
-    shutil.rmtree(whole.record["files"]["checkpoint"].rsplit("/", 1)[0])
-    real, epochs = experiment.train, []
+    shutil.rmtree(tmp_path / "build" / "runs")
+    real, epochs = network.train, []
 
-    def interrupted(*args, **kwargs):
+    def interrupted(config, features, channels, state, look, progress, origin):
         def on_epoch(epoch, model):
             epochs.append(epoch)
             if len(epochs) == 2:
                 raise KeyboardInterrupt
 
-        return real(*args, on_epoch=on_epoch, **kwargs)
+        return real(config, features, channels, state, on_epoch, progress, origin)
 
-    monkeypatch.setattr(experiment, "train", interrupted)
+    monkeypatch.setattr(network, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go(train__epochs=3)
     again = go(train__epochs=3)
@@ -134,14 +153,14 @@ def test_an_interrupted_run_goes_on(go, monkeypatch):
 
 
 def test_training_took_what_all_its_processes_took(go, monkeypatch):
-    real = experiment.train
+    real = network.train
 
     def resumed(*args, **kwargs):
         trained = real(*args, **kwargs)
         trained.earlier = 1000.0
         return trained
 
-    monkeypatch.setattr(experiment, "train", resumed)
+    monkeypatch.setattr(network, "train", resumed)
     for _ in range(2):  # trained, and used again
         assert 1000 < go().record["seconds"]["train"] < 1100
 
@@ -151,7 +170,7 @@ def test_separate_setting_has_one_configuration_a_category(tiny, tree, tmp_path)
     assert [c.data.categories for c in per_category(config, Folders(tmp_path))] == [("bolt",), ("felt",)]
 
 
-def test_only_normal_photographs(go, tree):
+def test_only_normal_photographs(go, tree, tmp_path):
     for category in ("bolt", "felt"):
         shutil.rmtree(tree / category / "test")
         shutil.rmtree(tree / category / "ground_truth")
@@ -159,7 +178,7 @@ def test_only_normal_photographs(go, tree):
     assert outcome.record["metrics"] is None and outcome.scores is None
     assert outcome.record["thresholds"]["bolt"] > 0
     with pytest.raises(DumenetError, match="has no test images"):
-        evaluate_checkpoint(outcome.record["files"]["checkpoint"], {})
+        evaluate_checkpoint(tmp_path / outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
 
 
 def test_a_category_without_anomalies_is_not_defined(go, tree):
@@ -191,7 +210,7 @@ def test_digits_end_to_end(go):
 
 def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
     first = go()
-    path = first.record["files"]["checkpoint"]
+    path = tmp_path / first.record["files"]["checkpoint"]
     again = evaluate_checkpoint(path, {}, Folders(tmp_path))
     assert again.record["metrics"] == first.record["metrics"] and again.record["tag"] == "evaluate"
     shutil.copytree(tree, tmp_path / "copy")
@@ -211,7 +230,7 @@ def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
 
 def test_both_errors_share_one_training(go, monkeypatch):
     first = go()
-    monkeypatch.setattr(experiment, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(network, "train", lambda *a, **k: pytest.fail("trained again"))
     norm = go(evaluation__error="norm")
     assert norm.record["name"] != first.record["name"] and norm.record["config"]["evaluation"]["error"] == "norm"
     assert norm.record["files"]["checkpoint"] == first.record["files"]["checkpoint"]
@@ -232,7 +251,7 @@ def test_nothing_is_lost_between_the_last_epoch_and_the_checkpoint(go, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "calibrate", interrupted)
+        patch.setattr(network, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             go()
     (state,) = (tmp_path / "build" / "runs").rglob("state.pt")
@@ -293,5 +312,5 @@ def test_a_contaminated_run(go, tree, tmp_path):
     assert outcome.record["data"]["train"] == 18 and outcome.record["data"]["test"] == 8
     assert outcome.record["config"]["data"]["contamination"] == 0.1
     assert outcome.record["metrics"]["per_category"]["bolt"]["n_anomalous"] == 1
-    again = evaluate_checkpoint(outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
+    again = evaluate_checkpoint(tmp_path / outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
     assert again.record["metrics"] == outcome.record["metrics"]  # on the same test images

@@ -38,10 +38,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of
 from dumenet.data import IMAGE_SUFFIXES, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of
 
 Rng = np.random.Generator
 

@@ -6,10 +6,10 @@ import torch
 from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
-from dumenet.baselines import distillation
-from dumenet.baselines.distillation import DistillationSettings, KnowledgeDistillation, Student, disagreement, losses
 from dumenet.config import FeatureConfig
 from dumenet.errors import DumenetError
+from dumenet.methods import distillation
+from dumenet.methods.distillation import DistillationSettings, KnowledgeDistillation, Student, disagreement, losses
 
 
 def test_the_losses_are_sklearns():

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, features_of, smooth, with_features
 from dumenet.score import upsample
 
 

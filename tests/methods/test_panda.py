@@ -6,7 +6,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from dumenet.baselines.panda import (
+from dumenet.config import FeatureConfig
+from dumenet.errors import DumenetError
+from dumenet.features import Backbone
+from dumenet.methods.panda import (
     PANDA,
     PANDASettings,
     compactness,
@@ -15,9 +18,6 @@ from dumenet.baselines.panda import (
     knn_distance,
     later_parameters,
 )
-from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
-from dumenet.features import Backbone
 
 
 def quick(parts, size=64, **settings):

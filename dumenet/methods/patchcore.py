@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dumenet.baselines.protocol import Common, Sample, Scores, features_of, smooth, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, features_of, smooth, with_features
 from dumenet.score import upsample
 
 

@@ -38,9 +38,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 
 LAYERS = {  # by receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it
     17: ((6, 1, False), (5, 2, False), (5, 2, False), (4, 0, False)),

@@ -32,9 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 from dumenet.score import upsample
 
 

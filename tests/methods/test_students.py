@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dumenet.baselines.students import (
+from dumenet.config import FeatureConfig
+from dumenet.errors import DumenetError
+from dumenet.methods.students import (
     LAYERS,
     PatchNet,
     StudentsSettings,
@@ -13,8 +15,6 @@ from dumenet.baselines.students import (
     error_and_variance,
     statistics,
 )
-from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
 
 
 def test_error_and_variance_by_hand():

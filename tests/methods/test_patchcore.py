@@ -2,8 +2,8 @@
 
 import torch
 
-from dumenet.baselines.patchcore import PatchCore, PatchCoreSettings, coreset, image_score, patches_of
 from dumenet.config import FeatureConfig
+from dumenet.methods.patchcore import PatchCore, PatchCoreSettings, coreset, image_score, patches_of
 
 
 def test_coreset_takes_the_farthest_each_time():

@@ -35,10 +35,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.baselines.protocol import Common, Sample, Scores, begin, features_of, smooth, with_features
 from dumenet.checkpoint import pick_device
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
+from dumenet.methods.protocol import Common, Sample, Scores, begin, features_of, smooth, with_features
 from dumenet.metrics import image_score
 from dumenet.models.layers import Standardise, map_of, tokens_of
 from dumenet.score import upsample

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import nn
 
-from dumenet.baselines.fcdd import (
+from dumenet.config import FeatureConfig
+from dumenet.data import Sample, load_image
+from dumenet.errors import DumenetError
+from dumenet.methods.fcdd import (
     FCDD,
     FCDDSettings,
     fcdd_loss,
@@ -17,9 +20,6 @@ from dumenet.baselines.fcdd import (
     soft_square,
     with_confetti,
 )  # fmt: skip
-from dumenet.config import FeatureConfig
-from dumenet.data import Sample, load_image
-from dumenet.errors import DumenetError
 from dumenet.metrics import auroc
 
 
