@@ -75,7 +75,8 @@ class Reconstruction:
             self.config, keep, stage_channels, self.settings.state, look if self.on_epoch else None,
             self.settings.progress, origin,
         )  # fmt: skip
-        calibrate(self.trained, keep, held)
+        if self.config.evaluation.error != "norm":
+            calibrate(self.trained, keep, held)
 
     def score(self, test: Sequence[Sample]) -> Scores:
         """Length of the error by `evaluation.error`, upsampled; image scores by `evaluation.pooling`."""
