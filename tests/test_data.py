@@ -151,8 +151,8 @@ def test_index_round_trip(root, tmp_path, inner):
 
 
 def test_an_index_of_uniad_names_defects_by_their_folder(root):
-    row = {"filename": "nut/test/crack/000.png", "label": 1, "label_name": "defective",
-           "maskname": "nut/ground_truth/crack/000_mask.png", "clsname": "nut"}  # fmt: skip
+    row = {"filename": "nut/test/crack/000.png", "label": 1, "label_name": "defective", "clsname": "nut"}
+    row["maskname"] = "nut/ground_truth/crack/000_mask.png"
     (root / "t.json").write_text(json.dumps(row) + "\n\n", encoding="utf-8-sig")
     (sample,) = read_index(root / "absent.json", root / "t.json", root).test
     assert sample.defect == "crack" and sample.label == 1
@@ -350,7 +350,7 @@ def test_digits():
     assert fingerprint(dataset) == fingerprint(open_dataset("digits", normals="{97531}"))
 
 
-def test_digits_are_as_many_as_asked_for():
+def test_digits_are_as_many_as_wanted():
     whole, some = (read_digits("01234", *most, seed=1) for most in ((None, None), (20, 30)))
     assert fingerprint(read_digits("01234", 800, 800, seed=1)) == fingerprint(whole)
     assert (len(some.train), len(some.test)) == (100, 300)

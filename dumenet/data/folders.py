@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +186,7 @@ def _mask_problems(file: Path, image: Image.Image | None) -> Iterator[str]:
         yield f"{file}: mask marks {marked.mean():.0%}, all corners too; black and white exchanged?"
 
 
-def _decoded(file: Path) -> Iterator[str]:
+def _decoded(file: Path) -> Generator[str, None, Image.Image | None]:
     """The image, as the value of `yield from`; where it cannot be read, None after a problem."""
     try:
         return open_image(file)
