@@ -32,7 +32,7 @@ test: install
 	@export OMP_NUM_THREADS=1 TQDM_DISABLE=1; two="$(BIN)/python -m pytest -n 2 --dist loadfile"; \
 	$$two tests && \
 	$$two --nbval-lax --nbval-cell-timeout=600 notebooks && \
-	$$two tests/browser tests/lessons --dist loadgroup && \
+	$$two tests/browser --dist loadgroup && \
 	echo "All tests passed."
 
 faults: install

@@ -1,7 +1,7 @@
 """Images per second of the frozen backbone: eager torch, its variants, inference engines; whole extraction; cache reads.
 
     python benchmarks/features.py        # writes data/results/bench-features.json and its section of benchmarks/RESULTS.md
-    python benchmarks/features.py --device cuda    # torch alone, with bfloat16 and compiled; a results file and a section of its own
+    python benchmarks/features.py --device cuda    # torch alone, with bfloat16; a results file and a section of its own
     python benchmarks/features.py --quick    # a try, two rounds: prints, writes nothing
 
 EfficientNet-Lite0, stages at strides 2 to 16, 224 px, aligned to 14 x 14. The baseline is the package's own `Backbone` in
@@ -21,13 +21,11 @@ from report import ROOT, in_turn, named, publish, where
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dumenet import features
 from dumenet.config import make_config
 from dumenet.data import load_image, open_dataset
 from dumenet.engine import Engine, read
 from dumenet.features import Backbone, extract
 from dumenet.models import build_model
-from dumenet.train import compiled
 
 NAME, TITLE = "bench-features", "Frozen features"
 BASELINE, AIM = "torch, eager (baseline)", 5.0
@@ -66,34 +64,18 @@ def candidates(rounds: int, batch: int, images: np.ndarray, runs: dict) -> tuple
     return rows, seconds
 
 
-def one_after_another(samples, todo, config):
-    """In place of `features._read_ahead`: decode, then compute, then decode."""
-    for start in range(0, len(todo), config.batch_size):
-        batch = todo[start : start + config.batch_size]
-        yield batch, np.stack([load_image(samples[i], config.image_size) for i in batch])
-
-
 def extraction(rounds: int, samples: list, backbones: dict[str, Backbone], cache: Path) -> tuple[list[dict], dict]:
     """From image files to a new cache: hashing, decoding, resizing, the backbone, writing. Its graph is there already."""
-    ahead = features._read_ahead
 
-    def job(title: str, reader):
+    def job(title: str):
         def run() -> None:
             for name in ("index.jsonl", "features.f16"):
                 (cache / backbones[title].key / name).unlink(missing_ok=True)
-            features._read_ahead = reader
             extract(samples, backbones[title], cache, progress=False)
-            features._read_ahead = ahead
 
         return run
 
-    jobs = {}
-    for title in backbones:
-        jobs |= {
-            f"{title}, decoded in between": job(title, one_after_another),
-            f"{title}, read ahead": job(title, ahead),
-        }
-    seconds = in_turn(jobs, rounds, warm_up=1)
+    seconds = in_turn({title: job(title) for title in backbones}, rounds, warm_up=1)
     base = statistics.median(next(iter(seconds.values())))
     return [
         {"candidate": name, "images_per_second": round(len(samples) / statistics.median(s), 1),
@@ -157,17 +139,13 @@ def main() -> None:
         "torch, folded, channels last": eager(folded(backbone, True)),
     }  # fmt: skip
     if not engines:
-        graph = compiled(folded(backbone, True), torch.device(args.device))
-        runs |= {
-            "torch, folded, channels last, bf16": eager(folded(backbone, True), True), "torch, folded, compiled": eager(graph),
-            "torch, folded, compiled, bf16": eager(graph, True),
-        }  # fmt: skip
+        runs["torch, folded, channels last, bf16"] = eager(folded(backbone, True), True)
     rows, seconds = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for title, runtime in engines.items():
             extract(samples[:1], backbones[title], folder, progress=False)  # exports its graph
             content, _ = read(Path(folder) / backbones[title].key / "backbone.onnx")
-            runs[title] = lambda x, engine=Engine(content, runtime): engine(x)[0]
+            runs[title] = lambda x, engine=Engine(content, runtime): engine(images=x)[0]
         for batch in batches:
             more, raw = candidates(rounds, batch, images, runs)
             rows += more

@@ -1,8 +1,7 @@
 """Images per second of one training step, and its share of what the machine's matrix product can do.
 
     python benchmarks/step.py            # writes data/results/bench-step.json and its section of benchmarks/RESULTS.md
-    python benchmarks/step.py --compile  # with rows for torch.compile
-    python benchmarks/step.py --device cuda --compile    # on a GPU, into a results file and a section of its own
+    python benchmarks/step.py --device cuda    # on a GPU, into a results file and a section of its own
     python benchmarks/step.py --quick    # a try, one round: prints, writes nothing
 
 Setting: hidden 256, 4 + 4 layers, 272 channels, 14 x 14, batch 8, neighbour mask in all three attentions for UniAD.
@@ -13,7 +12,6 @@ repeated in every step, as its code does. Each candidate trains in fp32 and unde
 import argparse
 import copy
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -27,12 +25,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dumenet.config import make_config
 from dumenet.models import build_model
-from dumenet.train import compiled
 
 NAME, TITLE = "bench-step", "One training step"
 STAGES, GRID, D, BATCH = (24, 32, 56, 160), 14, 256, 8
 MASKED = ["encoder", "decoder_first", "decoder_second"]
 BASELINE = "UniAD, plain (baseline)"
+PUBLISHED = {  # sizes
+    "model__hidden_dim": D, "model__encoder_layers": 4, "model__decoder_layers": 4, "model__heads": 8,
+    "model__ffn_dim": 1024, "model__dropout": 0.1,
+}  # fmt: skip
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIZE, PROFILED = 2048, 3  # of the matrix product; steps
 TIMES, SHARE = 2.0, 0.6  # the aim: images/s of the baseline, share of the matrix product's peak
@@ -96,13 +97,13 @@ class PlainUniAD(nn.Module):
         return out, x
 
 
-def make_step(model: nn.Module, x: Tensor, precision: str, forward: Callable | None = None) -> Callable[[], float]:
+def make_step(model: nn.Module, x: Tensor, precision: str) -> Callable[[], float]:
     """A function that runs one whole training step, as `dumenet.train` does, and returns its loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
 
     def step() -> float:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out, target = (model if forward is None else forward)(x)[:2]
+            out, target = model(x)[:2]
             loss = nn.functional.mse_loss(out.float(), target.float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -156,7 +157,6 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's own number")
-    parser.add_argument("--compile", action="store_true", help="rows for torch.compile; needs a C++ compiler")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     rounds, size, batch = (1, 256, 1) if args.quick else (args.rounds, SIZE, BATCH)
@@ -172,18 +172,12 @@ def main() -> None:
     }
     start = {BASELINE: PlainUniAD()}
     for name, options in settings.items():
-        start[name] = build_model(make_config(model__hidden_dim=D, **options).model, STAGES, GRID)
-    models, steps, first = {}, {}, {}
+        start[name] = build_model(make_config(**PUBLISHED, **options).model, STAGES, GRID)
+    models, steps = {}, {}
     for precision in TYPES:
         for name, model in start.items():
-            for how in ["", ", compiled"] if args.compile and name != BASELINE else [""]:
-                key = name + how, precision
-                models[key] = copy.deepcopy(model).to(device).train()
-                forward = compiled(models[key], device) if how else None
-                steps[key] = make_step(models[key], x, precision, forward)
-                begin = time.perf_counter()
-                steps[key]()
-                first[key] = time.perf_counter() - begin  # of a compiled one: with its start-up
+            models[name, precision] = copy.deepcopy(model).to(device).train()
+            steps[name, precision] = make_step(models[name, precision], x, precision)
     flops = {name: count_flops(make_step(model.to(device).train(), x, "fp32")) for name, model in start.items()}
     squares = {precision: torch.randn(size, size, device=device, dtype=type_) for precision, type_ in TYPES.items()}
     products = {("matrix product", p): lambda a=a: (a @ a)[0, 0].item() for p, a in squares.items()}
@@ -195,18 +189,13 @@ def main() -> None:
     base = best[BASELINE, "fp32"]
     rows = []
     for (name, precision), took in best.items():
-        plain = name.removesuffix(", compiled")
         row = {
             "model": name, "precision": precision, "images_per_second": round(batch / took, 2),
-            "ratio_to_baseline": round(base / took, 2), "gflop_per_step": round(flops[plain] / 1e9, 1),
-            "share_of_peak": round(flops[plain] / took / peak[precision], 3),
+            "ratio_to_baseline": round(base / took, 2), "gflop_per_step": round(flops[name] / 1e9, 1),
+            "share_of_peak": round(flops[name] / took / peak[precision], 3),
             "loss": round(losses[name, precision][-1], 4),
             "parameters": sum(p.numel() for p in models[name, precision].parameters()),
         }  # fmt: skip
-        if plain != name:
-            gain = best[plain, precision] - took
-            row["start_up_seconds"] = round(first[name, precision], 1)
-            row["pays_after_steps"] = round(first[name, precision] / gain) if gain > 0 else None
         rows.append(row)
     errors = {name: round(bf16_error(models[name, "bf16"], x), 4) for name in settings}
     record = {
@@ -242,11 +231,6 @@ def in_words(machine: str, record: dict[str, Any], rounds: int, size: int) -> li
         ),
         "", "The ratio is to the baseline in fp32; the losses are after the same number of steps. What bf16 changes at most in "
         f"an anomaly map, the weights being the same, in shares of the map's largest value: {errors}.", "",
-        *(
-            f"{r['model']} in {r['precision']}: {r['start_up_seconds']} s for the first step, which "
-            + (f"{r['pays_after_steps']:,} steps make good." if r["pays_after_steps"] else "nothing makes good.")
-            for r in rows if "start_up_seconds" in r
-        ),
     ]  # fmt: skip
     if "profile" in record:
         shares = record["profile"]

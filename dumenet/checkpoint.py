@@ -138,7 +138,9 @@ def load_backbone(trained: Trained) -> Backbone:
 
 
 def save_state(path: str | Path, trained: Trained, optimizer: Any, schedule: Any, epoch: int, seconds: float) -> None:
-    """What an interrupted training goes on from: the model after `epoch` epochs and so many seconds, and how it is trained."""
+    """What an interrupted training goes on from: the model after `epoch` epochs and so many seconds, and how it is
+    trained.
+    """
     state = {"epoch": epoch, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "earlier": seconds}
     _write(path, _pack(trained) | state)
 

@@ -38,8 +38,8 @@ MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that i
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 a lesson, a job, a check or the doctor found something wrong, 2 bad input (one
-    sentence on stderr), 130 interrupted."""
+    """Entry point; returns the exit code: 0 done, 1 a lesson, a job, a check or the doctor found something wrong, 2
+    bad input (one sentence on stderr), 130 interrupted."""
     args = _parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show must not end the run
@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--tag", help="the series (default: results without a tag)")
     table.add_argument("--results", type=Path, default=Path("data/results"))
     table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
+    table.add_argument("--category", **MANY, help="these categories and their mean: image / pixel AUROC in percent")
     table.set_defaults(run=_table)
 
     predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)"
     )
-    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler, for several machines")
+    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler of a table on several machines")
     reproduce.add_argument("--out", type=Path, help="folder for a table's CSV, Markdown and figure (default: figures)")
     reproduce.set_defaults(run=_reproduce)
 
@@ -328,11 +329,41 @@ def _table(args: argparse.Namespace) -> None:
         ) from None
     if not long:
         raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
-    print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+    if args.category:
+        print(_by_category(records, args.category))
+    else:
+        print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+
+
+def _by_category(records: dict[Path, dict[str, Any]], categories: list[str]) -> str:
+    """Image / pixel AUROC of some categories and of their mean, in percent: mean over seeds (± standard deviation),
+    as Markdown.
+    """
+    from dumenet.results import table
+
+    long: dict[str, list[dict[str, Any]]] = {"image_auroc": [], "pixel_auroc": []}
+    for label, record in zip(_labels(records), records.values()):
+        found = record["metrics"]["per_category"]
+        for category in categories:
+            if category not in found:
+                raise unknown("category of these results", category, found)
+        for key, rows in long.items():
+            values = {c: found[c][key] for c in categories}
+            mean = sum(values.values()) / len(values) if None not in values.values() else None
+            for column, value in (values | {"mean": mean}).items():
+                row = {"row": label.partition(": ")[2], "column": column, "seed": record["seed"]}
+                rows.append(row | {"value": None if value is None else 100 * value})
+    (names, columns, image), (_, _, pixel) = (table(rows, "row", "column", "value") for rows in long.values())
+    text = lambda c: "–" if not c.n else f"{c.mean:.1f}" + (f" ± {c.std:.1f}" if c.std is not None else "")  # noqa: E731
+    lines = [["image / pixel AUROC", *columns, "seeds"], ["---"] * (len(columns) + 2)]
+    for name, some, others in zip(names, image, pixel):
+        lines.append([name, *(f"{text(a)} / {text(b)}" for a, b in zip(some, others)), str(some[-1].n)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
-    """`_run_label` of each record; where two of one seed would share it, with whatever else differs in their configurations.
+    """`_run_label` of each record; where two of one seed would share it, with whatever else differs in their
+    configurations.
 
     Raises:
         DumenetError: nothing does.
@@ -362,15 +393,17 @@ def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
 
 
 def _run_label(record: dict[str, Any]) -> str:
-    """Categories, model, contamination, and every option of model, features, training and evaluation that neither its preset nor its
-    recipe sets, but for mask, weights, seed, device and resamples."""
+    """Categories, model, contamination, and every option of model, features, training and evaluation that neither its
+    preset nor its recipe sets, but for mask, weights, seed, device and resamples."""
     from dumenet.config import make_config, to_dict
 
     config = record["config"]
-    chosen = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}
-    default = to_dict(make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"]))
-    usual = to_dict(make_config())
-    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "bootstrap")
+    chosen, usual = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}, to_dict(make_config())
+    known = chosen["recipe"] in ("standard", "paper")  # older results have a recipe that is gone
+    default = to_dict(
+        make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"] if known else "standard")
+    )
+    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "bootstrap", "runtime")
     options = [f"{k} {v}" for k, v in chosen.items() if v not in (usual["model"]["preset"], usual["train"]["recipe"])]
     for part in ("model", "features", "train", "evaluation"):
         options += [f"{k} {v}" for k, v in config[part].items() if k not in hidden and v != default[part][k]]
@@ -401,7 +434,10 @@ def _export(args: argparse.Namespace) -> None:
 
 
 # option -> what it is where it is not given
-OF_A_TABLE = {"--method": [], "--category": [], "--seed": None, "--setting": "unified", "--set": [], "--out": None}
+OF_A_TABLE = {
+    "--method": [], "--category": [], "--seed": None, "--setting": "unified", "--set": [], "--out": None,
+    "--scheduler": None,
+}  # fmt: skip
 OF_LESSONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
 
 
@@ -419,9 +455,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from dumenet.course.reproduce import reproduce
 
     parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
-    return reproduce(
-        args.profile, args.only, parameters, force=args.force, workers=args.workers, scheduler=args.scheduler
-    )
+    return reproduce(args.profile, args.only, parameters, force=args.force, workers=args.workers)
 
 
 def _reproduce_table(args: argparse.Namespace) -> int:

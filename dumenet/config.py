@@ -202,7 +202,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
 
 _AT_LEAST_ONE = (
     "image_size", "batch_size", "channel_memory_size", "spatial_memory_size", "hidden_dim", "heads",
-    "ffn_dim", "neighbour_size", "epochs", "steps", "step_epoch", "per_class_train", "per_class_test", "encoder_layers",
+    "ffn_dim", "neighbour_size", "epochs", "step_epoch", "per_class_train", "per_class_test", "encoder_layers",
     "decoder_layers",
 )  # fmt: skip
 _AT_MOST = 1_000_000  # of those: more can only be a slip, and would be refused by the memory alone
@@ -227,6 +227,8 @@ def _validate(config: Any, where: str) -> Any:
         raise DumenetError(
             f"{where}.hidden_dim must be a multiple of 2 x heads ({2 * config.heads}), not {config.hidden_dim}."
         )
+    if isinstance(config, TrainConfig) and config.steps is not None and not 1 <= config.steps <= _AT_MOST:
+        raise DumenetError(f"{where}.steps must lie between 1 and {_AT_MOST:,}, not {shown(config.steps)}.")
     if isinstance(config, FeatureConfig):
         stages = list(config.stages)
         if not stages or min(stages) < 0 or max(stages) > 99 or stages != sorted(set(stages)):

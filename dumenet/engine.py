@@ -1,7 +1,8 @@
-"""Networks as ONNX graphs, and the inference engines that run them on the CPU. Knows torch modules and files, no data set.
+"""Networks as ONNX graphs, and the inference engines that run them on the CPU. Knows torch modules and files, no data
+set.
 
-The file is an ordinary ONNX model whose metadata hold plain values and a checksum of everything. Inputs and outputs have one row
-for each image, as many as wanted.
+The file is an ordinary ONNX model whose metadata hold plain values and a checksum of everything. Inputs and outputs
+have one row for each image, as many as wanted.
 """
 
 import contextlib
@@ -53,7 +54,8 @@ def export(
     """Write `module` as one ONNX graph, atomically, with `metadata` as JSON values.
 
     Args:
-        module: in eval mode, from inputs like those of `example` to a tensor, or a tuple of them, with as many rows each.
+        module: in eval mode, from inputs like those of `example` to a tensor, or a tuple of them, with as many rows
+            each.
         example: inputs by name, of two rows.
         outputs: names of what `module` gives.
 

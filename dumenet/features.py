@@ -44,7 +44,8 @@ class Backbone(nn.Module):
 
     Attributes:
         stage_channels: channels of each stage; C is their sum.
-        key: names weights, stages, size, grid, alignment, and the runtime if it is not torch; equal keys give equal features.
+        key: names weights, stages, size, grid, alignment, and the runtime if it is not torch; equal keys give equal
+            features.
     """
 
     def __init__(self, config: FeatureConfig):
@@ -90,9 +91,9 @@ class Backbone(nn.Module):
 def align(stage: Tensor, grid: int, how: str) -> Tensor:
     """A stage (B, C, h, w) on the grid, (B, C, grid, grid).
 
-    "bilinear" samples it at grid x grid points, corners on corners (UniAD's MFCN): of a stage of 112 x 112 that reads one
-    position in sixteen. "area" takes the mean over each cell, and of a stage that is coarser than the grid the bilinear
-    values at the cells' centres.
+    "bilinear" samples it at grid x grid points, corners on corners (UniAD's MFCN): of a stage of 112 x 112 that reads
+    one position in sixteen. "area" takes the mean over each cell, and of a stage that is coarser than the grid the
+    bilinear values at the cells' centres.
     """
     if how == "bilinear":
         return F.interpolate(stage, (grid, grid), mode="bilinear", align_corners=True)
@@ -305,7 +306,9 @@ def _state(sample: Sample) -> tuple[int, ...] | None:
 
 
 def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """From uint8 images (B, S, S, 3) to features (B, C, H, W) by the backbone's runtime; its graph is kept in `folder`."""
+    """From uint8 images (B, S, S, 3) to features (B, C, H, W) by the backbone's runtime; its graph is kept in
+    `folder`.
+    """
     if backbone.config.runtime == "torch":
         return lambda images: backbone(torch.from_numpy(images).to(backbone.mean.device)).cpu().numpy()
     path, metadata = folder / "backbone.onnx", {"key": backbone.key}

@@ -1,7 +1,7 @@
 """Several processes that train one model, each with its part of every batch, through Lightning Fabric.
 
-`torchrun`, `fabric run` or SLURM starts them; Fabric averages their gradients. A process alone needs none of it, and does
-not import it.
+`torchrun`, `fabric run` or SLURM starts them; Fabric averages their gradients. A process alone needs none of it, and
+does not import it.
 """
 
 import logging
@@ -63,9 +63,10 @@ class Processes:
     def part(self, index: Tensor) -> tuple[slice, float, Tensor | None]:
         """Of a batch: this process's rows, the weight of their mean loss, and their jitter.
 
-        Gradients are averaged over processes, each counting the same; with these weights it is the images that do. A process
-        that is left without an image computes one with weight 0, since all must take part. Jitter is drawn for the whole batch
-        and cut, so that on a CPU the result is that of one process; a process alone draws it in the model.
+        Gradients are averaged over processes, each counting the same; with these weights it is the images that do. A
+        process that is left without an image computes one with weight 0, since all must take part. Jitter is drawn
+        for the whole batch and cut, so that on a CPU the result is that of one process; a process alone draws it in
+        the model.
         """
         if not self.fabric:
             return slice(None), 1.0, None

@@ -43,7 +43,8 @@ class Graph(nn.Module):
         self.backbone, self.model, self.spread, self.trained = backbone, trained.model, trained.spread, trained
 
     def forward(self, images: Tensor, category: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 images (B, S, S, 3) and the numbers of their categories (B,), negative where they are to be found, to anomaly
+        """uint8 images (B, S, S, 3) and the numbers of their categories (B,), negative where they are to be found, to
+        anomaly
         maps (B, S, S), image scores (B,) and categories (B,)."""
         config = self.trained.config
         grids, found = lengths(self.trained, self.model(self.backbone(images)), category)
@@ -54,8 +55,9 @@ class Graph(nn.Module):
 def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
     """Write a checkpoint and its backbone as one ONNX graph.
 
-    From uint8 `images` (B, S, S, 3), B as many as wanted, and int64 `category` (B,), numbers in the metadata's "categories" or -1 where it
-    is to be found, to `maps` (B, S, S), `scores` (B,) and `categories` (B,). Thresholds, categories, and configuration are in the metadata.
+    From uint8 `images` (B, S, S, 3), B as many as wanted, and int64 `category` (B,), numbers in the metadata's
+    "categories" or -1 where it is to be found, to `maps` (B, S, S), `scores` (B,) and `categories` (B,). Thresholds,
+    categories, and configuration are in the metadata.
 
     Args:
         error: "norm" or "mahalanobis" instead of the checkpoint's own `evaluation.error`.
@@ -78,7 +80,8 @@ def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
 class Detector:
     """A trained network, whatever runs it.
 
-    `run` takes images (B, S, S, 3) uint8 and category numbers (B,) or -1, and gives maps (B, S, S), image scores (B,), categories (B,).
+    `run` takes images (B, S, S, 3) uint8 and category numbers (B,) or -1, and gives maps (B, S, S), image scores
+    (B,), categories (B,).
     """
 
     config: Config
@@ -92,8 +95,8 @@ def load_detector(path: Path, runtime: str | None = None, device: str = "auto") 
     """The network of a checkpoint, or of a file that `export` wrote.
 
     Args:
-        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file) or "openvino"; maps are equal to 1e-3. For
-            an engine a checkpoint is exported into build/export, unless that was done before.
+        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file) or "openvino"; maps are
+            equal to 1e-3. For an engine a checkpoint is exported into build/export, unless that was done before.
         device: of torch; engines run on the CPU.
 
     Raises:
@@ -169,10 +172,10 @@ def predict(
     """Score an image or every image below a folder; writes `scores.csv` and one overlay for each image.
 
     Images are decoded by threads while others are computed; their overlays are drawn by the same threads.
-    An unreadable image becomes a row with the verdict "unreadable" and its problem; the others are scored. An interrupted
-    call leaves the rows that it had.
-    An overlay is named after its image; where that name would be too long, after its beginning and its SHA-256.
-    In an overlay the middle of the colour scale is the verdict's threshold, so colours compare across images.
+    An unreadable image becomes a row with the verdict "unreadable" and its problem; the others are scored. An
+    interrupted call leaves the rows that it had. An overlay is named after its image; where that name would be too
+    long, after its beginning and its SHA-256. In an overlay the middle of the colour scale is the verdict's
+    threshold, so colours compare across images.
 
     Args:
         checkpoint, device, runtime: see `load_detector`.
@@ -218,6 +221,8 @@ def predict(
                 if good:
                     batch = np.stack([image for _, image in good])
                     maps, scores, found = detector.run(batch, np.full(len(batch), number))
+                    if not np.isfinite(scores).all():
+                        raise DumenetError(f"{checkpoint} gives scores that are NaN or infinite: train it again.")
                     for (row, _), value, k in zip(good, scores, found):
                         _judge(row, float(value), detector, int(k))
                     list(drawers.map(draw, *zip(*good), maps))  # raises what they raised

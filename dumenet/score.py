@@ -1,8 +1,9 @@
-"""From a reconstruction's error to anomaly maps, image scores and verdicts: one way for evaluation, prediction, export and explorer.
+"""From a reconstruction's error to anomaly maps, image scores and verdicts: one way for evaluation, prediction,
+export and explorer.
 
 The error at a grid position is the vector target minus reconstruction. Its length is measured in one of two ways
-(`evaluation.error`): ``norm``, its L2 norm over channels, the paper's (UniAD, eq. 6); ``mahalanobis``, in units of the spread that errors
-have on normal images, see `dumenet.models.spread`.
+(`evaluation.error`): ``norm``, its L2 norm over channels, the paper's (UniAD, eq. 6); ``mahalanobis``, in units of
+the spread that errors have on normal images, see `dumenet.models.spread`.
 
 Shapes: B images, C channels, H x W grid positions, S image size.
 """
@@ -23,7 +24,7 @@ from dumenet.config import EvalConfig, config_from_dict, merge, to_dict
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
 from dumenet.features import Features
-from dumenet.metrics import POOLINGS, image_score, pool
+from dumenet.metrics import POOLINGS, WINDOW, image_score, pool
 from dumenet.models import Reconstruction, fit_spread
 
 
@@ -43,14 +44,16 @@ class Scores:
 def upsample(maps: Tensor, size: int, align: str = "bilinear") -> Tensor:
     """Anomaly maps (B, H, W) to (B, size, size), bilinear.
 
-    `align` is `features.align`: of "bilinear" the grid's corners are the image's corners (UniAD's UpsamplingBilinear2d), of "area" a
-    grid value belongs to the middle of its cell.
+    `align` is `features.align`: of "bilinear" the grid's corners are the image's corners (UniAD's
+    UpsamplingBilinear2d), of "area" a grid value belongs to the middle of its cell.
     """
     return F.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=align == "bilinear")[:, 0]
 
 
 def thresholds(normal: Normal, config: EvalConfig) -> dict[str, float]:
-    """For each category, and for "all" images together, the score that a normal image stays under with chance `config.quantile`."""
+    """For each category, and for "all" images together, the score that a normal image stays under with chance
+    `config.quantile`.
+    """
     logs = np.log(np.maximum(normal.scores[f"{config.error} {config.pooling}"], 1e-12))
     names, held = np.array(normal.categories), np.array(normal.held)
     groups = {name: names == name for name in sorted(set(normal.categories))} | {"all": names == names}
@@ -60,8 +63,9 @@ def thresholds(normal: Normal, config: EvalConfig) -> dict[str, float]:
 def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
     """The score under which the next normal image stays with chance `quantile`, from the logarithms of several.
 
-    Logarithms of scores are taken as normally distributed, so this is a one-sided prediction bound with Student's t. What the network
-    was trained on scores lower than what it was not: the difference of the means, from the held-out images, is added to those.
+    Logarithms of scores are taken as normally distributed, so this is a one-sided prediction bound with Student's t.
+    What the network was trained on scores lower than what it was not: the difference of the means, from the held-out
+    images, is added to those.
     """
     n, m = len(logs), int(held.sum())
     shift = max(0.0, logs[held].mean() - logs[~held].mean()) if 0 < m < n else 0.0
@@ -72,8 +76,14 @@ def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
 
 @torch.no_grad()
 def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
-    """Fit the spread on all normal images, and keep their scores for thresholds. No test image is used."""
+    """Fit the spread on all normal images, and keep their scores for thresholds. No test image is used.
+
+    Raises:
+        DumenetError: errors that are not finite, or maps too small for the pooling.
+    """
     device, size, how = _where(trained)
+    image_score(np.zeros((1, size, size)), trained.config.evaluation.pooling)  # refuses maps that are too small
+    poolings = [p for p in POOLINGS if p != "max" or size >= WINDOW]
     parts = [kept] + ([held] if held else [])
     errors, targets, norms = [], [], []
     for features in parts:
@@ -88,8 +98,8 @@ def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
     scores = {}
     for error, grids in (("norm", torch.cat(norms)), ("mahalanobis", lengths)):
         maps = (upsample(part, size, how) for part in grids.split(64))
-        by_pooling = zip(*([pool(m, pooling) for pooling in POOLINGS] for m in maps))
-        scores |= {f"{error} {pooling}": torch.cat(s).tolist() for pooling, s in zip(POOLINGS, by_pooling)}
+        by_pooling = zip(*([pool(m, pooling) for pooling in poolings] for m in maps))
+        scores |= {f"{error} {pooling}": torch.cat(s).tolist() for pooling, s in zip(poolings, by_pooling)}
     trained.spread = spread.to(device)
     trained.normal = Normal(names, [False] * len(kept) + [True] * (len(samples) - len(kept)), scores)
     trained.thresholds = thresholds(trained.normal, trained.config.evaluation)
@@ -102,7 +112,8 @@ def _where(trained: Trained) -> tuple[torch.device, int, str]:
 
 
 def lengths(trained: Trained, result: Reconstruction, category: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The error's length at each grid position, (B, H, W), as `evaluation.error` says, and the category (B,) it was measured in.
+    """The error's length at each grid position, (B, H, W), as `evaluation.error` says, and the category (B,) it was
+    measured in.
 
     Args:
         category: numbers (B,) in `trained.spread.categories`; None, or a negative number: the nearest one is found.
@@ -125,7 +136,8 @@ def lengths(trained: Trained, result: Reconstruction, category: Tensor | None = 
 
 @torch.no_grad()
 def score(trained: Trained, features: Features, keep_maps: bool = True) -> Scores:
-    """Score every sample; the model never learns which are anomalous, nor, in a model for several categories, which is which.
+    """Score every sample; the model never learns which are anomalous, nor, in a model for several categories, which
+    is which.
 
     Args:
         keep_maps: False keeps the image scores alone, so memory does not grow with images x pixels.

@@ -20,7 +20,9 @@ STATES = 100  # an interrupted run loses at most this part of its epochs, or one
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """ "fp32" or "bf16"; "auto" takes bf16 where the processor multiplies such matrices faster: a GPU that has it, AMX, AVX512-BF16."""
+    """ "fp32" or "bf16"; "auto" takes bf16 where the processor multiplies such matrices faster: a GPU that has it,
+    AMX, AVX512-BF16.
+    """
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -55,8 +57,8 @@ def count_steps(config: TrainConfig, images: int) -> tuple[int, int]:
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int, total: int) -> Any:
     """Learning rate of each of `total` steps, `epoch` of them in an epoch.
 
-    "stable": a tenth of the steps up, level, the last fifth down to nearly 0 (warm-up, stable, decay: Hu et al. 2024, MiniCPM,
-    section 4); "onecycle": a tenth up, then down; "step": divided by ten every `step_epoch` epochs.
+    "stable": a tenth of the steps up, level, the last fifth down to nearly 0 (warm-up, stable, decay: Hu et al. 2024,
+    MiniCPM, section 4); "onecycle": a tenth up, then down; "step": divided by ten every `step_epoch` epochs.
     """
     if config.schedule == "stable":
         rate = lambda k: min(1.0, (k + 1) / total * 10, (total - k) / total * 5)  # noqa: E731

@@ -15,7 +15,7 @@ from dumenet.features import Features
 from dumenet.metrics import auroc
 
 torch.set_num_threads(1)  # the models are too small for more
-collect_ignore = ["lessons", "browser"]  # minutes for each lesson: only where the folder is named, as `make test` does
+collect_ignore = ["browser"]  # a minute, and a browser: only where the folder is named, as `make test` does
 
 TINY = {  # a whole run takes about a second
     "features": {

@@ -1,113 +1,153 @@
-"""The checks of the exercises: a right answer is right, a wrong one is told wrong in a sentence.
+"""The checks of the exercises: a right answer is right, a wrong one gets the right reason, one not begun its hint.
 
-`tests/wrong_answers/NN.py` holds plausible wrong answers of lesson NN: `WRONG = {"NN_1": [functions], ...}`.
+`tests/wrong_answers/NN.py` holds plausible wrong answers of lesson NN with words of the sentence that each gets:
+`WRONG = {"NN_1": [("words", function), ...], ...}`. The words `is right, not` stand for numbers without a reason.
 """
 
 import ast
-import importlib
 import json
 import re
 import runpy
 import sys
-from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))  # check.py lies beside the lessons
-check = importlib.import_module("check")
+import check  # noqa: E402
+
 LESSONS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
 EXERCISES = sorted(name.removeprefix("exercise_") for name in vars(check) if name.startswith("exercise_"))
 WRONG = {}
 for path in sorted((ROOT / "tests" / "wrong_answers").glob("*.py")):
     WRONG |= runpy.run_path(str(path))["WRONG"]
+each_exercise = pytest.mark.parametrize("name", EXERCISES)
+
+
+def sentence(name, answer):
+    """What a wrong answer is told."""
+    with pytest.raises(check.NotYet) as told:
+        getattr(check, f"exercise_{name}")(answer)
+    assert 20 < len(text := str(told.value)) < 450 and "\n" not in text and text.endswith(".")
+    return text
+
+
+@cache
+def code(number):
+    """The import statements of a lesson, and its solutions."""
+    cells = [c for c in json.loads(LESSONS[number].read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    nodes = [node for cell in cells for node in ast.parse("".join(cell["source"])).body]
+    imports = [ast.unparse(node) for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return "\n".join(imports), ["".join(c["source"]) for c in cells if "solution" in c["metadata"].get("tags", [])]
+
+
+def answer_of_lesson(name):
+    """The solution, run with the lesson's imports and none of its variables."""
+    imports, solutions = code(name[:2])
+    names, solution = {}, solutions[int(name[-1]) - 1]
+    exec(imports, names)
+    exec(solution, names)
+    return names[ast.parse(solution).body[-1].name]
 
 
 def test_each_exercise_has_a_check_and_wrong_answers():
-    cells = [c for path in LESSONS.values() for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
-    called = re.findall(r"check\.exercise_(\d\d_\d)\(", "\n".join("".join(c["source"]) for c in cells))
+    called = {f"{number}_{k + 1}" for number in LESSONS for k in range(len(code(number)[1]))}
     assert sorted(called) == EXERCISES
     assert sorted(WRONG) == EXERCISES and all(WRONG.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [pytest.param(n, a, id=f"{n}-{getattr(a, '__name__', 'answer')}") for n, group in WRONG.items() for a in group],
-)
-def test_a_wrong_answer_is_told_wrong_in_a_sentence(name, answer, capsys):
-    with pytest.raises(check.NotYet) as told:
-        getattr(check, f"exercise_{name}")(answer)
-    assert 20 < len(str(told.value)) < 400 and "\n" not in str(told.value)
+@pytest.mark.parametrize(("name", "words", "answer"), [(n, *pair) for n, group in WRONG.items() for pair in group])
+def test_a_wrong_answer_gets_its_reason(name, words, answer, capsys):
+    assert words in (text := sentence(name, answer))
+    if words == "is right, not":
+        assert re.match(r"[-\d\[({]|None|at \[|result \d", text), "a reason that is not the one"
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", EXERCISES)
-def test_the_lessons_own_answer_is_right(name, capsys):
-    getattr(check, f"exercise_{name}")(answer_of_lesson(name))
+@each_exercise
+def test_the_lessons_own_answer_is_right_and_no_slip_of_it_is(name, capsys):
+    right, call = answer_of_lesson(name), getattr(check, f"exercise_{name}")
+    state = torch.random.get_rng_state(), str(np.random.get_state())
+    call(right)
     assert capsys.readouterr().out == f"Exercise {name.replace('_', '.')}: right.\n"
+    assert state[0].equal(torch.random.get_rng_state()) and state[1] == str(np.random.get_state())  # the lesson's own
 
-
-def answer_of_lesson(name):
-    """The solution, run with the lesson's imports and its earlier functions and classes but none of its variables."""
-    cells = json.loads(LESSONS[name[:2]].read_text(encoding="utf-8"))["cells"]
-    names, solutions = {}, 0
-    for cell in cells:
-        if cell["cell_type"] != "code":
-            continue
-        kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-        body = [node for node in ast.parse("".join(cell["source"])).body if isinstance(node, kept)]
-        with suppress(NameError):  # a default that is a variable of the lesson
-            exec(compile(ast.Module(body, []), name, "exec"), names)
-        solutions += "solution" in cell["metadata"].get("tags", [])
-        if solutions == int(name[-1]):
-            (function,) = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-            return names[function]
-    raise AssertionError(f"lesson {name[:2]} has no solution {name[-1]}")
-
-
-# --- every check is kind
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_an_exercise_not_begun_says_its_hint(name):
-    def begun(*args, **kwargs):
-        raise NotImplementedError("think")
-
-    with pytest.raises(NotImplementedError, match="think"):
-        getattr(check, f"exercise_{name}")(begun)
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_an_error_in_the_answer_is_told(name):
     def clumsy(*args, **kwargs):
         raise TypeError("unsupported\noperand.")
 
-    with pytest.raises(check.NotYet, match=r"^your function raised TypeError: unsupported operand\.$"):
-        getattr(check, f"exercise_{name}")(clumsy)
-    with pytest.raises(check.NotYet):  # wrong arguments: a TypeError, or what it returns is wrong
-        getattr(check, f"exercise_{name}")(lambda: 1)
+    reasons = {
+        "not a number (NaN)": lambda *given: check.scaled(right(*given), float("nan")),
+        "100 times too large": lambda *given: check.scaled(right(*given), 100),
+        "the sign is the other way round": lambda *given: check.scaled(right(*given), -1),
+        "does it end with `return`": lambda *given: None,
+        "wanted, not a str": lambda *given: "text",
+        "wanted, not a tuple of 0": lambda *given: (),
+        "wanted, not a set": lambda *given: {1},
+        "your function raised TypeError: unsupported operand (for ": clumsy,
+        "your function raised TypeError: ": lambda: 1,
+        "give the function itself": 3,
+    }
+    if name in ("00_2", "12_1"):  # judged by what a threshold does: another one is told that
+        reasons["is possible" if name == "12_1" else "must be one of the scores"] = reasons.pop("100 times too large")
+        del reasons["the sign is the other way round"]
+    for reason, answer in reasons.items():
+        assert reason in sentence(name, answer)
 
 
-@pytest.mark.parametrize("name", EXERCISES)
-@pytest.mark.parametrize("nothing", [None, "text", ()], ids=repr)
-def test_a_return_value_of_the_wrong_kind_is_told(name, nothing):
-    with pytest.raises(check.NotYet):
-        getattr(check, f"exercise_{name}")(lambda *args, **kwargs: nothing)
+@each_exercise
+def test_numpy_for_torch_is_named(name):
+    right = answer_of_lesson(name)
+
+    def numpy(*given):
+        got = right(*given)
+        return tuple(map(check.plain, got)) if isinstance(got, tuple) else check.plain(got)
+
+    try:
+        getattr(check, f"exercise_{name}")(numpy)
+    except check.NotYet as told:
+        assert re.match(r"a torch tensor of shape .* is wanted, not a numpy array of shape", str(told))
+        assert name in ("01_1", "02_3", "03_1", "03_2", "05_1", "06_2")
+    else:
+        assert name not in ("01_1", "02_3", "03_1", "03_2", "05_1", "06_2")
 
 
-def test_what_is_no_function_is_told():
-    with pytest.raises(check.NotYet, match="the function itself"):
-        check.kindly(print)(3)
+@each_exercise
+def test_what_goes_in_stays(name):
+    """An answer that changes an array or a list in place is told so."""
+
+    def spoils(*given):
+        for value in given:
+            if isinstance(value, list):
+                value.append(value[0])
+            elif isinstance(value, (np.ndarray, torch.Tensor)) and str(value.dtype)[:2] != "<U":
+                value[...] = 1 - value if value.dtype != bool else ~value
+        return None
+
+    if name not in ("04_2", "11_1", "11_2"):  # only numbers go in; or dictionaries
+        assert "was changed in place" in sentence(name, spoils)
 
 
-def test_an_error_of_the_check_itself_is_no_answers_fault():
-    def broken(answer):
-        raise KeyError("ours")
+@each_exercise
+def test_an_exercise_not_begun_says_its_hint_in_one_line(name, capsys):
+    def stub(*args, **kwargs):
+        raise check.NotDone("think.")
 
-    with pytest.raises(KeyError):
-        check.kindly(broken)(lambda: 1)
+    getattr(check, f"exercise_{name}")(stub)
+    assert capsys.readouterr().out == f"Exercise {name.replace('_', '.')} is not done yet. Hint: think.\n"
 
 
 def test_a_notebook_shows_the_sentence_alone():
     assert check.NotYet("nearly.")._render_traceback_() == ["Not yet: nearly."]
+    assert check.NotDone("think.")._render_traceback_() == ["This cell waits for an exercise. Hint: think."]
+
+
+def test_an_error_of_the_check_itself_is_not_the_answers_fault():
+    def broken(x):
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        check.exercise((1,))(broken)(lambda x: 1)

@@ -117,13 +117,13 @@ def test_train_separately_with_two_seeds(home, tree, tiny_yaml, capsys):
 
 def test_runs_that_differ_in_how_they_were_trained_have_rows_of_their_own(home, tree, tiny_yaml, capsys):
     command = ["train", "--config", str(tiny_yaml), "--data", str(tree), "--category", "bolt"]
-    for settings in (["train.schedule=stable"], ["train.recipe=paper", "train.epochs=1"]):
+    for settings in (["train.schedule=onecycle"], ["train.recipe=paper", "train.epochs=1"]):
         assert main([*command, "--set", *settings]) == 0
     capsys.readouterr()
     assert main(["table"]) == 0
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
     assert len(rows) == 2
-    assert [("schedule stable" in row, "recipe paper" in row, "lr" in row) for row in rows] in (
+    assert [("schedule onecycle" in row, "recipe paper" in row, "lr" in row) for row in rows] in (
         [(True, False, False), (False, True, False)], [(False, True, False), (True, False, False)],
     )  # fmt: skip
 
@@ -159,10 +159,10 @@ def test_an_option_given_twice_counts_twice(home, tree, tiny_yaml, capsys):
 
 
 def test_a_folder_of_its_name_does_not_hide_a_configuration(home, tree):
-    (home / "laptop").mkdir()
+    (home / "cifar10").mkdir()
     tiny = [f"{part}.{k}={json.dumps(v)}" for part, values in TINY.items() for k, v in values.items()]
-    assert main(["train", "--config", "laptop", "--data", str(tree), "--set", *tiny]) == 0
-    assert records(home)[0]["config"]["model"]["dropout"] == 0  # laptop's
+    assert main(["train", "--config", "cifar10", "--data", str(tree), "--set", *tiny]) == 0
+    assert records(home)[0]["config"]["model"]["dropout"] == 0.1  # the paper's
 
 
 def test_a_slash_at_the_end_of_a_folder_is_no_other_run(home, tree, tiny_yaml, capsys):
@@ -224,7 +224,7 @@ def test_predict_a_folder_with_a_broken_image(home, tree, checkpoint, capsys):
     captured = capsys.readouterr()
     assert "dumenet: 1 of 7 images could not be read" in captured.err and "Traceback" not in captured.err
     rows = scores(home / "out")
-    assert list(rows[0]) == ["image", "score", "threshold", "verdict", "problem"]
+    assert list(rows[0]) == ["image", "score", "threshold", "verdict", "category", "problem"]
     assert [r["image"] for r in rows] == sorted(
         ["good/broken.jpg", *(f"good/{i:03d}.png" for i in (8, 9, 10)), *(f"hole/{i:03d}.png" for i in (11, 12, 13))]
     )
@@ -252,11 +252,12 @@ def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint, 
     trained = load_checkpoint(checkpoint, "cpu")
     trained.thresholds = {"bolt": 1e6, "felt": 1e-6, "all": 1e6}
     save_checkpoint(trained, checkpoint)
-    for category, verdict in (("felt", "anomalous"), ("all", "normal")):
+    for category, verdict in (("felt", "anomalous"), ("bolt", "normal"), ("all", "anomalous")):  # felt is found
         assert main(["predict", str(checkpoint), str(image), "--out", category, "--category", category]) == 0
         (row,) = scores(home / category)
         assert row["image"] == "011.png" and row["verdict"] == verdict
-        assert float(row["threshold"]) == trained.thresholds[category]
+        assert row["category"] == ("felt" if category == "all" else category)
+        assert float(row["threshold"]) == trained.thresholds[row["category"]]
         assert (home / category / "011.png.heatmap.png").exists()
 
 
@@ -287,8 +288,11 @@ def test_only_good_photographs_train_and_predict(home, tree, tiny_yaml, capsys):
     assert {r["verdict"] for r in scores(home / "out")} <= {"normal", "anomalous"} and len(scores(home / "out")) == 8
 
 
-def test_without_holdout_there_is_no_verdict(home, tree, tiny_yaml, capsys):
-    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree), "--set", "train.holdout=0"]) == 0
+def test_of_a_single_image_there_is_no_verdict(home, tree, tiny_yaml, capsys):
+    for image in sorted((tree / "bolt" / "train" / "good").iterdir())[1:]:
+        image.unlink()
+    command = ["train", "--config", str(tiny_yaml), "--data", str(tree), "--category", "bolt"]
+    assert main([*command, "--set", "train.holdout=0"]) == 0
     checkpoint = next(home.glob("build/runs/*/checkpoint.pt"))
     assert main(["predict", str(checkpoint), str(tree / "bolt" / "test" / "good"), "--out", "out"]) == 0
     assert {(r["verdict"], r["threshold"]) for r in scores(home / "out")} == {("no threshold", "")}

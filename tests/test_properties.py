@@ -367,7 +367,7 @@ def checkpoint():
     config = config_from_dict(TINY)
     trained = Trained(config, build_model(config.model, (3, 5), 4), (3, 5), thresholds={"all": 1.5})
     buffer = io.BytesIO()
-    with patch("dumenet.train.write_atomic", lambda path, content: buffer.write(content)):
+    with patch("dumenet.checkpoint.write_atomic", lambda path, content: buffer.write(content)):
         save_checkpoint(trained, "checkpoint.pt")
     return buffer.getvalue(), trained
 

@@ -1,4 +1,6 @@
-"""From errors to scores: the length of an error by both measures, image scores, and thresholds that hold what they promise."""
+"""From errors to scores: the length of an error by both measures, image scores, and thresholds that hold what they
+promise.
+"""
 
 import numpy as np
 import pytest
@@ -141,7 +143,9 @@ def test_torch_and_numpy_pool_alike(pooling):
 
 
 def test_thresholds_hold_what_they_promise():
-    """Of many new normal images as many exceed them as the quantile says, for few images too, with and without overfitting."""
+    """Of many new normal images as many exceed them as the quantile says, for few images too, with and without
+    overfitting.
+    """
     rng = np.random.default_rng(0)
     for n, held, gain in ((5, 1, 0.0), (20, 2, 0.0), (50, 5, 0.3), (200, 20, 0.3)):
         above = []

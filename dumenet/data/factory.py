@@ -328,6 +328,9 @@ SCENES: dict[str, tuple[Callable[[Canvas, Rng, str, Rng], Array], list[str]]] = 
         ("weave", weave, "float hole loose_thread stain swapped_threads"),
     )
 }  # category: its scene, its defect kinds
+# Defect kinds whose every part is well formed, but not where or what it should be.
+LOGICAL = {"misplaced_dock", "mirrored_print", "wrong_number", "wrong_slot", "shifted_hole"}
+LOGICAL |= {"turned_tile", "float", "swapped_threads"}
 RELIT = "biscuit"  # the category whose test images are lit a little differently from its training images
 
 

@@ -78,7 +78,9 @@ class DuMeNet(nn.Module):
         xavier(self)
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Reconstruct backbone features (B, C, H, W); see `Reconstruction` for what comes back, and `jitter` for `noise`."""
+        """Reconstruct backbone features (B, C, H, W); see `Reconstruction` for what comes back, and `jitter` for
+        `noise`.
+        """
         target = self.attend(self.standardise(features))  # (B, C, H, W)
         tokens = tokens_of(target)  # (B, N, C)
         if self.training and self.config.jitter:

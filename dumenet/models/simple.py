@@ -34,8 +34,8 @@ class PositionGaussian(nn.Module):
     """A diagonal Gaussian per position: the "reconstruction" is the mean of the training features there.
 
     The anomaly map is the norm of the difference in units of the standard deviation, so it has the form of
-    every other model's. Nothing is trained: `fit` takes one pass over the features. `config.target` has no part here: the
-    standard deviation is the scale.
+    every other model's. Nothing is trained: `fit` takes one pass over the features. `config.target` has no part here:
+    the standard deviation is the scale.
     """
 
     def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int):

@@ -1,10 +1,10 @@
 r"""The spread of reconstruction errors on normal images, and the length of a new error in its units.
 
-The error at a grid position is the vector target minus reconstruction, :math:`e \in R^C`. Its length in units of what is usual on
-normal images is :math:`\sqrt{e^T \Sigma^{-1} e}` (Mahalanobis 1936; for features instead of errors: PaDiM, Defard et al. 2021).
-:math:`\Sigma = (S_p + \bar S) / 2` is one matrix for each category and position: the second moment of errors there, their mean taken as 0,
-and its average over all positions of the category. A position that hardly varies in training, as in a dark background, so keeps half
-of what is usual elsewhere.
+The error at a grid position is the vector target minus reconstruction, :math:`e \in R^C`. Its length in units of what
+is usual on normal images is :math:`\sqrt{e^T \Sigma^{-1} e}` (Mahalanobis 1936; for features instead of errors:
+PaDiM, Defard et al. 2021). :math:`\Sigma = (S_p + \bar S) / 2` is one matrix for each category and position: the
+second moment of errors there, their mean taken as 0, and its average over all positions of the category. A position
+that hardly varies in training, as in a dark background, so keeps half of what is usual elsewhere.
 
 Shapes: B images, N positions (H x W), C channels, R kept directions, K categories.
 """
@@ -22,10 +22,10 @@ RANK = 32  # directions of a position's own spread that are kept: more change no
 class Spread(nn.Module):
     r"""The spread of the errors on normal images, by category and position; measures a new error in its units.
 
-    Errors are first whitened by the category's average, :math:`u = \bar S^{-1/2} e`, so that :math:`\Sigma` becomes :math:`(S'_p + I) / 2`. Of
-    :math:`S'_p` the R leading directions :math:`v_j` are kept, which give :math:`\Sigma` the variances :math:`\lambda_j`, and the mean variance s of
-    the others (as in probabilistic PCA, Tipping and Bishop 1999):
-    :math:`e^T \Sigma^{-1} e = |u|^2 / s - \sum_j (1 / s - 1 / \lambda_j) (v_j^T u)^2`.
+    Errors are first whitened by the category's average, :math:`u = \bar S^{-1/2} e`, so that :math:`\Sigma` becomes
+    :math:`(S'_p + I) / 2`. Of :math:`S'_p` the R leading directions :math:`v_j` are kept, which give :math:`\Sigma`
+    the variances :math:`\lambda_j`, and the mean variance s of the others (as in probabilistic PCA, Tipping and
+    Bishop 1999): :math:`e^T \Sigma^{-1} e = |u|^2 / s - \sum_j (1 / s - 1 / \lambda_j) (v_j^T u)^2`.
 
     Attributes:
         categories: their names, in the order of the buffers' rows.
@@ -73,7 +73,8 @@ def fit_spread(errors: Tensor, targets: Tensor, categories: Sequence[str]) -> tu
         categories: (n,) names.
 
     Returns:
-        The spread, and leave-one-out lengths (n, H, W), in closed form (Sherman and Morrison 1950); of a category's only image 0.
+        The spread, and leave-one-out lengths (n, H, W), in closed form (Sherman and Morrison 1950); of a category's
+        only image 0.
 
     Raises:
         DumenetError: errors that are not finite.
@@ -111,7 +112,9 @@ def _inverse_root(moment: Tensor) -> Tensor:
 
 
 def _spectrum(variances: Tensor) -> tuple[Tensor, Tensor]:
-    """Rising variances (N, C) of a position's own spread to s (N, 1) and the kept lambda_j (N, R) of half of it and half of I."""
+    """Rising variances (N, C) of a position's own spread to s (N, 1) and the kept lambda_j (N, R) of half of it and
+    half of I.
+    """
     wide, rank = (variances.clamp_min(0) + 1) / 2, min(RANK, variances.shape[1])
     rest = wide[:, : variances.shape[1] - rank]
     return (rest.mean(1, keepdim=True) if rest.shape[1] else wide[:, :1]), wide[:, -rank:]

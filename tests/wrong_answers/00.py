@@ -1,53 +1,32 @@
 import numpy as np
 
 
-def ties_lose(labels, scores):
-    return (scores[labels == 1][:, None] > scores[labels == 0][None, :]).mean()
-
-
-def ties_win(labels, scores):
-    return (scores[labels == 1][:, None] >= scores[labels == 0][None, :]).mean()
-
-
-def turned(labels, scores):
-    d, n = scores[labels == 1][:, None], scores[labels == 0][None, :]
-    return ((d < n) + 0.5 * (d == n)).mean()
-
-
-def not_divided(labels, scores):
-    d, n = scores[labels == 1][:, None], scores[labels == 0][None, :]
-    return ((d > n) + 0.5 * (d == n)).sum()
-
-
-def for_each(labels, scores):
-    d, n = scores[labels == 1][:, None], scores[labels == 0][None, :]
-    return ((d > n) + 0.5 * (d == n)).mean(1)
+def pairs(labels, scores, tie=0.5):
+    defective, normal = scores[labels == 1][:, None], scores[labels == 0]
+    return (defective > normal) + tie * (defective == normal)
 
 
 def accuracy(labels, scores):
-    t = np.sort(scores)
-    return t[int(np.argmax([((scores > x) == labels).mean() for x in t]))]
+    return max(np.sort(scores), key=lambda t: ((scores > t) == labels).mean())
 
 
-def middle(labels, scores):
-    return (scores[labels == 0].mean() + scores[labels == 1].mean()) / 2
-
-
-def median(labels, scores):
-    return np.sort(scores)[len(scores) // 2]
-
-
-def counts(labels, scores):
-    t = np.sort(scores)
-    return t[int(np.argmin([abs((scores[labels == 1] > x).sum() - (scores[labels == 0] <= x).sum()) for x in t]))]
-
-
-def index(labels, scores):
-    t = np.sort(scores)
-    return int(np.argmin([abs((scores[labels == 1] > x).mean() - (scores[labels == 0] <= x).mean()) for x in t]))
+def apart(labels, scores, of=np.mean):
+    return [abs(of(scores[labels == 1] > t) - of(scores[labels == 0] <= t)) for t in np.sort(scores)]
 
 
 WRONG = {
-    "00_1": [ties_lose, ties_win, turned, not_divided, for_each],
-    "00_2": [accuracy, middle, median, counts, index],
+    "00_1": [
+        ("a tie counts one half, not nothing", lambda y, s: pairs(y, s, tie=0).mean()),
+        ("a tie counts one half, not one", lambda y, s: pairs(y, s, tie=1).mean()),
+        ("the *normal* image scores higher", lambda y, s: pairs(1 - y, s).mean()),
+        ("divide it by the number of pairs", lambda y, s: pairs(y, s).sum()),
+        ("one number is wanted", lambda y, s: pairs(y, s).mean(1)),
+    ],
+    "00_2": [
+        ("leaves the two shares", accuracy),
+        ("leaves the two shares", lambda y, s: np.sort(s)[len(s) // 2]),
+        ("leaves the two shares", lambda y, s: np.sort(s)[np.argmin(apart(y, s, of=np.sum))]),
+        ("must be one of the scores", lambda y, s: (s[y == 0].mean() + s[y == 1].mean()) / 2),
+        ("leaves the two shares", lambda y, s: int(np.argmin(apart(y, s)))),
+    ],
 }

@@ -4,59 +4,37 @@ import torch
 from dumenet.metrics import auroc
 
 
-def _axes(tokens):
-    return torch.linalg.eigh(torch.cov((tokens - tokens.mean(0)).T)).eigenvectors
-
-
-def smallest(tokens, x, k):
-    d, mean = _axes(tokens)[:, :k], tokens.mean(0)
-    return mean + (x - mean) @ d @ d.T
-
-
-def no_mean(tokens, x, k):
-    d, mean = _axes(tokens)[:, -k:], tokens.mean(0)
-    return (x - mean) @ d @ d.T
+def project(tokens, x, k, before=1, after=1, about=1, axes=lambda vectors, k: vectors[:, -k:]):
+    mean = tokens.mean(0)
+    centred = tokens - about * mean
+    d = axes(torch.linalg.eigh(centred.T @ centred).eigenvectors, k)
+    return after * mean + (x - before * mean) @ d @ d.T
 
 
 def coordinates(tokens, x, k):
-    return (x - tokens.mean(0)) @ _axes(tokens)[:, -k:]
+    return (x - tokens.mean(0)) @ torch.linalg.eigh(torch.cov(tokens.T)).eigenvectors[:, -k:]
 
 
-def uncentred(tokens, x, k):
-    d = torch.linalg.eigh(tokens.T @ tokens).eigenvectors[:, -k:]
-    return x @ d @ d.T
-
-
-def rows(tokens, x, k):
-    d, mean = _axes(tokens)[-k:], tokens.mean(0)
-    return mean + (x - mean) @ d.T @ d
-
-
-def each_its_own(scores, labels, half):
+def look(scores, labels, half, choose):
     here, there = ([auroc(labels[h], s[h]) for s in scores] for h in (half, ~half))
-    return max(here), max(there)
-
-
-def swapped(scores, labels, half):
-    here, there = ([auroc(labels[h], s[h]) for s in scores] for h in (half, ~half))
-    return there[int(np.argmax(here))], here[int(np.argmax(here))]
-
-
-def on_the_other(scores, labels, half):
-    here, there = ([auroc(labels[h], s[h]) for s in scores] for h in (half, ~half))
-    return here[int(np.argmax(there))], there[int(np.argmax(there))]
-
-
-def last(scores, labels, half):
-    return auroc(labels[half], scores[-1][half]), auroc(labels[~half], scores[-1][~half])
-
-
-def on_all(scores, labels, half):
-    best = int(np.argmax([auroc(labels, s) for s in scores]))
-    return auroc(labels[half], scores[best][half]), auroc(labels[~half], scores[best][~half])
+    return choose(here, there)
 
 
 WRONG = {
-    "01_1": [smallest, no_mean, coordinates, uncentred, rows],
-    "01_2": [each_its_own, swapped, on_the_other, last, on_all],
+    "01_1": [
+        ("smallest variance", lambda t, x, k: project(t, x, k, axes=lambda v, k: v[:, :k])),
+        ("must be added again", lambda t, x, k: project(t, x, k, after=0)),
+        ("subtract the mean before you project, and add it", lambda t, x, k: project(t, x, k, before=0, after=0)),
+        ("subtract the mean before you project", lambda t, x, k: project(t, x, k, before=0)),
+        ("is right, not", lambda t, x, k: project(t, x, k, before=0, after=0, about=0)),
+        ("is right, not", lambda t, x, k: project(t, x, k, axes=lambda v, k: v[-k:].T)),
+        ("a torch tensor of shape (6, 4) is wanted, not a torch tensor of shape (6, 1)", coordinates),
+    ],
+    "01_2": [
+        ("is used on the other half, too", lambda *given: look(*given, lambda here, there: (max(here), max(there)))),
+        ("the half that chose comes first", lambda *given: look(*given, lambda h, t: (t[np.argmax(h)], max(h)))),
+        ("chosen on `half` alone", lambda *given: look(*given, lambda h, t: (h[np.argmax(t)], max(t)))),
+        ("is right, not", lambda *given: look(*given, lambda here, there: (here[-1], there[-1]))),
+        ("a tuple of 2 is wanted", lambda *given: look(*given, lambda here, there: max(here))),
+    ],
 }

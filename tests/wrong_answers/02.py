@@ -2,42 +2,15 @@ import numpy as np
 import torch
 
 
-def forwards(layers, p):
+def span(layers, p, padded=1, end=-1):
     first = last = p
-    for kernel, stride, padding in layers:
-        first, last = first * stride - padding, last * stride - padding + kernel - 1
+    for kernel, stride, padding in reversed(layers):
+        first, last = first * stride - padded * padding, last * stride - padded * padding + kernel + end
     return first, last
 
 
-def exclusive(layers, p):
-    first = last = p
-    for kernel, stride, padding in reversed(layers):
-        first, last = first * stride - padding, last * stride - padding + kernel - 1
-    return first, last + 1
-
-
-def no_padding(layers, p):
-    first = last = p
-    for kernel, stride, padding in reversed(layers):
-        first, last = first * stride, last * stride + kernel - 1
-    return first, last
-
-
-def adds_kernel(layers, p):
-    first = last = p
-    for kernel, stride, padding in reversed(layers):
-        first, last = first * stride - padding, last * stride - padding + kernel
-    return first, last
-
-
-def halves(stage, n):
-    t = torch.from_numpy(stage)[None, None]
-    return torch.nn.functional.interpolate(t, (n, n), mode="bilinear", align_corners=False)[0, 0].numpy()
-
-
-def nearest(stage, n):
-    rows, columns = (np.round(np.arange(n) * (s - 1) / (n - 1)).astype(int) for s in stage.shape)
-    return stage[rows][:, columns]
+def resized(stage, n, **options):
+    return torch.nn.functional.interpolate(torch.from_numpy(stage)[None, None], (n, n), **options)[0, 0].numpy()
 
 
 def one_axis(stage, n):
@@ -47,43 +20,47 @@ def one_axis(stage, n):
     return (1 - w) * stage[left] + w * stage[left + 1]
 
 
+def nearest(stage, n):
+    rows, columns = (np.round(np.arange(n) * (s - 1) / (n - 1)).astype(int) for s in stage.shape)
+    return stage[rows][:, columns]
+
+
 def pooled(stage, n):
     return torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(stage)[None, None], n)[0, 0].numpy()
 
 
-def _cov(samples, s, divisor):
-    d = samples - samples.mean(0)
-    return d.T @ d / divisor + s * torch.eye(samples.shape[1], dtype=samples.dtype)
-
-
-def squared(x, samples, s):
-    d = x - samples.mean(0)
-    return (d * torch.linalg.solve(_cov(samples, s, len(samples)), d.T).T).sum(1)
+def mahalanobis(x, samples, s, divisor=0, everywhere=False):
+    d, x = samples - samples.mean(0), x - samples.mean(0)
+    c = d.T @ d / (len(samples) - divisor) + (s if everywhere else s * torch.eye(3, dtype=x.dtype))
+    return (x @ torch.linalg.solve(c, x.T)).diagonal().sqrt()
 
 
 def diagonal(x, samples, s):
-    d = x - samples.mean(0)
-    return (d**2 / (samples.var(0, correction=0) + s)).sum(1).sqrt()
-
-
-def unbiased(x, samples, s):
-    d = x - samples.mean(0)
-    return (d * torch.linalg.solve(_cov(samples, s, len(samples) - 1), d.T).T).sum(1).sqrt()
-
-
-def all_pairs(x, samples, s):
-    d = x - samples.mean(0)
-    return (d @ torch.linalg.solve(_cov(samples, s, len(samples)), d.T)).sqrt()
-
-
-def everywhere(x, samples, s):
-    d = x - samples.mean(0)
-    c = _cov(samples, 0, len(samples)) + s + 1e-3 * torch.eye(3, dtype=samples.dtype)
-    return (d * torch.linalg.solve(c, d.T).T).sum(1).sqrt()
+    return ((x - samples.mean(0)) ** 2 / (samples.var(0, correction=0) + s)).sum(1).sqrt()
 
 
 WRONG = {
-    "02_1": [forwards, exclusive, no_padding, adds_kernel],
-    "02_2": [halves, nearest, one_axis, pooled],
-    "02_3": [squared, diagonal, unbiased, all_pairs, everywhere],
+    "02_1": [
+        ("do not cut them at 0", lambda layers, p: (max(span(layers, p)[0], 0), span(layers, p)[1])),
+        ("one too far", lambda layers, p: (span(layers, p)[0], span(layers, p)[1] + 1)),
+        ("the padding is missing", lambda layers, p: span(layers, p, padded=0)),
+        ("is right, not", lambda layers, p: span(layers, p, end=0)),
+        ("is right, not", lambda layers, p: span(list(reversed(layers)), p)),
+    ],
+    "02_2": [
+        ("bilinear without aligned corners", lambda stage, n: resized(stage, n, mode="bilinear")),
+        ("the corners are right", nearest),
+        ("a numpy array of shape (3, 3) is wanted, not a numpy array of shape (3, 2)", one_axis),
+        ("four corners must keep their values", pooled),
+    ],
+    "02_3": [
+        ("take the root", lambda *given: mahalanobis(*given) ** 2),
+        ("use the whole covariance", diagonal),
+        ("by n, not by n - 1", lambda *given: mahalanobis(*given, divisor=1)),
+        ("on the diagonal only", lambda x, samples, s: mahalanobis(x, samples, s, everywhere=True)),
+        (
+            "a torch tensor of shape (4,) is wanted, not a torch tensor of shape (4, 1)",
+            lambda *g: diagonal(*g)[:, None],
+        ),
+    ],
 }

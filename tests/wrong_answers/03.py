@@ -1,59 +1,35 @@
 import torch
 
 
-def no_scale(read):
-    a, b = read
-    return torch.log(torch.stack([a, b]) / (1 - a - b))
-
-
-def weights_only(read):
-    return 2**0.5 * torch.log(read)
-
-
-def three(read):
-    a, b = read
-    return torch.log(torch.stack([a, b, 1 - a - b]))
-
-
-def linear(read):
-    return read * 3
-
-
-def no_division(queries, keys, values, factor):
-    weights = (factor * queries @ keys.T).softmax(-1)
-    return weights @ values, weights
-
-
-def over_tokens(queries, keys, values, factor):
-    weights = (factor * queries @ keys.T / queries.shape[-1] ** 0.5).softmax(-2)
+def reread(queries, keys, values, factor, root=True, axis=-1):
+    weights = (factor * queries @ keys.T / (queries.shape[-1] ** 0.5 if root else 1)).softmax(axis)
     return weights @ values, weights
 
 
 def afterwards(queries, keys, values, factor):
-    weights = factor * (queries @ keys.T / queries.shape[-1] ** 0.5).softmax(-1)
+    weights = factor * reread(queries, keys, values, 1)[1]
     return weights @ values, weights
 
 
 def of_keys(queries, keys, values, factor):
-    weights = (factor * queries @ keys.T / queries.shape[-1] ** 0.5).softmax(-1)
+    weights = reread(queries, keys, values, factor)[1]
     return weights @ keys, weights
 
 
-def swapped(queries, keys, values, factor):
-    weights = (factor * queries @ keys.T / queries.shape[-1] ** 0.5).softmax(-1)
-    return weights, weights @ values
-
-
-def divided(queries, keys, values, factor):
-    weights = (queries @ keys.T / queries.shape[-1] ** 0.5 / factor).softmax(-1)
-    return weights @ values, weights
-
-
-def reads_only(queries, keys, values, factor):
-    return (factor * queries @ keys.T / queries.shape[-1] ** 0.5).softmax(-1) @ values
-
-
 WRONG = {
-    "03_1": [no_scale, weights_only, three, linear],
-    "03_2": [no_division, over_tokens, afterwards, of_keys, swapped, divided, reads_only],
+    "03_1": [
+        ("too short by sqrt(2)", lambda read: torch.log(read / (1 - read.sum()))),
+        ("divide each weight by the third one", lambda read: 2**0.5 * torch.log(read)),
+        ("of shape (2,) is wanted, not", lambda read: torch.log(torch.cat([read, 1 - read.sum(0, keepdim=True)]))),
+        ("is right, not", lambda read: read * 3),
+    ],
+    "03_2": [
+        ("divide by sqrt(D)", lambda *given: reread(*given, root=False)),
+        ("sum to 1 over the slots", lambda *given: reread(*given, axis=-2)),
+        ("sum to 1 over the slots", afterwards),
+        ("the reads are not the weights times the values", of_keys),
+        ("do not divide", lambda q, k, v, factor: reread(q, k, v, 1 / factor)),
+        ("of shape (2, 3, 4) is wanted, not a torch tensor of shape (2, 3, 5)", lambda *g: reread(*g)[::-1]),
+        ("a tuple of 2 is wanted", lambda *given: reread(*given)[0]),
+    ],
 }

@@ -3,47 +3,33 @@ import torch
 from dumenet.models import ssim
 
 
-def all_pairs(a, b, size):
-    windows = [m.unfold(0, size, 1).unfold(1, size, 1).reshape(-1, size * size) for m in (a, b)]
-    return ssim(*windows).mean()
+def windowed(a, b, size, stride=1):
+    windows = [m.unfold(0, size, stride).unfold(1, size, stride).reshape(-1, size * size) for m in (a, b)]
+    return ssim(*windows)
 
 
-def each_window(a, b, size):
-    windows = [m.unfold(0, size, 1).unfold(1, size, 1).reshape(-1, size * size) for m in (a, b)]
-    return ssim(*windows).diagonal()
+def mixed(image, rows):
+    image = image.view(rows, -1)
+    return (image.amin(1) != image.amax(1)).float()
 
 
-def tiles(a, b, size):
-    windows = [m.unfold(0, size, size).unfold(1, size, size).reshape(-1, size * size) for m in (a, b)]
-    return ssim(*windows).diagonal().mean()
+def images(B, N, D):
+    return torch.arange(N * B * D) // D % B
 
 
-def whole(a, b, size):
-    return ssim(a.reshape(1, -1), b.reshape(1, -1))[0, 0]
-
-
-def count(B, N, D):
-    image = (torch.arange(N * B * D) // D % B).view(B * D, N)
-    return (image.amin(1) != image.amax(1)).sum().item()
-
-
-def unmixed(B, N, D):
-    image = (torch.arange(N * B * D) // D % B).view(B * D, N)
-    return (image.amin(1) == image.amax(1)).float().mean().item()
-
-
-def other_order(B, N, D):
-    image = (torch.arange(N * B * D) // (N * D)).view(B * D, N)  # as if it were (B, N, D)
-    return (image.amin(1) != image.amax(1)).float().mean().item()
-
-
-def transposed(B, N, D):
-    image = (torch.arange(N * B * D) // D % B).view(N, B * D)
-    return (image.amin(1) != image.amax(1)).float().mean().item()
-
-
-def nothing(B, N, D):
-    return None
-
-
-WRONG = {"04_1": [all_pairs, each_window, tiles, whole], "04_2": [count, unmixed, other_order, transposed, nothing]}
+WRONG = {
+    "04_1": [
+        ("with its partner only", lambda *given: windowed(*given).mean()),
+        ("one number is wanted", lambda *given: windowed(*given).diagonal()),
+        ("is right, not", lambda *given: windowed(*given, stride=given[2]).diagonal().mean()),
+        ("SSIM of the whole maps", lambda a, b, size: ssim(a.reshape(1, -1), b.reshape(1, -1))[0, 0]),
+        ("the sum over the windows", lambda *given: windowed(*given).diagonal().sum()),
+    ],
+    "04_2": [
+        ("not their number", lambda B, N, D: mixed(images(B, N, D), B * D).sum().item()),
+        ("hold one image only", lambda B, N, D: 1 - mixed(images(B, N, D), B * D).mean().item()),
+        ("is right, not", lambda B, N, D: mixed(torch.arange(B * N * D) // (N * D), B * D).mean().item()),
+        ("is right, not", lambda B, N, D: mixed(images(B, N, D), N).mean().item()),
+        ("returned None", lambda B, N, D: None),
+    ],
+}

@@ -2,37 +2,40 @@ import numpy as np
 from scipy import ndimage
 
 
-def _overlap(mask, m, t, structure=np.ones((3, 3)), strict=False, none=None):
+def overlap(mask, m, t, structure=np.ones((3, 3)), strict=False, none=None, of=np.mean):
     r, n = ndimage.label(mask, structure)
-    if n == 0:
-        return none
     hit = m > t if strict else m >= t
-    return float(np.mean([hit[r == k].mean() for k in range(1, n + 1)]))
+    return float(of([hit[r == k].mean() for k in range(1, n + 1)])) if n else none
 
 
-def _inplace(s, c, t):
-    s /= np.array([t.get(x, t["all"]) for x in c])
-    return s
+def own(categories, thresholds, other="all"):
+    return np.array([thresholds.get(c, thresholds.get(other, 1.0)) for c in categories])
+
+
+def in_place(scores, categories, thresholds):
+    scores /= own(categories, thresholds)
+    return scores
 
 
 WRONG = {
     "07_1": [
-        lambda mask, m, t: _overlap(mask, m, t, None),
-        lambda mask, m, t: _overlap(mask, m, t, strict=True),
-        lambda mask, m, t: _overlap(mask, m, t, none=0.0),
-        lambda mask, m, t: float((m[mask == 1] >= t).mean()) if mask.any() else None,
-        lambda mask, m, t: float((m >= t).mean()),
-        lambda mask, m, t: [float((m[mask == 1] >= t).mean())] * 2,
-        lambda mask, m, t: 1.0,
+        ("touch at a corner", lambda *given: overlap(*given, structure=None)),
+        ("equal to the threshold", lambda *given: overlap(*given, strict=True)),
+        ("return None", lambda *given: overlap(*given, none=0.0)),
+        ("one vote", lambda mask, m, t: float((m[mask == 1] >= t).mean()) if mask.any() else None),
+        ("not their sum", lambda *given: overlap(*given, of=np.sum)),
+        ("is right, not", lambda mask, m, t: float((m >= t).mean())),
+        ("one number is wanted", lambda mask, m, t: [float((m[mask == 1] >= t).mean())] * 2),
+        ("is right, not", lambda mask, m, t: 1.0),
     ],
     "07_2": [
-        lambda s, c, t: np.asarray(s) / t["all"],
-        lambda s, c, t: np.asarray(s) - np.array([t.get(x, t["all"]) for x in c]),
-        lambda s, c, t: np.array([t.get(x, t["all"]) for x in c]) / np.asarray(s),
-        lambda s, c, t: np.asarray(s) / np.array([t.get(x, 1.0) for x in c]),
-        lambda s, c, t: np.asarray(s) / np.array([t.get(x, t["cap"]) for x in c]),
-        lambda s, c, t: (np.asarray(s) / t["all"])[:1],
-        _inplace,
-        lambda s, c, t: s,
+        ("use the category's own", lambda s, c, t: s / t["all"]),
+        ("do not subtract", lambda s, c, t: s - own(c, t)),
+        ("larger means less anomalous", lambda s, c, t: own(c, t) / s),
+        ("the one named 'all'", lambda s, c, t: s / own(c, t, other="none")),
+        ("the one named 'all'", lambda s, c, t: s / own(c, t, other="cap")),
+        ("of shape (4,) is wanted", lambda s, c, t: (s / t["all"])[:1]),
+        ("changed in place", in_place),
+        ("is right, not", lambda s, c, t: s),
     ],
 }

@@ -1,38 +1,43 @@
 import numpy as np
 
 
-def _d(k, a):
-    return np.sqrt(((a[:, None] - k[None]) ** 2).sum(-1))
+def distances(known, asked, norm=2):
+    return np.linalg.norm(asked[:, None] - known[None], norm, axis=-1)
 
 
-def _inplace(a):
-    h = a.mean()
+def ordered(known, asked, **options):
+    return np.sort(distances(known, asked, **options), 1)
+
+
+def in_place(a):
+    honest = a.mean()
     a[a < 0.5] = 1 - a[a < 0.5]
-    return h, a.mean()
+    return honest, a.mean()
 
 
 WRONG = {
     "08_1": [
-        lambda k, a, n: np.sort(_d(k, a) ** 2, 1)[:, :n].mean(1),
-        lambda k, a, n: np.sort(_d(k, a), 1)[:, n - 1],
-        lambda k, a, n: np.sort(_d(k, a), 1)[:, :n].sum(1),
-        lambda k, a, n: _d(k, a)[:, :n].mean(1),
-        lambda k, a, n: np.sort(_d(k, a), 1)[:, -n:].mean(1),
-        lambda k, a, n: np.sort(_d(k, a), 1)[:, 1 : n + 1].mean(1),
-        lambda k, a, n: np.sort(_d(a, k), 1)[:, :n].mean(1),
-        lambda k, a, n: np.sort(np.sqrt(((a[:, None] - k[None]) ** 2).mean(-1)), 1)[:, :n].mean(1),
-        lambda k, a, n: np.sort(np.abs(a[:, None] - k[None]).sum(-1), 1)[:, :n].mean(1),
-        lambda k, a, n: np.sort(_d(k, a), 0)[:n].mean(0),
-        lambda k, a, n: np.sort(_d(k, a), 1)[:, :n],
+        ("take the root", lambda k, a, n: (ordered(k, a)[:, :n] ** 2).mean(1)),
+        ("not the k-th alone", lambda k, a, n: ordered(k, a)[:, n - 1]),
+        ("not their sum", lambda k, a, n: ordered(k, a)[:, :n].sum(1)),
+        ("not the first k", lambda k, a, n: distances(k, a)[:, :n].mean(1)),
+        ("not the largest", lambda k, a, n: ordered(k, a)[:, -n:].mean(1)),
+        ("sum over the channels", lambda k, a, n: (ordered(k, a) / k.shape[1] ** 0.5)[:, :n].mean(1)),
+        ("is right, not", lambda k, a, n: ordered(k, a)[:, 1 : n + 1].mean(1)),
+        ("is right, not", lambda k, a, n: ordered(k, a, norm=1)[:, :n].mean(1)),
+        ("of shape (4,) is wanted, not a numpy array of shape (6,)", lambda k, a, n: ordered(a, k)[:, :n].mean(1)),
+        ("of shape (4,) is wanted", lambda k, a, n: np.sort(distances(k, a), 0)[:n].mean(0)),
+        ("of shape (4,) is wanted", lambda k, a, n: ordered(k, a)[:, :n]),
     ],
     "08_2": [
-        lambda a: (np.mean(a), max(np.mean(a), 1 - np.mean(a))),
-        lambda a: (np.maximum(a, 1 - a).mean(), np.mean(a)),
-        lambda a: (np.mean(a), (1 - a).mean()),
-        lambda a: (np.mean(a), np.maximum(a, 0.5).mean()),
-        lambda a: (np.mean(a), np.maximum(a, 1 - a)),
-        lambda a: np.maximum(a, 1 - a).mean(),
-        lambda a: (np.median(a), np.maximum(a, 1 - a).mean()),
-        _inplace,
+        ("not the mean of them", lambda a: (a.mean(), max(a.mean(), 1 - a.mean()))),
+        ("the other way round", lambda a: (np.maximum(a, 1 - a).mean(), a.mean())),
+        ("only the values below one half", lambda a: (a.mean(), (1 - a).mean())),
+        ("these are sums", lambda a: (a.sum(), np.maximum(a, 1 - a).sum())),
+        ("is right, not", lambda a: (a.mean(), np.maximum(a, 0.5).mean())),
+        ("is right, not", lambda a: (np.median(a), np.maximum(a, 1 - a).mean())),
+        ("one number is wanted", lambda a: (a.mean(), np.maximum(a, 1 - a))),
+        ("a tuple of 2 is wanted", lambda a: np.maximum(a, 1 - a).mean()),
+        ("changed in place", in_place),
     ],
 }

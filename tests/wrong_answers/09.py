@@ -2,37 +2,35 @@ import numpy as np
 from scipy.stats import t as student
 
 
-def _holm(p, cap=True, back=True, monotone=True, factors=None):
-    p = np.asarray(p, float)
-    o = np.argsort(p)
-    v = p[o] * (np.arange(len(p), 0, -1) if factors is None else factors(len(p)))
-    v = np.maximum.accumulate(v) if monotone else v
-    v = np.minimum(v, 1) if cap else v
-    if not back:
-        return v
-    out = np.empty(len(p))
-    out[o] = v
-    return out
+def half(d, n, ddof=1, root=True, level=0.975, freedom=-1):
+    return student.ppf(level, n + freedom) * np.std(d, ddof=ddof) / (np.sqrt(n) if root else 1)
+
+
+def holm(p, cap=1, back=True, monotone=True, up=False):
+    o, factors = np.argsort(p), np.arange(len(p), 0, -1)
+    v = p[o] * (factors[::-1] if up else factors)
+    v = np.minimum(np.maximum.accumulate(v) if monotone else v, cap)
+    return v[np.argsort(o)] if back else v
 
 
 WRONG = {
     "09_1": [
-        lambda d, n: student.ppf(0.975, n - 1) * np.std(d) / np.sqrt(n),
-        lambda d, n: student.ppf(0.975, n - 1) * np.std(d, ddof=1),
-        lambda d, n: student.ppf(0.975, len(d) - 1) * np.std(d, ddof=1) / np.sqrt(len(d)),
-        lambda d, n: 1.96 * np.std(d, ddof=1) / np.sqrt(n),
-        lambda d, n: student.ppf(0.95, n - 1) * np.std(d, ddof=1) / np.sqrt(n),
-        lambda d, n: 2 * student.ppf(0.975, n - 1) * np.std(d, ddof=1) / np.sqrt(n),
-        lambda d, n: student.ppf(0.975, n) * np.std(d, ddof=1) / np.sqrt(n),
-        lambda d, n: np.asarray(d) * 0,
+        ("n - 1 in the standard deviation", lambda d, n: half(d, n, ddof=0)),
+        ("divide by the root", lambda d, n: half(d, n, root=False)),
+        ("not the observed one", lambda d, n: half(d, len(d))),
+        ("not 1.96", lambda d, n: 1.96 * np.std(d, ddof=1) / np.sqrt(n)),
+        ("leaves 2.5 % on each side", lambda d, n: half(d, n, level=0.95)),
+        ("not the whole width", lambda d, n: 2 * half(d, n)),
+        ("is right, not", lambda d, n: half(d, n, freedom=0)),
+        ("one number is wanted", lambda d, n: d * 0),
     ],
     "09_2": [
-        lambda p: np.minimum(np.asarray(p) * len(p), 1),
-        lambda p: _holm(p, back=False),
-        lambda p: _holm(p, cap=False),
-        lambda p: _holm(p, monotone=False),
-        lambda p: _holm(p, factors=lambda m: np.arange(1, m + 1)),
-        lambda p: np.asarray(p),
-        lambda p: float(np.min(p)),
+        ("Bonferroni", lambda p: np.minimum(p * len(p), 1)),
+        ("in the order of the input", lambda p: holm(p, back=False)),
+        ("above 1", lambda p: holm(p, cap=9)),
+        ("running maximum", lambda p: holm(p, monotone=False)),
+        ("is right, not", lambda p: holm(p, up=True)),
+        ("is right, not", lambda p: p.copy()),
+        ("of shape (3,) is wanted, not one number", lambda p: float(p.min())),
     ],
 }

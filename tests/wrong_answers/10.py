@@ -2,58 +2,49 @@ import numpy as np
 from scipy.stats import t as student
 
 
-def _mean(records, metric, factor=None, ddof=1, root=True, none="skip", one=None, pair=True):
+def t(n, freedom=-1):
+    return student.ppf(0.975, n + freedom)
+
+
+def mean(records, metric="pro", factor=t, ddof=1, root=True, zero=False, one=None):
     v = [r["metrics"]["mean"][metric] for r in records]
-    v = [0.0 if x is None else x for x in v] if none == "zero" else [x for x in v if x is not None]
-    if not v:
-        return None, None
-    v = np.array(v)
-    n = len(v)
-    if n == 1:
-        return v.mean(), one
-    f = student.ppf(0.975, n - 1) if factor is None else factor(n)
-    half = f * v.std(ddof=ddof) / (np.sqrt(n) if root else 1)
-    return (v.mean(), half) if pair else v.mean()
+    v = [x or 0.0 for x in v] if zero else [x for x in v if x is not None]
+    if len(v) < 2:
+        return (v[0], one) if v else (None, None)
+    return np.mean(v), factor(len(v)) * np.std(v, ddof=ddof) / (np.sqrt(len(v)) if root else 1)
 
 
-def _pairs(records, both=False, any_number=False, missing=False, name=True, models_only=False):
+def pairs(records, both=False, any_number=False, missing=False, name=True, sections=("model", "train")):
     out = []
     for i, r in enumerate(records):
         for j, q in enumerate(records):
-            if j <= i and not (both and j != i):
-                continue
-            a, b = r["config"], q["config"]
-            sections = ["model"] if models_only else list(a)
-            d = []
-            for s in sections:
-                for k in sorted(set(a[s]) | set(b[s])):
-                    inside = k in a[s] and k in b[s]
-                    if (inside and a[s][k] != b[s][k]) or (missing and not inside):
-                        d.append(f"{s}.{k}" if name else k)
-            if len(d) == 1 or (any_number and d):
-                out.append((i, j, d[0]))
+            if j > i or both and j != i:
+                a, b = ({(s, k): v for s in sections for k, v in x["config"][s].items()} for x in (r, q))
+                d = [k for k in sorted(a | b) if (k in a and k in b or missing) and a.get(k) != b.get(k)]
+                if len(d) == 1 or any_number and d:
+                    out.append((i, j, ".".join(d[0]) if name else d[0][1]))
     return out
 
 
 WRONG = {
     "10_1": [
-        lambda r, m: _mean(r, m, factor=lambda n: 1.96),
-        lambda r, m: _mean(r, m, factor=lambda n: 1.0),
-        lambda r, m: _mean(r, m, factor=lambda n: 1.0, root=False),
-        lambda r, m: _mean(r, m, ddof=0),
-        lambda r, m: _mean(r, m, factor=lambda n: student.ppf(0.975, n)),
-        lambda r, m: _mean(r, m, none="zero"),
-        lambda r, m: _mean(r, m, one=0.0),
-        lambda r, m: _mean(r, m, pair=False),
-        lambda r, m: _mean(r, "image_auroc"),
+        ("not 1.96", lambda r, m: mean(r, factor=lambda n: 1.96)),
+        ("a standard error is no interval", lambda r, m: mean(r, factor=lambda n: 1.0)),
+        ("a standard deviation is no interval", lambda r, m: mean(r, factor=lambda n: 1.0, root=False)),
+        ("n - 1 in the standard deviation", lambda r, m: mean(r, ddof=0)),
+        ("the degrees of freedom are n - 1", lambda r, m: mean(r, factor=lambda n: t(n, freedom=0))),
+        ("not counted as zero", lambda r, m: mean(r, zero=True)),
+        ("half is None", lambda r, m: mean(r, one=0.0)),
+        ("a tuple of 2 is wanted", lambda r, m: mean(r)[0]),
+        ("is right, not", lambda r, m: mean(r, "image_auroc")),
     ],
     "10_2": [
-        lambda r: _pairs(r, both=True),
-        lambda r: _pairs(r, any_number=True),
-        lambda r: _pairs(r, missing=True),
-        lambda r: _pairs(r, name=False),
-        lambda r: _pairs(r, models_only=True),
-        lambda r: _pairs(r)[::-1],
-        lambda r: [],
+        ("each pair once", lambda r: pairs(r, both=True)),
+        ("exactly one setting", lambda r: pairs(r, any_number=True)),
+        ("section.key", lambda r: pairs(r, name=False)),
+        ("rising order", lambda r: pairs(r)[::-1]),
+        ("is right, not", lambda r: pairs(r, missing=True)),
+        ("is right, not", lambda r: pairs(r, sections=("model",))),
+        ("is right, not", lambda r: []),
     ],
 }
