@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from dumenet.checkpoint import pick_device
-from dumenet.config import PLACE, FeatureConfig
+from dumenet.config import PLACE, FeatureConfig, Seed, Settings
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract
@@ -21,11 +21,11 @@ __all__ = ["Common", "Method", "Scores", "begin", "features_of", "images_of", "s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(Settings):
     """Settings that every method has; a method's own dataclass adds its own."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)  # a method picks stages and grid
-    seed: int = 0
+    seed: Seed = 0
     device: str = field(default="cpu", metadata=PLACE)
     cache: Path = field(default=Path("build/cache"), metadata=PLACE)  # of frozen features
     progress: bool = field(default=False, metadata=PLACE)
