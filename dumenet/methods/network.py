@@ -13,7 +13,7 @@ checkpoint holds the spread and the scores of the normal images.
 | model, train, evaluation | see `dumenet.config` | the same dataclasses | one place for each setting |
 | backbone | EfficientNet-B4 | EfficientNet-Lite0 | its weights come with the installation |
 | layers, heads, FFN, dropout | 4 + 4, 8, 1,024, 0.1 | 1 + 2, 4, 768, none | better after the same seconds |
-| training | DuMeNet 700 epochs, UniAD 1,000, lr 1e-4 in steps | 3,200 steps, lr 1e-3 up, level, down (`recipe`) | minutes on two cores |
+| training | DuMeNet 700 epochs, UniAD 1,000, lr 1e-4 in steps | 2,400 steps of Muon, lr 1e-3 up, level, down (`recipe`) | minutes on two cores |
 | held-out images | none | a tenth, for thresholds | |
 """
 
