@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from dumenet.config import make_config
 from dumenet.data import Sample, load_mask, make_factory, open_dataset
+from dumenet.experiment import Folders, run
 from dumenet.features import Features
 from dumenet.metrics import auroc
 
@@ -30,7 +31,7 @@ TINY = {  # a whole run takes about a second
 }  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """`make_config` on top of the tiny settings: ``tiny(train__epochs=3)``."""
     flat = {f"{section}__{key}": value for section, group in TINY.items() for key, value in group.items()}
@@ -67,10 +68,31 @@ def photos(home):
     return home / "photos"
 
 
+@pytest.fixture(scope="session")
+def outcomes(tiny, tmp_path_factory):
+    """Runs on `photos`, made once: a network with both memories, one without, and the Gaussian. Do not change them."""
+    home = tmp_path_factory.mktemp("outcomes")
+    config = {"data__source": str(photos(home))}
+    kinds = {"both": {}, "plain": {"model__memory_mode": "none"}, "gaussian": {"model__name": "gaussian"}}
+    return {kind: run(tiny(**config, **model), Folders(home), progress=False) for kind, model in kinds.items()}
+
+
 def write(path, array):
     """An image file, its folders made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def samples():
+    """Ten images in memory, all different."""
+    rng = np.random.default_rng(0)
+    return [Sample(f"{i}", "a", "good", rng.integers(0, 256, (32, 32, 3), np.uint8)) for i in range(10)]
+
+
+def rows(features):
+    """All of them, in order."""
+    return features.batch(np.arange(len(features)))
 
 
 @pytest.fixture
@@ -90,7 +112,7 @@ def make_features():
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory):
-    """Connectors: 30 normal images to train on, 10 normal and 15 defective ones to test on; and a cache for features."""
+    """Connectors: 30 normal images to train on, 10 normal and 15 defective ones to test on; a cache for features."""
     home = tmp_path_factory.mktemp("parts")
     root = make_factory(home / "factory", categories="connector", train=30, test_good=10, per_defect=3, size=128)
     return open_dataset(str(root), ("all",), home=home), home / "cache"
@@ -109,8 +131,8 @@ class Judgement(NamedTuple):
 def judged(tmp_path_factory):
     """Fit a method on a category of the factory and judge it: ``judged(method, "cap")`` gives a `Judgement`.
 
-    30 normal images to train on; 40 normal and 10 of each defect kind, or of `kinds` alone, to test on. The tolerance of
-    1/14 is a cell of the 14 x 14 grid that most maps come from.
+    30 normal images to train on; 40 normal and 10 of each defect kind, or of `kinds` alone, to test on. The tolerance
+    of 1/14 is a cell of the 14 x 14 grid that most maps come from.
     """
     home = tmp_path_factory.mktemp("judged")
 
@@ -137,7 +159,7 @@ def judged(tmp_path_factory):
 
 @pytest.fixture
 def seed_decides(parts):
-    """``seed_decides(make)``: methods `make(0)` and `make(0)` score alike to the bit, `make(1)` does not; gives the last."""
+    """``seed_decides(make)``: methods `make(0)` and `make(0)` score the same bits, `make(1)` others; gives the last."""
     dataset, _ = parts
 
     def check(make, train=4):

@@ -14,9 +14,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -31,7 +29,6 @@ from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import main
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.data.cifar import CLASSES
-from dumenet.errors import DumenetError
 
 TRAIN = "train --config tiny.yaml --data photos"
 TARS = "train --config tiny.yaml --data tars"
@@ -128,13 +125,6 @@ def weights(value):
     tensors = timm.create_model(TINY["features"]["backbone"], pretrained=False).state_dict()
     tensors["conv_stem.weight"][0, 0, 0, 0] = value
     return torch_file("w.pt", tensors)
-
-
-class Runs:
-    """A pickle that would make a folder when it is loaded."""
-
-    def __reduce__(self):
-        return os.mkdir, ("owned",)
 
 
 @functools.cache
@@ -281,7 +271,6 @@ ALIASES = "train:\n- &a [x, x, x, x, x, x, x, x, x]\n" + "".join(  # stands for 
 )
 RESULT, LACKING = "data/results/a.json", '{"schema": 1, "tag": null, "config": {}, "metrics": {"mean": {}}}'
 OTHER_WEIGHTS = altered(lambda t: t.origin.update(backbone="other-weights"))
-CODE = {"config": {}, "model": {}, "stage_channels": Runs()}
 
 COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that the sentence names)
     "missing data folder": (None, "train --config tiny.yaml --data nowhere", "nowhere"),
@@ -306,10 +295,6 @@ COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that 
     "very long configuration": (None, f"train --config {LONG}.yaml", "aaa"),
     "NaN in the weights": (weights(float("nan")), f"{TRAIN} --set features.weights=w.pt", "not finite"),
     "features beyond half precision": (weights(1e30), f"{TRAIN} --set features.weights=w.pt", "not finite"),
-    "weights that would run something": (torch_file("w.pt", Runs()), f"{TRAIN} --set features.weights=w.pt", "w.pt"),
-    "checkpoint with code beside its weights": (torch_file("checkpoint.pt", CODE), PREDICT, "checkpoint.pt"),
-    "foreign checkpoint": (torch_file("checkpoint.pt", {"state_dict": {}}), PREDICT, "checkpoint.pt"),
-    "zero-byte checkpoint": (text("checkpoint.pt"), PREDICT, "checkpoint.pt"),
     "missing checkpoint": (None, PREDICT, "checkpoint.pt"),
     "missing checkpoint to evaluate": (None, "evaluate nowhere.pt", "nowhere.pt"),
     "checkpoint that diverged": (altered(lambda t: next(t.model.parameters()).data.fill_(np.nan)), PREDICT, "NaN"),
@@ -359,10 +344,7 @@ SETTINGS = {  # what is wrong: (a value of --set, the culprit)
     "unknown choice": ("model.fusion_mode=gat", "did you mean 'gate'"),
     "heads that do not fit": ("model.hidden_dim=15", "config.model.hidden_dim"),
     "mask that hides everything": ("model.neighbour_mask=[encoder] model.neighbour_size=7", "7 x 7"),
-    "unknown backbone": ("features.backbone=tf_efficientnet_lite", "tf_efficientnet_lite0"),
-    "stage out of range": ("features.stages=[0,9]", "[0, 9]"),
     "stage beyond numbers": (f"features.stages=[0,{'9' * 30}]", "config.features.stages"),
-    "missing weights": ("features.weights=nowhere.pt", "nowhere.pt"),
     "image smaller than the pooling window": ("features.image_size=8", "16 x 16"),
     "unknown device": ("train.device=gpu", "'gpu'"),
     "device of a module": ("train.device=privateuseone", "'privateuseone'"),
@@ -376,10 +358,10 @@ YAML = {  # what is wrong: (the content of bad.yaml, the culprit)
     "YAML that grows when shown": (ALIASES, "config.train"),
     "YAML that holds itself": ("train: &a [*a]", "config.train"),
     "YAML that would run something": ("data: !!python/object/apply:os.mkdir [owned]", "bad.yaml"),
-    "tag that names a class": ("train: !!python/name:os.mkdir", "bad.yaml"),
     "tag of one's own": ("train: !mine 3", "bad.yaml"),
     "key given twice": ("train: {epochs: 1}\ntrain: {lr: 1}", "'train'"),
     "number for a section": ("train: 5", "config.train"),
+    "tag that names a class": ("train: !!python/name:os.mkdir", "bad.yaml"),
     "date for a number": ("train: {epochs: 2024-01-01}", "config.train.epochs"),
     "yes for a number": ("train: {epochs: yes}", "config.train.epochs"),
     "number too large for any": (f"train: {{lr: 1{'0' * 400}}}", "config.train.lr"),
@@ -582,24 +564,6 @@ print(code, peak_memory_mb() - before)
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True, timeout=120)
     code, grown = done.stdout.split()[-2:]
     assert code == "1" and "more than" in done.stdout and float(grown) < 50
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest takes the package's filters away
-def test_many_readers_at_once_refuse_what_is_too_large(tmp_path):
-    """Pillow only warns of 100 million pixels, and filters of warnings belong to all threads."""
-    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
-    (tmp_path / "small.png").write_bytes(saved("PNG", NOISE))
-    before = list(warnings.filters)
-
-    def read(name):
-        try:
-            return load_image(Sample(name, "c", "good", tmp_path / name), 8).shape
-        except DumenetError as error:
-            return "more than" in str(error)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(read, ["large.png", "small.png"] * 50)) == [True, (8, 8, 3)] * 50
-    assert warnings.filters == before
 
 
 # --- odd data sets train and predict
