@@ -580,8 +580,10 @@ def sound(home):
     return found
 
 
-@pytest.mark.parametrize("model", ["dumenet", "gaussian"])
-@pytest.mark.parametrize("case", ["constant images", "one image", "one-pixel images"])
+POOR = [(case, "dumenet") for case in ("constant images", "one image", "one-pixel images")]
+
+
+@pytest.mark.parametrize(("case", "model"), [*POOR, ("constant images", "gaussian")])
 def test_poor_data_trains_to_sound_numbers(case, model, home, tree, capfd):
     if case == "one image":
         one_image(home)
@@ -593,7 +595,7 @@ def test_poor_data_trains_to_sound_numbers(case, model, home, tree, capfd):
             write(path, np.full((side, side), 255, np.uint8))
     assert main(f"{TRAIN} --category felt --set model.name={model}".split()) == 0
     (record,) = sound(home)
-    if case != "one image" and model == "gaussian":  # all test images are alike; a network's scores differ by rounding
+    if model == "gaussian":  # all test images are alike; a network's scores differ by rounding
         assert record["metrics"]["mean"]["image_auroc"] == 0.5
     assert (record["thresholds"] == {}) == (case == "one image")  # none could be held out
     shutil.copy(next(home.glob("build/runs/*/checkpoint.pt")), "checkpoint.pt")

@@ -32,8 +32,8 @@ def kept(method, samples):
 def test_padims_gaussians_and_distances(parts, ridge):
     """anomalib divides by n - 1 too, but adds 0.01 and then another 0.00001 to the covariance's diagonal.
 
-    With the same sum all agrees to float32's rounding. With PaDiM's own 0.01, ours are larger by the square root of 1.001
-    at most: squared distances along a direction of variance v are 1 / (v + 0.01) there, 1 / (v + 0.01001) here.
+    With the same sum all agrees to float32's rounding. With PaDiM's own 0.01, ours are larger by the square root of
+    1.001 at most: squared distances along a direction of variance v are 1 / (v + 0.01) there, 1 / (v + 0.01001) here.
     """
     settings = PaDiMSettings(features=FeatureConfig(image_size=128), grid=8, channels=20, ridge=ridge, cache=parts[1])
     method = PaDiM(settings)
@@ -54,15 +54,15 @@ def test_padims_gaussians_and_distances(parts, ridge):
 def test_draems_focal_loss():
     """Of an anomalous pixel the same, apart from a factor: kornia's mean counts both classes of a pixel, hence half.
 
-    Of a normal one not: anomalib's alpha of 1 gives it the weight 0 (kornia's is 1 - alpha); ours and the original's is 1.
+    Of a normal one not: anomalib's alpha of 1 gives it the weight 0 (kornia's is 1 - alpha); ours is 1, as the
+    original's.
     """
     torch.manual_seed(0)
-    logits, mask = torch.randn(2, 2, 8, 8), torch.randint(2, (2, 8, 8))
-    for mask in (mask, torch.ones_like(mask), torch.zeros_like(mask)):
+    logits, some = torch.randn(2, 2, 8, 8), torch.randint(2, (2, 8, 8))
+    for mask in (some, torch.ones_like(some), torch.zeros_like(some)):
         ours = focal_loss(logits, mask)
-        assert (
-            torch.isclose(DraemLoss().focal_loss(logits, mask), (ours * mask).mean() / 2, rtol=1e-5) and ours.mean() > 0
-        )
+        theirs = DraemLoss().focal_loss(logits, mask)
+        assert torch.isclose(theirs, (ours * mask).mean() / 2, rtol=1e-5) and ours.mean() > 0
 
 
 def test_draems_structural_loss():

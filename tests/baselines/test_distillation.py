@@ -41,8 +41,11 @@ def test_an_unknown_way_is_refused():
 
 
 def test_finds_defects(judged):
-    """On parquet without scratches, lines of a pixel that the map's smoothing, sigma 4, spreads thin. The gradient of a
-    student of 200 steps peaks in fewer than half of the defects (seen: 0.42), but in more than a place without meaning would."""
+    """On parquet without scratches, lines of a pixel that the map's smoothing, sigma 4, spreads thin.
+
+    The gradient of a student of 200 steps peaks in fewer than half of the defects (seen: 0.42), but in more than a
+    random place would.
+    """
     settings = DistillationSettings(features=FeatureConfig(image_size=128), steps=200)
     method = KnowledgeDistillation(settings)
     found = judged(method, "parquet", ("dent", "stain", "turned_tile", "worm_hole"))

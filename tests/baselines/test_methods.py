@@ -18,16 +18,19 @@ LITTLE = {  # for each method: enough training that scores differ, in a second o
     "draem": {"steps": 3, "batch": 2},
     "fcdd": {"steps": 3, "batch": 4},
     "panda": {"steps": 2, "batch": 4, "gallery": 4, "grid": 8},
-    "reconstruction": {"model": ModelConfig(name="uniad", hidden_dim=16, heads=2, ffn_dim=32), "train": TrainConfig(epochs=1)},
+    "reconstruction": {
+        "model": ModelConfig(name="uniad", hidden_dim=16, heads=2, ffn_dim=32), "train": TrainConfig(epochs=1),
+    },
     "patchcore": {},
     "dinomaly": {"grid": 8, "width": 48, "heads": 3, "layers": 2, "steps": 2},
 }  # fmt: skip
 
 
 def made(name, cache, **options):
-    """The method on images of 128 pixels; its settings' class is read from its constructor."""
+    """The method on small images; its settings' class is read from its constructor."""
     kind = typing.get_type_hints(METHODS[name].__init__)["settings"]
-    return METHODS[name](kind(features=FeatureConfig(image_size=128), cache=cache, **LITTLE[name] | options))
+    size = 128 if name in ("patchsvdd", "cutpaste", "fcdd") else 64
+    return METHODS[name](kind(features=FeatureConfig(image_size=size), cache=cache, **LITTLE[name] | options))
 
 
 @pytest.mark.parametrize("name", METHODS)
