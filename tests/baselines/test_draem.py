@@ -90,7 +90,7 @@ def small(cache, **options):
 
 
 def test_finds_what_it_paints(parts):
-    """Textures on unseen images: most painted pixels above the others. The factory's defects take more than 200 steps."""
+    """Textures on unseen images: most painted pixels above the others. Factory's defects take more than 200 steps."""
     dataset, cache = parts
     method, rng = DRAEM(small(cache, steps=200, turned=0.0)), np.random.default_rng(1)
     method.fit(dataset.train)
