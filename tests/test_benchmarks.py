@@ -1,4 +1,4 @@
-"""Every benchmark still runs: its `--quick` try prints its table and leaves results and RESULTS.md alone. Nothing is timed."""
+"""Every benchmark still runs: its `--quick` try prints its table and leaves results alone. Nothing is timed."""
 
 import runpy
 import subprocess

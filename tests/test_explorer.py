@@ -15,7 +15,6 @@ from dumenet.course.explorer import (
     describe,
     draw_heatmap,
     explorer_figure,
-    pane,
     pixel_metrics,
     position_report,
     report_picture,
@@ -55,13 +54,6 @@ def test_what_is_not_defined_is_none():
     assert pixel_metrics(heat, nothing, 2) == (0, 0, None, None, None)
     with pytest.raises(DumenetError, match="does not fit"):
         pixel_metrics(heat, np.zeros((3, 2)), 1)
-
-
-def test_squares_of_the_stages_add_up():
-    error, stages = np.random.default_rng(0).normal(size=(5, 3, 4)), {1: 2, 3: 3}
-    parts = [stage_map(error, stages, s) for s in stages]
-    assert np.allclose((error**2).sum(0), sum(p**2 for p in parts))
-    assert np.allclose(parts[1], np.linalg.norm(error[2:], axis=0))
 
 
 def look_at(**changes):
@@ -117,13 +109,6 @@ def test_heatmap_colours_marks_and_outlines():
     assert set(np.unique(outlined)) == {0, 100, 255} and (outlined[right] == 100).all()
     ringed = draw_heatmap(image, place=(0, 1))
     assert (ringed[:40, -40:] != 100).any() and (ringed[40:] == 100).all()
-
-
-def test_panes_show_photograph_map_and_ring(session):
-    state = session.state()
-    photo, heat, ringed = pane(session, state), pane(session, state, "both"), pane(session, state, "both", ring=True)
-    assert photo.shape == heat.shape and (photo != heat).any()
-    assert 0 < (heat != ringed).any(-1).mean() < 0.1
 
 
 def test_colour_maps_rise_in_lightness():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import timm
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from dumenet import features
 from dumenet.config import FeatureConfig
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
-from dumenet.features import EMBEDDED, Backbone, Features, _pretrained_state, align, extract
+from dumenet.features import Backbone, Features, align, extract
 
 CHANNELS = (16, 8, 16, 24)  # of the tiny backbone's stages
 
@@ -53,11 +52,6 @@ def direct(samples, backbone):
     return backbone(torch.from_numpy(np.stack(pixels))).half().float()
 
 
-def same(features, expected):
-    """Equal up to one step of fp16: another batch size may round differently."""
-    return torch.allclose(rows(features), expected, rtol=2e-3, atol=1e-5)
-
-
 # --- the backbone
 
 
@@ -83,17 +77,6 @@ def test_embedded_weights_fit_by_name(package, lite0):
             assert torch.equal(loaded[ours], tensor), name
             checked.add(ours)
     assert checked == set(loaded)
-
-
-def test_embedded_classifier_knows_a_cat(lite0):
-    net = timm.create_model(EMBEDDED, pretrained=False)
-    net.load_state_dict(_pretrained_state(FeatureConfig()), strict=True)
-    cat = Image.fromarray(skimage.data.chelsea()).resize((224, 224), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(cat)).permute(2, 0, 1)[None] / 255
-    with torch.no_grad():
-        probabilities = net.eval()((pixels - lite0.mean) / lite0.std)[0].softmax(0)
-    assert probabilities.argmax() == 285  # Egyptian cat
-    assert probabilities[285] > 0.5
 
 
 def test_embedded_normalisation_is_mean_127_deviation_128(lite0):
@@ -226,30 +209,16 @@ def test_refuses_backbones_and_stages(tiny, settings, says):
 # --- the cache
 
 
-def test_cached_features_are_the_computed_ones(backbone, samples, tmp_path):
-    first = extract(samples, backbone, tmp_path, False)
-    assert same(first, direct(samples, backbone))
-    assert first.store.dtype == np.float16 and isinstance(first.store, np.memmap)
-    seen = images_of(backbone)
-    again = extract(samples[::-1], backbone, tmp_path, False)
-    assert not seen
-    assert torch.equal(rows(again).flip(0), rows(first))
-
-
-def test_only_new_images_are_computed(backbone, samples, tmp_path):
-    seen = images_of(backbone)
+def test_cached_features_are_the_computed_ones_and_each_is_computed_once(backbone, samples, tmp_path):
+    seen, twin = images_of(backbone), Sample("twin", "b", "good", samples[0].source.copy())
     extract(samples[:4], backbone, tmp_path, False)
-    both = extract(samples, backbone, tmp_path, False)
-    assert seen["n"] == 10
-    assert same(both, direct(samples, backbone))
-
-
-def test_a_duplicate_is_computed_once(backbone, samples, tmp_path):
-    seen = images_of(backbone)
-    twin = Sample("twin", "b", "good", samples[0].source.copy())
     features = extract([*samples, twin, samples[3]], backbone, tmp_path, False)
     assert seen["n"] == len(features.store) == 10
-    assert torch.equal(rows(features)[10], rows(features)[0]) and torch.equal(rows(features)[11], rows(features)[3])
+    assert features.store.dtype == np.float16 and isinstance(features.store, np.memmap)
+    expected = direct([*samples, samples[0], samples[3]], backbone)
+    assert torch.allclose(rows(features), expected, rtol=2e-3, atol=1e-5)  # up to one step of fp16: other batches
+    again = extract(samples[::-1], backbone, tmp_path, False)
+    assert seen["n"] == 12 + 10 and torch.equal(rows(again).flip(0), rows(features)[:10])
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

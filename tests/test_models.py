@@ -170,11 +170,6 @@ def test_spatial_memory_with_a_dot_product():
     assert torch.allclose(memory(x)[1][1, 3], similarity.softmax(-1), atol=1e-6)
 
 
-def test_slots_start_small():
-    for memory in (ChannelMemory(256, 64), SpatialMemory(256, 8)):
-        assert memory.slots.std().item() == pytest.approx(0.1, rel=0.05)
-
-
 # --- fusion
 
 
@@ -392,7 +387,7 @@ def test_targets(model, name):
         assert (out.features.min() > 0 and out.features.max() < 1) == (target == "sigmoid")
 
 
-def test_cbam_is_trained_and_trains_the_target(model):
+def test_cbam_is_trained_trains_the_target_and_keeps_stages_apart(model):
     x, plain, net = features(), model(), model(neck="cbam")
     assert torch.equal(plain(x).target, x)
     out = net(x)
@@ -400,13 +395,9 @@ def test_cbam_is_trained_and_trains_the_target(model):
     out.target.square().mean().backward()
     assert all(p.grad.abs().sum() > 0 for p in net.neck.parameters() if p.dim() > 1)
     assert out.target.abs().mean() < x.abs().mean()  # gates lie below 1: the target can shrink
-
-
-def test_cbam_keeps_stages_apart(model):
-    x, net = features(), model(neck="cbam")
     other = x.clone()
     other[:, : STAGES[0]] += 1
-    assert torch.equal(net(x).target[:, STAGES[0] :], net(other).target[:, STAGES[0] :])
+    assert torch.equal(out.target[:, STAGES[0] :], net(other).target[:, STAGES[0] :])
 
 
 # --- the other models

@@ -23,10 +23,9 @@ from dumenet.config import Config, config_from_dict, load_config, to_dict
 from dumenet.data import Sample, load_image, load_mask, read_cifar10, read_index
 from dumenet.data.cifar import CLASSES
 from dumenet.errors import DumenetError, shown
-from dumenet.metrics import auroc, auroc_interval, average_precision, evaluate_scores, f1_max, image_score, pro
+from dumenet.metrics import auroc, auroc_interval, average_precision, f1_max, pro
 from dumenet.models import build_model
 from dumenet.models.memory import ssim
-from dumenet.score import upsample
 
 CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(
@@ -94,17 +93,6 @@ def test_ties_only(pairs):
     assert f1_max(labels, tied) == pytest.approx(2 * share / (1 + share))  # everything is called anomalous
 
 
-@given(MAPS)
-def test_pixel_metrics_equal_the_ones_on_flat_arrays(masks_and_maps):
-    masks, maps = masks_and_maps
-    labels = masks.any(axis=(1, 2)).astype(int)
-    found = evaluate_scores(labels, maps.max(axis=(1, 2)), ["a"] * len(maps), masks, maps, n_bootstrap=0)["pooled"]
-    y, s = masks.ravel().astype(int), maps.ravel()
-    for name, metric in (("pixel_auroc", auroc), ("pixel_ap", average_precision), ("pixel_f1max", f1_max)):
-        assert found[name] == pytest.approx(metric(y, s))
-    assert found["pro"] == pytest.approx(pro(masks, maps))
-
-
 @given(MAPS, st.sampled_from([0.05, 0.3, 1.0]))
 def test_pro_is_a_share_and_ignores_order_scale_and_mirrors(masks_and_maps, limit):
     masks, maps = masks_and_maps
@@ -118,17 +106,6 @@ def test_pro_is_a_share_and_ignores_order_scale_and_mirrors(masks_and_maps, limi
     ):  # fmt: skip
         assert pro(*other, limit) == pytest.approx(value)
     assert pro(masks, masks.astype(float), limit) == pytest.approx(1)
-
-
-@given(st.sampled_from(["max", "mean", "std", "top1"]), arrays(np.float64, (3, 17, 20), elements=st.integers(-9, 9)))
-def test_image_scores_lie_within_the_map_and_follow_a_shift(pooling, maps):
-    scores = image_score(maps, pooling)
-    shifted, doubled = image_score(maps + 5, pooling), image_score(2 * maps, pooling)
-    assert np.allclose(doubled, 2 * scores)
-    assert np.allclose(shifted, scores + (0 if pooling == "std" else 5))
-    if pooling != "std":
-        assert (scores >= maps.min((1, 2)) - 1e-9).all() and (scores <= maps.max((1, 2)) + 1e-9).all()
-    assert np.allclose(image_score(maps[::-1], pooling), scores[::-1])
 
 
 # --- SSIM
@@ -149,16 +126,6 @@ def test_ssim_lies_between_minus_one_and_one_and_is_symmetric(a, b):
 
 
 # --- resizing
-
-
-@given(tensors(2, 4, 4), st.integers(4, 33))
-def test_an_upsampled_map_stays_in_range_and_keeps_its_corners(maps, size):
-    large = upsample(maps, size)
-    assert large.shape == (2, size, size)
-    assert large.min() >= maps.min() - 1e-5 and large.max() <= maps.max() + 1e-5
-    ends = [[0, 0, -1, -1], [0, -1, 0, -1]]
-    assert torch.allclose(large[:, ends[0], ends[1]], maps[:, ends[0], ends[1]], atol=1e-5)
-    assert torch.allclose(upsample(maps.flip(1), size), large.flip(1), atol=1e-5)
 
 
 PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda s: arrays(np.uint8, (*s, 3)))

@@ -103,13 +103,10 @@ def rates(config):
     return lr
 
 
-def test_onecycle_climbs_and_falls_over_the_whole_run(tiny):
+def test_onecycle_and_stable_climb_and_fall_over_the_whole_run(tiny):
     lr = rates(tiny(train__epochs=10, train__lr=0.01, train__schedule="onecycle").train)
     assert lr[0] == pytest.approx(0.01 / 25) and max(lr) == pytest.approx(0.01) and lr[99] < 0.01 / 10_000
     assert lr.index(max(lr)) == 9  # a tenth of the steps
-
-
-def test_stable_climbs_stays_and_falls(tiny):
     lr = rates(tiny(train__epochs=10, train__lr=0.01, train__schedule="stable").train)
     assert lr[:10] == pytest.approx([0.001 * k for k in range(1, 11)]) and lr[9:81] == pytest.approx([0.01] * 72)
     assert lr[80:] == pytest.approx([0.0005 * k for k in range(20, -1, -1)])

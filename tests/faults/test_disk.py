@@ -21,7 +21,7 @@ from conftest import TINY, photos
 from test_kill import content, lesson
 
 import dumenet
-from dumenet import experiment, features, predict
+from dumenet import experiment, features
 from dumenet.cli import main
 from dumenet.config import make_config
 from dumenet.data import make_factory
@@ -230,20 +230,6 @@ def test_an_image_vanishes_between_listing_and_reading(home, capfd):
             assert do(TRAIN) == 2 and victim.name in capfd.readouterr().err
         victim.write_bytes(kept)
     assert do(TRAIN) == 0
-
-
-def test_an_image_vanishes_before_its_verdict(home, monkeypatch):
-    assert do(TRAIN) == 0
-    checkpoint, read = next(home.glob("build/runs/*/checkpoint.pt")), predict.load_image
-
-    def late(sample, size):
-        if sample.name == "009.png":
-            sample.source.unlink()
-        return read(sample, size)
-
-    monkeypatch.setattr(predict, "load_image", late)
-    rows = predict.predict(checkpoint, home / "photos/felt/test/good", home / "out")
-    assert [row["verdict"] == "unreadable" for row in rows] == [False, True, False]
 
 
 @pytest.mark.parametrize("fault", ["deleted", "cut short"])
