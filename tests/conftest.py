@@ -151,25 +151,6 @@ def judged(tmp_path_factory):
 
 
 @pytest.fixture
-def seed_decides(parts):
-    """``seed_decides(make)``: methods `make(0)` and `make(0)` score the same bits, `make(1)` others; gives the last."""
-    dataset, _ = parts
-
-    def check(make, train=4):
-        found = []
-        for seed in (0, 0, 1):
-            method = make(seed)
-            method.fit(dataset.train[:train])
-            found.append(method.score(dataset.test[:2]))
-        for part in ("image", "maps"):
-            first, same, other = (getattr(scores, part) for scores in found)
-            assert np.array_equal(first, same) and not np.array_equal(first, other), part
-        return method
-
-    return check
-
-
-@pytest.fixture
 def stop_at(monkeypatch):
     """``stop_at(module, "function", 3, error)``: its third call raises; those before and after do what they did."""
 

@@ -134,12 +134,6 @@ def test_scores_by_hand(parts):
     assert np.allclose(scores.image, np.sort(maps.reshape(2, -1))[:, -164:].mean(1), atol=1e-5)  # 1 % of 128 x 128
 
 
-def test_same_seed_same_scores(parts, seed_decides):
-    seed_decides(
-        lambda seed: Dinomaly(DinomalySettings(**SMALL | {"grid": 8}, steps=3, seed=seed, cache=parts[1])), train=8
-    )
-
-
 @pytest.mark.parametrize("wrong", [{"groups": 0}, {"groups": 5, "layers": 5}, {"layers": 3}, {"width": 100}])
 def test_what_does_not_divide_is_an_error(wrong):
     with pytest.raises(DumenetError, match="groups|heads"):

@@ -76,10 +76,6 @@ def test_finds_defects(judged):
     judged(PANDA(settings), "cap")
 
 
-def test_same_seed_same_scores(parts, seed_decides):
-    seed_decides(lambda seed: quick(parts, steps=3, clip=0.1, gallery=4, seed=seed), train=8)
-
-
 def test_one_stage_leaves_nothing_to_train(parts):
     with pytest.raises(DumenetError, match="two or more"):
         quick(parts, stages=(4,)).fit(parts[0].train[:2])

@@ -24,17 +24,6 @@ def test_scores_are_those_of_a_run(name, tiny, tree, tmp_path):
     assert np.array_equal(scores.image, outcome.scores.image) and np.array_equal(scores.maps, outcome.scores.maps)
 
 
-def test_the_methods_seed_is_the_one(tiny, tree, tmp_path):
-    config, dataset, found = tiny(), open_dataset(str(tree)), []
-    for seed in (1, 1, 2):
-        method = Reconstruction(ReconstructionSettings(
-            features=config.features, model=config.model, train=config.train, seed=seed, cache=tmp_path
-        ))  # fmt: skip
-        method.fit(dataset.train)
-        found.append(method.score(dataset.test).image.tolist())
-    assert found[0] == found[1] != found[2]
-
-
 def test_two_seeds_or_devices_at_odds_are_an_error():
     for train in (TrainConfig(seed=5), TrainConfig(device="cuda")):
         with pytest.raises(DumenetError, match="it is used for both"):

@@ -79,12 +79,6 @@ def small(**options):
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_same_seed_same_scores(parts, seed_decides, dense):
-    method = seed_decides(lambda seed: small(seed=seed, dense=dense), train=5)
-    assert method.score(parts[0].test[:2]).maps.shape == (2, 48, 48)
-
-
 @pytest.mark.parametrize("options", [{}, {"holdout": 0.0}, {"patch": 17}])
 def test_one_training_image_is_enough(parts, options):
     method = small(**options)
