@@ -72,7 +72,7 @@ def method_parameters(method):
 
 def test_finds_defects(judged):
     """On caps at 224 pixels: its image score is of pooled features, which a defect of a few pixels hardly moves."""
-    settings = PANDASettings(features=FeatureConfig(image_size=224), steps=2, batch=8)
+    settings = PANDASettings(features=FeatureConfig(image_size=224), steps=8, batch=8)
     judged(PANDA(settings), "cap")
 
 
