@@ -9,9 +9,9 @@ from scipy import ndimage
 
 from dumenet.config import make_config
 from dumenet.data import Sample, load_mask, make_factory, open_dataset
-from dumenet.run import Folders, run
 from dumenet.features import Features
 from dumenet.metrics import auroc
+from dumenet.run import Folders, run
 
 torch.set_num_threads(1)  # the models are too small for more
 collect_ignore = ["browser"]  # a minute, and a browser: only where the folder is named, as `make test` does

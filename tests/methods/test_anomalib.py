@@ -14,7 +14,7 @@ from anomalib.models.image.draem.loss import DraemLoss
 from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator
 
 from dumenet.config import FeatureConfig
-from dumenet.methods.draem import Net, focal_loss, perlin, ssim
+from dumenet.methods.draem import focal_loss, ssim
 from dumenet.methods.padim import PaDiM, PaDiMSettings, mahalanobis
 from dumenet.methods.protocol import features_of
 
