@@ -30,6 +30,7 @@ reproduce: install
 
 test: install
 	@export OMP_NUM_THREADS=1 TQDM_DISABLE=1; two="$(BIN)/python -m pytest -n 2 --dist loadfile"; \
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && \
 	$$two tests && \
 	$$two --nbval-lax --nbval-cell-timeout=1800 notebooks && \
 	$$two tests/browser --dist loadgroup && \

@@ -204,7 +204,7 @@ CONFIGS = Path(__file__).parent / "configs"  # YAML files that come with the pac
 
 
 def config_from_dict(values: dict[str, Any], kind: Any = Config, where: str = "config") -> Any:
-    """`values` as `kind`: a dataclass of settings from nested plain values, presets and recipes applied, or another type.
+    """`values` as `kind`: a dataclass of settings from nested plain values, presets and recipes applied, or any type.
 
     Raises:
         DumenetError: unknown key (names the nearest), wrong type, or a value outside its choices or range.

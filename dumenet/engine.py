@@ -71,7 +71,8 @@ def export(
             batch = torch.export.Dim("batch", min=1, max=65535)
             program = torch.onnx.export(
                 copy.deepcopy(module).cpu().eval(), tuple(example.values()), dynamo=True, verbose=False,
-                input_names=list(example), output_names=list(outputs), dynamic_shapes=tuple({0: batch} for _ in example),
+                input_names=list(example), output_names=list(outputs),
+                dynamic_shapes=tuple({0: batch} for _ in example),
             )  # fmt: skip
         model = program.model_proto
         del model.metadata_props[:]

@@ -83,7 +83,7 @@ class Backbone(nn.Module):
             return stage.permute(0, 3, 1, 2)
         if len(shape) != 3 or shape[0] != channels:
             raise DumenetError(
-                f"{self.config.backbone} gives {shape} where maps of {channels} channels are needed: use another backbone."
+                f"{self.config.backbone} gives {shape} where maps of {channels} channels are needed: use another one."
             )
         return stage
 
@@ -325,7 +325,7 @@ def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarr
 
 
 def read_ahead(read: Callable[[T], R], items: Sequence[T], size: int) -> Iterator[tuple[Sequence[T], list[R]]]:
-    """Items, `size` at a time, with what `read` gives for each; threads read the next ones while the caller computes."""
+    """Items, `size` at a time, with what `read` gives for each; threads read ahead while the caller computes."""
     parts = [items[i : i + size] for i in range(0, len(items), size)]
     pool = ThreadPoolExecutor(READERS, "reader")
     try:

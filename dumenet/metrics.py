@@ -59,7 +59,7 @@ def image_score(maps: np.ndarray, pooling: str = "max") -> np.ndarray:
 
 
 def pool(maps: Any, pooling: str) -> Any:
-    """`image_score` of NumPy or torch maps (n, H, W) alike, unchecked, in their own type: what an exported graph holds too."""
+    """`image_score` of NumPy or torch maps (n, H, W) alike, unchecked, of their type; exported graphs hold it."""
     torch = not isinstance(maps, np.ndarray)
     if pooling == "mean":
         return maps.mean((1, 2))

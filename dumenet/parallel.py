@@ -43,7 +43,7 @@ class Processes:
             return
         if config.model.name == "dumenet" and config.model.spatial_layout == "released":
             raise DumenetError(
-                'model.spatial_layout "released" reads across the images of a batch, and a part of the batch would give '
+                'model.spatial_layout "released" reads across the images of a batch, and a part of it would give '
                 'another result: use "map", or one process.'
             )
         from lightning_fabric import Fabric

@@ -1,4 +1,4 @@
-"""The project holds together: one list of packages, one test command, arrows that go one way, lessons without outputs."""
+"""The project holds together: one list of packages, one test command, imports one way, lessons without outputs."""
 
 import ast
 import doctest

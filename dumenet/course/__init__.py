@@ -1,1 +1,1 @@
-"""What the lessons need beyond the core: the explorer and its widgets, running them headless, copies for a classroom."""
+"""What the lessons need beyond the core: the explorer and its widgets, running them headless, classroom copies."""

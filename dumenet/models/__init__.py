@@ -11,8 +11,8 @@ from dumenet.models.spread import Spread, fit_spread
 from dumenet.models.uniad import UniAD
 
 __all__ = [
-    "ChannelMemory", "DuMeNet", "Fusion", "PositionGaussian", "Reconstruction", "ShortcutNet", "SpatialMemory", "Spread",
-    "UniAD", "build_model", "fit_spread", "ssim",
+    "ChannelMemory", "DuMeNet", "Fusion", "PositionGaussian", "Reconstruction", "ShortcutNet", "SpatialMemory",
+    "Spread", "UniAD", "build_model", "fit_spread", "ssim",
 ]  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def neighbour_mask(grid: int, size: int) -> Tensor:
     allowed = ~(near(row) & near(column))  # (N, N)
     if not allowed.any(dim=1).all():
         raise DumenetError(
-            f"A neighbour mask of {size} x {size} hides the whole {grid} x {grid} grid from some token: use a smaller one."
+            f"A neighbour mask of {size} x {size} hides the whole {grid} x {grid} grid from a token: use a smaller one."
         )
     return allowed
 
