@@ -20,7 +20,7 @@ from dumenet.config import make_config
 from dumenet.course.explorer import Session
 from dumenet.course.pictures import picture_decoder
 from dumenet.course.widgets import explorer, explorer_figure
-from dumenet.experiment import Folders, run
+from dumenet.run import Folders, run
 
 NAME, TITLE = "bench-explorer", "The explorer's controls"
 LIMIT = 200  # milliseconds

@@ -34,10 +34,10 @@ from dumenet import features
 from dumenet.checkpoint import Trained
 from dumenet.config import Config, make_config
 from dumenet.data import Dataset, Sample
-from dumenet.experiment import evaluate
 from dumenet.features import Backbone, Features, extract
 from dumenet.models import build_model
 from dumenet.results import peak_memory_mb, write_atomic
+from dumenet.run import evaluate
 from dumenet.score import calibrate, score
 from dumenet.train import split_holdout, train
 
@@ -132,7 +132,7 @@ def on_images(stage: str, count: int, categories: int, folder: Path, device: str
 
 
 def whole_training(config: Config, held: Features, stage_channels: tuple[int, ...]) -> None:
-    """As `experiment.run` does it: hold out, train, fit spread and thresholds."""
+    """As `dumenet.run.run` does it: hold out, train, fit spread and thresholds."""
     keep, holdout = split_holdout(held, config.train.holdout, 0)
     calibrate(train(config, keep, stage_channels, progress=False), keep, holdout)
 

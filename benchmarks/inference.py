@@ -20,12 +20,12 @@ import torch
 from report import ROOT, in_turn, publish, where
 
 from dumenet import engine
-from dumenet.baselines import padim, patchcore
 from dumenet.config import make_config
 from dumenet.data import load_image
-from dumenet.experiment import Folders, run
 from dumenet.features import Backbone, Features, read_ahead
+from dumenet.methods import padim, patchcore
 from dumenet.predict import Detector, export, load_detector
+from dumenet.run import Folders, run
 
 NAME, TITLE, BATCH = "bench-inference", "From image file to heatmap", 32
 BASELINE = "DuMeNet, spread, torch, eager (baseline)"

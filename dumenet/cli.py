@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import sys
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ EXAMPLES = """examples:
   dumenet classroom                                  the lessons as student's and instructor's copies
   dumenet doctor                                     what was found on this machine, what will be used, what is missing
 """
-MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,128 +84,22 @@ def _cut(path: object) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "dumenet", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    data = _add(commands, "data", "make, check or index a data set")
-    data = data.add_subparsers(required=True, metavar="COMMAND")
-    make = _add(data, "data make", "generate the embedded factory data set (MVTec layout)")
-    make.add_argument("--out", type=Path, default=Path("data/factory"), help="folder to make (default: %(default)s)")
-    make.add_argument("--seed", type=int, default=0)
-    make.set_defaults(run=_data_make)
-    check = _add(data, "data check", "list every problem of a folder at once")
-    check.add_argument("root", type=Path)
-    check.set_defaults(run=_data_check)
-    index = _add(data, "data index", "write train.json and test.json (JSON lines) for a folder")
-    index.add_argument("root", type=Path)
-    index.add_argument("--out", type=Path, help="folder for the two files (default: ROOT)")
-    index.set_defaults(run=_data_index)
-
-    for name, run, text in (
-        ("train", _train, "train and evaluate one unified model, or one for each category"),
-        ("evaluate", _evaluate, "evaluate a checkpoint again, on its own data or another folder"),
-    ):
-        command = _add(commands, name, text)
-        if name == "evaluate":
-            command.add_argument("checkpoint", type=Path)
+    """From `COMMANDS`, the last lines of this file."""
+    options = {"description": __doc__, "epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("dumenet", **options)
+    above = {"": parser.add_subparsers(required=True, metavar="COMMAND")}
+    for name, (text, run, arguments) in COMMANDS.items():
+        group, _, last = name.rpartition(" ")
+        examples = [line for line in EXAMPLES.splitlines() if line.startswith(f"  dumenet {name}")]
+        options |= {"description": f"{text[0].upper()}{text[1:]}.", "epilog": "\n".join(["examples:", *examples])}
+        command = above[group].add_parser(last, help=text, **options)
+        for argument, how in arguments.items():
+            command.add_argument(argument, **how)
+        if run:
+            command.set_defaults(run=run)
         else:
-            command.add_argument("--config", help=f"YAML file, or one of: {', '.join(_packaged())}")
-            command.add_argument("--separate", action="store_true", help="one model for each category")
-            command.add_argument("--seed", type=int, **MANY, help="one or several seeds")
-            command.add_argument("--tag", help="prefix of the results files, to find a series again")
-        command.add_argument("--data", help='"factory", "digits", or a folder (MVTec layout, CIFAR-10)')
-        command.add_argument("--category", **MANY, help='category names, or "all"')
-        example = (
-            "data.* and evaluation.*, e.g. evaluation.pooling=mean" if name == "evaluate" else "e.g. train.epochs=3"
-        )
-        command.add_argument("--set", **MANY, default=[], metavar="KEY=VALUE", help=example)
-        command.set_defaults(run=run)
-
-    table = _add(commands, "table", "the results files as a table: mean and spread over seeds")
-    table.add_argument("--tag", help="the series (default: results without a tag)")
-    table.add_argument("--results", type=Path, default=Path("data/results"))
-    table.add_argument("--csv", action="store_true", help="CSV instead of Markdown")
-    table.add_argument("--category", **MANY, help="these categories and their mean: image / pixel AUROC in percent")
-    table.set_defaults(run=_table)
-
-    predict = _add(commands, "predict", "heatmaps, scores and verdicts for images")
-    predict.add_argument("checkpoint", type=Path, help="a checkpoint, or a file of `dumenet export`")
-    predict.add_argument("images", type=Path, help="an image or a folder")
-    predict.add_argument("--out", type=Path, default=Path("build/predictions"))
-    predict.add_argument("--category", default="all", help="of the images (default: found for each)")
-    predict.add_argument("--device", default="auto", help="of the runtime torch")
-    predict.add_argument(
-        "--runtime", choices=("torch", "onnx", "openvino"),
-        help="what computes (default: torch, or onnx for an exported file)",
-    )  # fmt: skip
-    predict.set_defaults(run=_predict)
-
-    export = _add(commands, "export", "a checkpoint as one ONNX graph, from images to anomaly maps and scores")
-    export.add_argument("checkpoint", type=Path)
-    export.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint)")
-    export.add_argument(
-        "--error", choices=("norm", "mahalanobis"), help="length of the error (default: the checkpoint's own)"
-    )
-    export.set_defaults(run=_export)
-
-    reproduce = _add(commands, "reproduce", "run the lessons headless through papermill, or the jobs of a table")
-    reproduce.add_argument("--profile", choices=("quick", "laptop", "paper"), default="quick")
-    reproduce.add_argument(
-        "--data",
-        help='"factory", "digits", or a folder (MVTec layout, CIFAR-10); default: the lesson\'s or table\'s own',
-    )
-    reproduce.add_argument("--only", **MANY, metavar="NN", help="numbers or names of lessons")
-    reproduce.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
-    reproduce.add_argument("--force", action="store_true", help="run lessons again that did not change")
-    reproduce.add_argument(
-        "--table", metavar="NAME", help="instead: mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"
-    )
-    reproduce.add_argument("--method", **MANY, default=[], help="columns of the table (default: all)")
-    reproduce.add_argument("--category", **MANY, default=[], help="categories, or splits such as 01234 (default: all)")
-    reproduce.add_argument("--seed", type=int, **MANY, help="one or several seeds (default: 0)")
-    reproduce.add_argument("--setting", choices=("unified", "separate"), default="unified")
-    reproduce.add_argument(
-        "--set", **MANY, default=[], metavar="KEY=VALUE", help="e.g. US.steps=30 data.per_class_train=300"
-    )
-    reproduce.add_argument(
-        "--workers", type=int, default=0, help="processes that share the lessons or jobs (default: this one alone)"
-    )
-    reproduce.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler of a table on several machines")
-    reproduce.add_argument("--out", type=Path, help="folder for a table's CSV, Markdown and figure (default: figures)")
-    reproduce.set_defaults(run=_reproduce)
-
-    explore = _add(commands, "explore", "open the heatmap explorer (lesson 12) in the browser, for this machine alone")
-    explore.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
-    explore.add_argument("--no-browser", action="store_true", help="print the addresses, open nothing")
-    explore.set_defaults(run=_explore)
-
-    classroom = _add(commands, "classroom", "student's and instructor's copies of the lessons, in build/classroom")
-    classroom.add_argument(
-        "--readme",
-        action="store_true",
-        help="instead: bring measured times and tables into the lessons and their README",
-    )
-    classroom.set_defaults(run=_classroom)
-
-    doctor = _add(
-        commands, "doctor", "what was found on this machine, what will be used, and what is missing, each with its fix"
-    )
-    doctor.add_argument(
-        "--freeze", action="store_true", help="instead: the installed versions, as in docs/constraints.txt"
-    )
-    doctor.set_defaults(run=_doctor)
+            above[name] = command.add_subparsers(required=True, metavar="COMMAND")
     return parser
-
-
-def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """A parser for one command, with the examples of it."""
-    examples = [line for line in EXAMPLES.splitlines() if line.startswith(f"  dumenet {name}")]
-    return commands.add_parser(
-        name.split()[-1], help=text, description=f"{text[0].upper()}{text[1:]}.",
-        epilog="\n".join(["examples:", *examples]), formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
 
 
 def _packaged() -> list[str]:
@@ -267,7 +159,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _train(args: argparse.Namespace) -> None:
     from dumenet.config import config_from_dict, load_config, merge
-    from dumenet.experiment import per_category, run
+    from dumenet.run import per_category, run
 
     values = {}
     if args.config:
@@ -287,7 +179,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from dumenet.experiment import evaluate_checkpoint
+    from dumenet.run import evaluate_checkpoint
 
     _report(evaluate_checkpoint(args.checkpoint, _overrides(args)).record)
 
@@ -314,104 +206,56 @@ def _report(record: dict[str, Any]) -> None:
 
 def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
-    from dumenet.results import csv, markdown, read_results, table
+    from dumenet.results import labels, markdown, read_results
 
-    found = zip(sorted(args.results.glob("*.json")), read_results(args.results))  # in this order
-    records = {path: r for path, r in found if r.get("metrics") and "config" in r and r.get("tag") == args.tag}
+    found = [r for r in read_results(args.results) if r.get("metrics") and "config" in r and r.get("tag") == args.tag]
+    if not found:
+        raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
     try:
-        long = [
-            {"row": label, "metric": title, "seed": r["seed"], "value": r["metrics"]["mean"][key]}
-            for label, r in zip(_labels(records), records.values()) for key, title in METRICS.items()
-        ]  # fmt: skip
+        cells = _cells(found, labels(found), args.category)
     except (KeyError, TypeError, AttributeError) as error:
         raise DumenetError(
             f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
         ) from None
-    if not long:
-        raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
+    if args.csv:
+        return print(cells.to_csv(), end="")
+    rows = dict.fromkeys(row for row, _, _ in cells.index)
     if args.category:
-        print(_by_category(records, args.category))
+        columns = [*args.category, *(["mean"] if len(args.category) > 1 else [])]
+        shown = [[(c, m) for m in ("image_auroc", "pixel_auroc")] for c in columns]
+        lines = [["image / pixel AUROC", *columns, "seeds"]]
     else:
-        print((csv if args.csv else markdown)(table(long, "row", "metric", "value")))
+        shown = [[("mean", m)] for m in METRICS]
+        lines = [["%", *METRICS.values(), "seeds"]]
+    for row in rows:
+        texts = [" / ".join(_plus_minus(cells, row, *key) for key in keys) for keys in shown]
+        lines.append([row, *texts, f"{cells.loc[row].n.max()}"])
+    print(markdown(lines))
 
 
-def _by_category(records: dict[Path, dict[str, Any]], categories: list[str]) -> str:
-    """Image / pixel AUROC of some categories and of their mean, in percent: mean over seeds (± standard deviation),
-    as Markdown.
-    """
-    from dumenet.results import table
+def _cells(found: list[dict[str, Any]], names: list[str], categories: list[str] | None) -> Any:
+    """`summary` of some categories, or of all, where models of other categories have rows of their own."""
+    import pandas as pd
 
-    long: dict[str, list[dict[str, Any]]] = {"image_auroc": [], "pixel_auroc": []}
-    for label, record in zip(_labels(records), records.values()):
-        found = record["metrics"]["per_category"]
-        for category in categories:
-            if category not in found:
-                raise unknown("category of these results", category, found)
-        for key, rows in long.items():
-            values = {c: found[c][key] for c in categories}
-            mean = sum(values.values()) / len(values) if None not in values.values() else None
-            for column, value in (values | {"mean": mean}).items():
-                row = {"row": label.partition(": ")[2], "column": column, "seed": record["seed"]}
-                rows.append(row | {"value": None if value is None else 100 * value})
-    (names, columns, image), (_, _, pixel) = (table(rows, "row", "column", "value") for rows in long.values())
-    text = lambda c: "–" if not c.n else f"{c.mean:.1f}" + (f" ± {c.std:.1f}" if c.std is not None else "")  # noqa: E731
-    lines = [["image / pixel AUROC", *columns, "seeds"], ["---"] * (len(columns) + 2)]
-    for name, some, others in zip(names, image, pixel):
-        lines.append([name, *(f"{text(a)} / {text(b)}" for a, b in zip(some, others)), str(some[-1].n)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    from dumenet.results import runs, summary
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record, name in zip(found, names):
+        parts = record["metrics"]["per_category"]
+        for category in categories or ():
+            if category not in parts:
+                raise unknown("category of these results", category, parts)
+        chosen = {c: parts[c] for c in categories or parts}
+        title = "" if categories else f"{' + '.join(parts)}: "
+        groups.setdefault(title, []).append(record | {"row": title + name, "metrics": {"per_category": chosen}})
+    return pd.concat([summary(runs(group, lambda r: r["row"])) for group in groups.values()])
 
 
-def _labels(records: dict[Path, dict[str, Any]]) -> list[str]:
-    """`_run_label` of each record; where two of one seed would share it, with whatever else differs in their
-    configurations.
+def _plus_minus(cells: Any, row: str, part: str, metric: str) -> str:
+    from dumenet.results import plus_minus
 
-    Raises:
-        DumenetError: nothing does.
-    """
-    from dumenet.config import make_config, to_dict
-
-    def flat(config: dict[str, Any]) -> dict[str, Any]:
-        return {f"{part}.{key}": value for part, values in config.items() for key, value in values.items()}
-
-    usual = flat(to_dict(make_config()))  # records older than a setting lack it
-    settings = {path: usual | flat(record["config"]) for path, record in records.items()}
-    rows: dict[str, list[Path]] = {}
-    for path, record in records.items():
-        rows.setdefault(_run_label(record), []).append(path)
-    labels = {}
-    for label, paths in rows.items():
-        apart = set()
-        for a, b in combinations(paths, 2):
-            if records[a]["seed"] == records[b]["seed"]:
-                differ = {k for k in settings[a] if settings[a][k] != settings[b].get(k)} - {"train.seed"}
-                if not differ:
-                    raise DumenetError(f"{a} and {b} are of one configuration and one seed: delete one of them.")
-                apart |= differ
-        for path in paths:
-            labels[path] = ", ".join([label, *(f"{k} {settings[path].get(k)}" for k in sorted(apart))])
-    return [labels[path] for path in records]
-
-
-def _run_label(record: dict[str, Any]) -> str:
-    """Categories, model, contamination, and every option of model, features, training and evaluation that neither its
-    preset nor its recipe sets, but for mask, weights, seed, device and resamples."""
-    from dumenet.config import make_config, to_dict
-
-    config = record["config"]
-    chosen, usual = {"preset": config["model"]["preset"], "recipe": config["train"]["recipe"]}, to_dict(make_config())
-    known = chosen["recipe"] in ("standard", "paper")  # older results have a recipe that is gone
-    default = to_dict(
-        make_config(model__preset=chosen["preset"], train__recipe=chosen["recipe"] if known else "standard")
-    )
-    hidden = ("name", "neighbour_mask", *chosen, "weights", "seed", "device", "bootstrap", "runtime")
-    options = [f"{k} {v}" for k, v in chosen.items() if v not in (usual["model"]["preset"], usual["train"]["recipe"])]
-    for part in ("model", "features", "train", "evaluation"):
-        options += [f"{k} {v}" for k, v in config[part].items() if k not in hidden and v != default[part][k]]
-    data = config["data"]
-    if any(data.get(k) for k in ("contamination", "contamination_reserve")):  # records older than these lack them
-        options.append(f"contamination {data['contamination']:g}")
-    categories = " + ".join(c for c in record["metrics"]["per_category"])
-    return f"{categories}: {', '.join([config['model']['name'], *options])}"
+    key = (row, part, metric)
+    return plus_minus(*cells.loc[key, ["mean", "half"]]) if key in cells.index else "–"
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -460,11 +304,12 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 def _reproduce_table(args: argparse.Namespace) -> int:
     from dumenet.paper import jobs, tables
+    from dumenet.run import run_jobs
 
     wanted = jobs.plan(
         args.table, args.data, args.category, args.method, args.seed or [0], args.setting, _pairs(args.set)
     )
-    failures = jobs.run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
+    failures = run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
     missing = sum(job.finished() is None for job in wanted)
     print(f"{len(wanted) - missing} of {len(wanted)} jobs have their results file.")
     for path in tables.write(wanted, Path("."), args.out or Path("figures")):
@@ -496,7 +341,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _explore(args: argparse.Namespace) -> None:
-    """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and as a notebook (JupyterLab)."""
+    """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and a notebook (JupyterLab)."""
     import importlib.util
     import secrets
     import socket
@@ -535,6 +380,84 @@ def _explore(args: argparse.Namespace) -> None:
     os.execve(
         sys.executable, command, os.environ | {"JUPYTER_TOKEN": token, "TQDM_DISABLE": "1"}
     )  # in no list of processes
+
+
+def _path(default: str | None = None, text: str | None = None) -> dict[str, Any]:
+    """How an argument that names a file or folder is read."""
+    return {"type": Path, "help": text} | ({"default": Path(default)} if default else {})
+
+
+MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
+FLAG: dict[str, Any] = {"action": "store_true"}
+CHECKPOINT, DATA = _path(), '"factory", "digits", or a folder (MVTec layout, CIFAR-10)'
+OF_DATA = {"--data": {"help": DATA}, "--category": MANY | {"help": 'category names, or "all"'}}
+SET: dict[str, Any] = MANY | {"default": [], "metavar": "KEY=VALUE"}
+TABLES = "mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"
+COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it does, function, arguments
+    "data": ("make, check or index a data set", None, {}),
+    "data make": ("generate the embedded factory data set (MVTec layout)", _data_make, {
+        "--out": _path("data/factory", "folder to make (default: %(default)s)"), "--seed": {"type": int, "default": 0},
+    }),
+    "data check": ("list every problem of a folder at once", _data_check, {"root": _path()}),
+    "data index": ("write train.json and test.json (JSON lines) for a folder", _data_index, {
+        "root": _path(), "--out": _path(text="folder for the two files (default: ROOT)"),
+    }),
+    "train": ("train and evaluate one unified model, or one for each category", _train, {
+        "--config": {"help": f"YAML file, or one of: {', '.join(_packaged())}"},
+        "--separate": FLAG | {"help": "one model for each category"},
+        "--seed": MANY | {"type": int, "help": "one or several seeds"},
+        "--tag": {"help": "prefix of the results files, to find a series again"},
+        **OF_DATA, "--set": SET | {"help": "e.g. train.epochs=3"},
+    }),
+    "evaluate": ("evaluate a checkpoint again, on its own data or another folder", _evaluate, {
+        "checkpoint": CHECKPOINT, **OF_DATA,
+        "--set": SET | {"help": "data.* and evaluation.*, e.g. evaluation.pooling=mean"},
+    }),
+    "table": ("the results files as a table: mean over seeds ± half of its 95 %% interval", _table, {
+        "--tag": {"help": "the series (default: results without a tag)"}, "--results": _path("data/results"),
+        "--csv": FLAG | {"help": "CSV instead of Markdown"},
+        "--category": MANY | {"help": "these categories and their mean: image / pixel AUROC in percent"},
+    }),
+    "predict": ("heatmaps, scores and verdicts for images", _predict, {
+        "checkpoint": _path(text="a checkpoint, or a file of `dumenet export`"),
+        "images": _path(text="an image or a folder"), "--out": _path("build/predictions"),
+        "--category": {"default": "all", "help": "of the images (default: found for each)"},
+        "--device": {"default": "auto", "help": "of the runtime torch"},
+        "--runtime": {"choices": ("torch", "onnx", "openvino"),
+                      "help": "what computes (default: torch, or onnx for an exported file)"},
+    }),
+    "export": ("a checkpoint as one ONNX graph, from images to anomaly maps and scores", _export, {
+        "checkpoint": CHECKPOINT, "--out": _path(text="file to write (default: beside the checkpoint)"),
+        "--error": {"choices": ("norm", "mahalanobis"), "help": "length of the error (default: the checkpoint's own)"},
+    }),
+    "reproduce": ("run the lessons headless through papermill, or the jobs of a table", _reproduce, {
+        "--profile": {"choices": ("quick", "laptop", "paper"), "default": "quick"},
+        "--data": {"help": f"{DATA}; default: the lesson's or table's own"},
+        "--only": MANY | {"metavar": "NN", "help": "numbers or names of lessons"},
+        "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "NAME=VALUE"},
+        "--force": FLAG | {"help": "run lessons again that did not change"},
+        "--table": {"metavar": "NAME", "help": f"instead: {TABLES}"},
+        "--method": MANY | {"default": [], "help": "columns of the table (default: all)"},
+        "--category": MANY | {"default": [], "help": "categories, or splits such as 01234 (default: all)"},
+        "--seed": MANY | {"type": int, "help": "one or several seeds (default: 0)"},
+        "--setting": {"choices": ("unified", "separate"), "default": "unified"},
+        "--set": SET | {"help": "as of train, or US.steps=30 for one column or method alone"},
+        "--workers": {"type": int, "default": 0,
+                      "help": "processes that share the lessons or jobs (default: this one alone)"},
+        "--scheduler": {"metavar": "ADDRESS", "help": "Dask scheduler of a table on several machines"},
+        "--out": _path(text="folder for a table's CSV, Markdown and figure (default: figures)"),
+    }),
+    "explore": ("open the heatmap explorer (lesson 12) in the browser, for this machine alone", _explore, {
+        "--port": {"type": int, "default": 0, "help": "port on 127.0.0.1 (default: a free one)"},
+        "--no-browser": FLAG | {"help": "print the addresses, open nothing"},
+    }),
+    "classroom": ("student's and instructor's copies of the lessons, in build/classroom", _classroom, {
+        "--readme": FLAG | {"help": "instead: bring measured times and tables into the lessons and their README"},
+    }),
+    "doctor": ("what was found on this machine, what will be used, and what is missing, each with its fix", _doctor, {
+        "--freeze": FLAG | {"help": "instead: the installed versions, as in docs/constraints.txt"},
+    }),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

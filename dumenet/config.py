@@ -4,50 +4,85 @@ Where the paper's text and its released code differ, the difference is one field
 """
 
 import dataclasses
-import types
+import json
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dumenet.errors import DumenetError, shown, unknown
 
+Several = BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) else [value])  # one is a list of one
+Integer = Annotated[int, Field(strict=True)]  # neither 2.5 nor yes
+Count = Annotated[Integer, Field(ge=1, le=1_000_000)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+
+
+Grid = Annotated[Integer, Field(ge=2, le=256)]
+Names = Annotated[tuple[str, ...], Several]
+Stages = Annotated[tuple[Annotated[Integer, Field(ge=0, lt=100)], ...], Several]
+
+
+def up_to(most: float) -> Any:
+    """The type of a number from 0 to `most`."""
+    return Annotated[float, Field(ge=0, le=most)]
+
+
+PLACE = {"identity": False}  # metadata of a setting that says where: results do not depend on it, see `dumenet.run.Job`
+
+
+class Settings:
+    """What every dataclass of settings derives from: YAML may write 01234 for text, and no unknown key."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", coerce_numbers_to_str=True, arbitrary_types_allowed=True)
+
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which images."""
+class DataConfig(Settings):
+    """Which images. A result is known by their content, not by how they were found."""
 
-    source: str = "factory"  # "factory", "digits", or a folder (MVTec layout or CIFAR-10)
-    categories: tuple[str, ...] = ("all",)  # MVTec layout: names, or "all"
-    normals: str = "01234"  # ten-class protocols: the five classes that count as normal
-    per_class_train: int | None = None  # ten-class protocols: random training images a class; None: all
-    per_class_test: int | None = None  # ten-class protocols: random test images a class; None: all
-    seed: int = 0  # of that choice, and of the digits' split; apart from the seed of training
-    contamination: float = 0.0  # share of defective images in the training set: moved there from the test set
-    contamination_reserve: float = 0.0  # take at least so many out of the test set; for levels on one test set
+    source: str = field(default="factory", metadata=PLACE)  # "factory", "digits", or a folder (MVTec layout, CIFAR-10)
+    categories: Names = field(default=("all",), metadata=PLACE)  # MVTec layout: names, or "all"
+    normals: str = field(default="01234", metadata=PLACE)  # ten-class protocols: the five classes that count as normal
+    per_class_train: Count | None = None  # ten-class protocols: random training images a class; None: all
+    per_class_test: Count | None = None  # ten-class protocols: random test images a class; None: all
+    seed: Seed = 0  # of that choice, and of the digits' split; apart from the seed of training
+    contamination: up_to(0.5) = 0.0  # share of defective images in the training set: moved there from the test set
+    contamination_reserve: up_to(0.5) = 0.0  # take at least so many out of the test set; for levels on one test set
     validation_class: str | None = None  # ten-class protocols: a normal class, or "last", that plays the anomaly in a
     # test set of training images, for choosing settings
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
+class FeatureConfig(Settings):
     """Which frozen features."""
 
     backbone: str = "tf_efficientnet_lite0"  # any timm name; this one's weights come with the install
     weights: str = "pretrained"  # "pretrained", "random" (for a lesson), or a file with a state dict
-    stages: tuple[int, ...] = (0, 1, 2, 3)  # timm `out_indices`, strides 2 to 16
-    image_size: int = 224  # pixels; images are resized straight to a square
-    grid: int = 14  # every stage is resized to grid x grid, then concatenated
+    stages: Stages = (0, 1, 2, 3)  # timm `out_indices`, strides 2 to 16
+    image_size: Count = 224  # pixels; images are resized straight to a square
+    grid: Grid = 14  # every stage is resized to grid x grid, then concatenated
     align: Literal["area", "bilinear"] = "area"  # how: the mean over each cell, or the paper's bilinear samples
-    batch_size: int = 16  # images a backbone pass
+    batch_size: Count = 16  # images a backbone pass
     runtime: Literal["torch", "onnx", "openvino"] = "torch"  # what computes them for the cache: torch as it is, or an
     # inference engine on the CPU (extras `fast`, `openvino`), equal to 1e-3 and cached apart
 
+    @model_validator(mode="after")
+    def _check(self) -> "FeatureConfig":
+        stages = list(self.stages)
+        if not stages or stages != sorted(set(stages)):
+            raise DumenetError(
+                f"features.stages must be rising numbers, for example [0, 1, 2, 3], not {shown(stages)}."
+            )
+        return self
+
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Which network, and each point on which the paper's text and its released code part ways."""
 
     name: Literal["dumenet", "uniad", "mlp", "conv", "gaussian"] = "dumenet"
@@ -59,55 +94,103 @@ class ModelConfig:
     neck: Literal["plain", "cbam"] = "plain"  # cbam: a trainable attention before the target
     memory_mode: Literal["both", "channel", "spatial", "none"] = "both"
     fusion_mode: Literal["concat", "add", "multiply", "attention", "gate", "add_linear", "weighted_sum"] = "concat"
-    channel_memory_size: int = 256  # slots M of the channel memory
-    spatial_memory_size: int = 256  # slots M of the spatial memory
-    hidden_dim: int = 128  # D
-    encoder_layers: int = 1
-    decoder_layers: int = 2
-    heads: int = 4
-    ffn_dim: int = 768
-    dropout: float = 0.0
-    jitter: float = 20.0  # scale of the noise on the input tokens while training; 0: none
-    neighbour_mask: tuple[Literal["encoder", "decoder_first", "decoder_second"], ...] = ()  # which attentions
-    neighbour_size: int = 7  # a token may not attend to the square of this width around itself
+    channel_memory_size: Count = 256  # slots M of the channel memory
+    spatial_memory_size: Count = 256  # slots M of the spatial memory
+    hidden_dim: Count = 128  # D
+    encoder_layers: Count = 1
+    decoder_layers: Count = 2
+    heads: Count = 4
+    ffn_dim: Count = 768
+    dropout: up_to(0.99) = 0.0
+    jitter: up_to(1e6) = 20.0  # scale of the noise on the input tokens while training; 0: none
+    neighbour_mask: Annotated[
+        tuple[Literal["encoder", "decoder_first", "decoder_second"], ...], Several
+    ] = ()  # which attentions
+    neighbour_size: Count = 7  # a token may not attend to the square of this width around itself
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        released = {"decoder_reads": "encoder", "spatial_layout": "released", "target": "sigmoid"}
+        return released | values if isinstance(values, dict) and values.get("preset") == "released" else values
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.hidden_dim % (2 * self.heads):
+            raise DumenetError(
+                f"model.hidden_dim must be a multiple of 2 x heads ({2 * self.heads}), not {self.hidden_dim}."
+            )
+        return self
+
+
+# The published recipe, but for its budget of 700 epochs (facts: paper page, released config).
+PAPER_RECIPE = {
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "schedule": "step",
+    "step_epoch": 500,
+    "clip": 0.1,
+    "holdout": 0.0,
+    "precision": "fp32",
+}
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """How to train. `recipe` sets the defaults of the fields below it."""
 
     recipe: Literal["standard", "paper"] = "standard"  # ours, in minutes on a laptop; the published one
-    steps: int | None = 3200  # batches; the budget does not depend on how many images there are
-    epochs: int | None = None  # passes over the images, where that is the budget; then `steps` is None
-    batch_size: int = 8
-    lr: float = 1e-3
+    steps: Count | None = 2400  # batches; the budget does not depend on how many images there are
+    epochs: Count | None = None  # passes over the images, where that is the budget; then `steps` is None
+    batch_size: Count = 8
+    optimizer: Literal["muon", "adamw"] = "muon"  # see dumenet/optimizer.py; the paper's is AdamW
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     schedule: Literal["stable", "onecycle", "step"] = "stable"  # see `train.make_schedule`
-    step_epoch: int = 500  # schedule "step": the learning rate is divided by 10 every so many epochs
-    clip: float = 1.0  # largest norm of the gradient
-    holdout: float = 0.1  # share of normal training images kept out of training, for thresholds
-    weight_decay: float = 1e-4
-    seed: int = 0
-    device: str = "auto"  # "auto", "cpu", "cuda", "mps"
+    step_epoch: Count = 500  # schedule "step": the learning rate is divided by 10 every so many epochs
+    clip: Annotated[float, Field(gt=0, le=1e9)] = 1.0  # largest norm of the gradient
+    holdout: up_to(0.9) = 0.1  # share of normal training images kept out of training, for thresholds
+    weight_decay: up_to(10) = 1e-4
+    seed: Seed = 0
+    device: str = field(default="auto", metadata=PLACE)  # "auto", "cpu", "cuda", "mps"
     precision: Literal["auto", "fp32", "bf16"] = (
         "auto"  # of the forward pass; auto: bf16 where the processor is fast at it
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, values: Any) -> Any:
+        """The recipe's defaults, and one budget: a given one replaces the recipe's."""
+        if not isinstance(values, dict):
+            return values
+        given = {k for k in ("steps", "epochs") if values.get(k) is not None}
+        if len(given) == 2:
+            raise DumenetError("train.steps and train.epochs are both set: the budget is one of them.")
+        if values.get("recipe") == "paper":
+            budget = {} if given else {"epochs": 700}
+            values = PAPER_RECIPE | budget | values
+            given = given or {"epochs"}
+        if not given and "steps" in values:
+            raise DumenetError("There is no budget: set train.steps or train.epochs.")
+        return {**values, "steps": None} if "epochs" in given else values
+
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Settings):
     """How to score."""
 
     error: Literal["mahalanobis", "norm"] = (
         "mahalanobis"  # length of the error: in its normal spread, or the paper's L2
     )
     pooling: Literal["max", "mean", "std", "top1"] = "max"  # from anomaly map to image score
-    quantile: float = 0.99  # chance that a normal image scores lower: above it the verdict is "anomalous"
-    batch_size: int = 32
-    bootstrap: int = 1000  # resamples for the 95 % interval
+    quantile: Annotated[float, Field(ge=0.5, lt=1)] = (
+        0.99  # chance that a normal image scores lower: above it the verdict is "anomalous"
+    )
+    batch_size: Count = 32
+    bootstrap: Annotated[Integer, Field(ge=0, le=100_000)] = 1000  # resamples for the 95 % interval
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Everything a run needs."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -119,123 +202,26 @@ class Config:
 
 CONFIGS = Path(__file__).parent / "configs"  # YAML files that come with the package
 
-# What a preset or recipe sets, unless the user sets the field as well (facts: paper page, released config).
-PRESETS: dict[tuple[type, str], dict[str, dict[str, Any]]] = {
-    (ModelConfig, "preset"): {
-        "described": {},
-        "released": {"decoder_reads": "encoder", "spatial_layout": "released", "target": "sigmoid"},
-    },
-    (TrainConfig, "recipe"): {
-        "standard": {},
-        "paper": {
-            "steps": None,
-            "epochs": 700,
-            "lr": 1e-4,
-            "schedule": "step",
-            "step_epoch": 500,
-            "clip": 0.1,
-            "holdout": 0.0,
-            "precision": "fp32",
-        },
-    },
-}
 
-
-def config_from_dict(values: dict[str, Any], cls: type = Config, where: str = "config") -> Any:
-    """Build the dataclass `cls` from nested plain values, presets and recipes applied.
+def config_from_dict(values: dict[str, Any], kind: Any = Config, where: str = "config") -> Any:
+    """`values` as `kind`: a dataclass of settings from nested plain values, presets and recipes applied, or another type.
 
     Raises:
-        DumenetError: unknown key (names the nearest), wrong type, or a value outside its choices.
+        DumenetError: unknown key (names the nearest), wrong type, or a value outside its choices or range.
     """
-    if not isinstance(values, dict):
-        raise DumenetError(f"{where} must be a mapping of settings, not {shown(values)}.")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise unknown(f"setting in {where}", key, hints)
-    for (owner, key), presets in PRESETS.items():
-        if owner is cls:
-            usual = presets.get(str(values.get(key)), {})
-            if values.get("steps") is not None:  # a budget of one's own replaces the recipe's
-                usual = {k: v for k, v in usual.items() if k != "epochs"}
-            values = usual | values
-    if cls is TrainConfig:
-        if values.get("steps") is not None and values.get("epochs") is not None:
-            raise DumenetError(f"{where}.steps and {where}.epochs are both set: the budget is one of them.")
-        if values.get("epochs") is not None:
-            values = values | {"steps": None}
-        elif "steps" in values and values["steps"] is None:
-            raise DumenetError(f"{where} needs a budget: set {where}.steps or {where}.epochs.")
-    made = {key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
-    return _validate(cls(**made), where)
-
-
-def convert(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the annotated type `hint`, or one sentence saying why not."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return config_from_dict(value, hint, where)
-    if origin is Literal:
-        if value not in args:
-            raise unknown(f"value for {where}", value, args)
-        return value
-    if origin is types.UnionType:  # `int | None`, or a union whose first member is the one that text can give
-        return None if value is None and type(None) in args else convert(value, args[0], where)
-    if origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(convert(item, args[0], where) for item in items)
-    if hint is Path and isinstance(value, str):
-        value = Path(value)
-    if hint is str and isinstance(value, int) and not isinstance(value, bool):  # YAML reads 56789 as a number
-        value = str(value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-3 as a string
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
-        value = float(value)
-    if not isinstance(value, hint) or isinstance(value, bool) and hint is not bool:
-        raise DumenetError(f"{where} must be of type {hint.__name__}, not {shown(value)}.")
-    return value
-
-
-_AT_LEAST_ONE = (
-    "image_size", "batch_size", "channel_memory_size", "spatial_memory_size", "hidden_dim", "heads",
-    "ffn_dim", "neighbour_size", "epochs", "step_epoch", "per_class_train", "per_class_test", "encoder_layers",
-    "decoder_layers",
-)  # fmt: skip
-_AT_MOST = 1_000_000  # of those: more can only be a slip, and would be refused by the memory alone
-_RANGES = {
-    "dropout": (0, 0.99), "holdout": (0, 0.9), "quantile": (0.5, 0.9999), "lr": (1e-9, 10), "clip": (1e-9, 1e9),
-    "weight_decay": (0, 10), "jitter": (0, 1e6), "seed": (0, 2**32 - 1), "grid": (2, 256),
-    "contamination": (0, 0.5), "contamination_reserve": (0, 0.5), "bootstrap": (0, 100_000),
-}  # fmt: skip
-
-
-def _validate(config: Any, where: str) -> Any:
-    """`config` itself if its numbers make sense."""
-    for name, value in vars(config).items():
-        if name in _AT_LEAST_ONE and value is not None and value < 1:
-            raise DumenetError(f"{where}.{name} must be at least 1, not {shown(value)}.")
-        if name in _AT_LEAST_ONE and value is not None and value > _AT_MOST:
-            raise DumenetError(f"{where}.{name} must be at most {_AT_MOST:,}, not {shown(value)}.")
-        low, high = _RANGES.get(name, (None, None))
-        if low is not None and not low <= value <= high:
-            raise DumenetError(f"{where}.{name} must lie between {low} and {high}, not {shown(value)}.")
-    if isinstance(config, ModelConfig) and config.hidden_dim % (2 * config.heads):
-        raise DumenetError(
-            f"{where}.hidden_dim must be a multiple of 2 x heads ({2 * config.heads}), not {config.hidden_dim}."
-        )
-    if isinstance(config, TrainConfig) and config.steps is not None and not 1 <= config.steps <= _AT_MOST:
-        raise DumenetError(f"{where}.steps must lie between 1 and {_AT_MOST:,}, not {shown(config.steps)}.")
-    if isinstance(config, FeatureConfig):
-        stages = list(config.stages)
-        if not stages or min(stages) < 0 or max(stages) > 99 or stages != sorted(set(stages)):
-            raise DumenetError(
-                f"{where}.stages must be rising numbers from 0, for example [0, 1, 2, 3], not {shown(stages)}."
-            )
-    return config
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    *parents, key = first["loc"] or [""]
+    place, value = ".".join([where, *map(str, first["loc"])]), first["input"]
+    if first["type"] == "unexpected_keyword_argument":
+        for parent in parents:
+            kind = typing.get_type_hints(kind)[parent]
+        raise unknown(f"setting in {'.'.join([where, *parents])}", key, typing.get_type_hints(kind))
+    if first["type"] == "literal_error":
+        raise unknown(f"value for {place}", value, re.findall("'([^']*)'", first["ctx"]["expected"]))
+    raise DumenetError(f"{place} {first['msg'].replace('Input should', 'must')}, not {shown(value)}.")
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -303,3 +289,14 @@ def to_dict(config: Any) -> dict[str, Any]:
         k: {a: list(b) if isinstance(b, tuple) else b for a, b in v.items()} if isinstance(v, dict) else v
         for k, v in plain.items()
     }
+
+
+def counted(settings: Any) -> dict[str, Any]:
+    """Settings as JSON gives them back, without those that say where (`PLACE`): what a result depends on."""
+    found = {}
+    for f in dataclasses.fields(settings):
+        if f.metadata.get("identity", True):
+            value = getattr(settings, f.name)
+            plain = dataclasses.is_dataclass(value)
+            found[f.name] = counted(value) if plain else json.loads(json.dumps(value, default=str))
+    return found

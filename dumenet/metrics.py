@@ -39,6 +39,11 @@ def image_score(maps: np.ndarray, pooling: str = "max") -> np.ndarray:
     DuMeNet on MVTec-AD); "mean" (the same papers on CIFAR-10); "std"; "top1", the mean of the
     highest 1 % of the pixels, rounded up.
 
+    >>> maps = np.zeros((1, 32, 32))
+    >>> maps[0, :16, :8] = 1.0
+    >>> [image_score(maps, pooling).item() for pooling in ("max", "mean", "top1")]
+    [0.5, 0.125, 1.0]
+
     Raises:
         DumenetError: unknown name, a map under 16 pixels, NaN.
     """
@@ -74,6 +79,9 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Area under the ROC curve, 0 to 1: P(anomalous scores above normal), a tie counts half.
 
     `labels` 0/1 and `scores` of one common shape; None when only one class is present.
+
+    >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.9])  # of four pairs three are in order and one is a tie
+    0.875
     """
     labels, scores = _checked(labels, scores)
     return float(roc_auc_score(labels, scores)) if _two_classes(labels) else None
@@ -106,6 +114,10 @@ def pro(masks: Iterable[np.ndarray], maps: Iterable[np.ndarray], fpr_limit: floa
 
     `masks` (n, H, W) and `maps` (n, H, W), or two iterables of (H, W) arrays. None without a defect
     region or without a normal pixel.
+
+    >>> mask = np.array([[True, False, False, True]])  # two defects of one pixel
+    >>> pro([mask], [np.array([[0.9, 0.1, 0.2, 0.8]])]), pro([mask], [np.array([[0.9, 0.1, 0.2, 0.0]])])
+    (1.0, 0.5)
     """
     return _pro_area(_pixel_counts(masks, maps), fpr_limit)
 
@@ -214,7 +226,12 @@ def auroc_interval(
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean over seeds, and the half-width of its 95 % interval (Student's t); None where it is not defined."""
+    """Mean over seeds, and the half-width of its 95 % interval (Student's t); None where it is not defined.
+
+    >>> mean, half = seed_interval([97.0, 98.0, 99.0])
+    >>> f"{mean:.1f} ± {half:.1f}"
+    '98.0 ± 2.5'
+    """
     n = len(values)
     half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
     return (float(np.mean(values)), half) if n else (None, None)

@@ -1,30 +1,35 @@
-"""Results on disk: one JSON file per run, written whole or not at all, and small tables of many."""
+"""Results on disk: one JSON file per job, written whole or not at all; and their summary over seeds."""
 
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import uuid
-from csv import DictReader, writer
+from collections.abc import Callable, Iterable, Sequence
+from csv import DictReader
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
+from dumenet.config import Config, config_from_dict, counted, merge
 from dumenet.errors import DumenetError, refused, unknown
+from dumenet.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1  # raise it when a field changes its meaning
 PACKAGES = ("dumenet", "torch", "torchvision", "timm", "numpy", "scikit-learn")
@@ -55,7 +60,7 @@ def _temporary(path: Path) -> BinaryIO:
     """An empty file beside `path`, locked until it is closed or its process dies.
 
     It has one name for each `path`, so that the next writer takes what a killed one left; where another writer is at
-    it, or nothing can be locked, it has a name of its own. No name holds that of `path`, which may be as long as it can.
+    it, or nothing can be locked, it has a name of its own. No name holds that of `path`, which may be very long.
     """
     shared = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.tmp")
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
@@ -125,75 +130,98 @@ def _read(path: Path) -> dict:
     return record
 
 
-class Cell(NamedTuple):
-    """One cell of a table: mean and standard deviation over `n` seeds; n = 0 means not defined."""
-
-    mean: float | None
-    std: float | None  # with n - 1; None for one seed
-    n: int
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "not defined"
-        return f"{self.mean:.3f}" + (f" ± {self.std:.3f}" if self.std is not None else "") + f" (n={self.n})"
+# --- summaries over seeds
 
 
-Table = tuple[list[str], list[str], list[list[Cell | None]]]  # row names, column names, cells; None: no run
+def runs(records: Iterable[dict], row: Callable[[dict], str] = lambda r: r["column"]) -> "pd.DataFrame":
+    """One line for each row of a table, part (a category, a split, or "mean"), metric and seed: `value` and `half`,
+    half of the 95 % interval that bootstrapping the test images gives (NaN: none), both in percent.
 
+    A mean is over all parts that any record has, and needs every one of them. Its interval joins those of the parts as
+    independent errors; splits of ten classes share their test images, so theirs are averaged, the worst case.
 
-def table(records: list[dict], rows: str, columns: str, value: str) -> Table:
-    """Pivot `records`: one row per value of field `rows`, one column per value of field `columns`.
+    Args:
+        row: name of the row that a record belongs to.
 
-    Fields may be dotted: ``table(records, "fusion", "dataset", "mean.image_auroc")``. A cell is the
-    mean over seeds; two records of one cell with one seed are a DumenetError, since they would be
-    averaged over something that the table does not show.
+    Raises:
+        DumenetError: two records for one row, part and seed: settings are mixed that the table does not show.
     """
-    runs: dict[tuple[str, str], dict[Any, float | None]] = {}
+    import pandas as pd  # here: features and checkpoints need none of it
+
+    lines = []
     for record in records:
-        place, seed = (str(_field(record, rows)), str(_field(record, columns))), record.get("seed")
-        if seed in runs.setdefault(place, {}):
-            where = f"{rows}={place[0]}, {columns}={place[1]}, seed={seed}"
-            raise DumenetError(f"Two records for {where}: select one with `read_results(..., field=value)`.")
-        runs[place][seed] = _field(record, value)
-    row_names, column_names = (list(dict.fromkeys(place[i] for place in runs)) for i in (0, 1))
-    return row_names, column_names, [[_cell(runs.get((r, c))) for c in column_names] for r in row_names]
+        for part, metrics in record["metrics"]["per_category"].items():
+            low, high = metrics.get("image_auroc_ci") or (None, None)
+            for metric in (m for m in METRICS if m in metrics):
+                half = 50 * (high - low) if metric == "image_auroc" and low is not None else None
+                value = None if metrics[metric] is None else 100 * metrics[metric]
+                lines.append((row(record), part, metric, record["seed"], value, half))
+    key = ["row", "part", "metric", "seed"]
+    found = pd.DataFrame(lines, columns=[*key, "value", "half"]).astype({"value": float, "half": float})
+    for name, part, _, seed in found[found.duplicated(key)][key].head(1).itertuples(index=False):
+        raise DumenetError(f"Two records for {name}, {part}, seed {seed}: delete one, or choose others.")
+    groups = found.assign(square=found.half**2).groupby(["row", "metric", "seed"], sort=False)
+    size, count = groups.size(), groups[["value", "half"]].count()
+    shared = found.part.str.startswith("{").any()
+    halves = groups.half.sum() / size if shared else np.sqrt(groups.square.sum()) / size
+    means = pd.DataFrame({"value": groups.value.mean(), "half": halves.where(count.half == size)})
+    whole = means[(count.value == size) & (size == found.part.nunique())].reset_index().assign(part="mean")
+    return pd.concat([found, whole]) if len(whole) else found
 
 
-def _cell(by_seed: dict[Any, float | None] | None) -> Cell | None:
-    if by_seed is None:
-        return None
-    values = [v for v in by_seed.values() if v is not None]
-    if not values:
-        return Cell(None, None, 0)
-    return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+def summary(found: "pd.DataFrame") -> "pd.DataFrame":
+    """Of `runs`, over seeds: `mean`, `half` and `n` for each (row, part, metric); none where a value is not defined.
+
+    ± is `half`, half the width of a 95 % interval of the mean over `n` seeds: what other seeds would change (Student's
+    t; two seeds or more) and, for image AUROC, another draw of test images (bootstrap), added as independent errors
+    are. NaN: one seed and no bootstrap, or every image ranked right, where resampling tells nothing.
+    """
+    groups = found.groupby(["row", "part", "metric"], sort=False)
+    made = groups.agg(mean=("value", "mean"), n=("value", "size"), spread=("value", "std"), least=("value", "min"),
+                      defined=("value", "count"), half=("half", "mean"), halves=("half", "count"))  # fmt: skip
+    seeds = stats.t.ppf(0.975, made.n - 1) * made.spread / np.sqrt(made.n)  # NaN for one
+    images = made.half.where(made.halves == made.n)
+    perfect = (made.index.get_level_values("metric") == "image_auroc") & (made.least >= 100)
+    made["half"] = np.hypot(seeds.fillna(0), images.fillna(0)).where((seeds.notna() | images.notna()) & ~perfect)
+    return made.loc[made.defined == made.n, ["mean", "half", "n"]]
 
 
-def _field(record: dict, dotted: str) -> Any:
-    value: Any = record
-    for name in dotted.split("."):
-        if not isinstance(value, dict) or name not in value:
-            raise unknown("result field", dotted, value if isinstance(value, dict) else ())
-        value = value[name]
-    return value
+def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
+    """ "93.4 ± 0.5", or "93.4"."""
+    return f"{mean:.{digits}f}" + ("" if half is None or math.isnan(half) else f" ± {half:.{digits}f}")
 
 
-def markdown(pivot: Table) -> str:
-    """The table as Markdown: mean ± std (n); "not defined", or "–" where there is no run."""
-    row_names, column_names, cells = pivot
-    lines = [["", *column_names], ["---"] * (len(column_names) + 1)]
-    lines += [[name, *("–" if c is None else str(c) for c in row)] for name, row in zip(row_names, cells)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def markdown(lines: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    head, *body = [list(line) for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
 
 
-def csv(pivot: Table) -> str:
-    """The table as CSV text, one line per cell: row, column, mean, std, n; empty where not defined."""
-    row_names, column_names, cells = pivot
-    text = io.StringIO()
-    out = writer(text, lineterminator="\n")
-    out.writerow(["row", "column", *Cell._fields])
-    for name, row in zip(row_names, cells):
-        out.writerows([name, column, *cell] for column, cell in zip(column_names, row) if cell is not None)
-    return text.getvalue()
+def labels(records: Sequence[dict]) -> list[str]:
+    """A name for each record of one of our own networks: its model, and each setting that is not its preset's or
+    recipe's default, unless all the records have it alike. The seed, and settings that say where, are in no name.
+    """
+
+    def flat(config: Config) -> dict[str, Any]:
+        return {
+            f"{a}.{k}": v for a, part in counted(config).items() for k, v in part.items() if (a, k) != ("train", "seed")
+        }
+
+    found, usual = [], []
+    for record in records:
+        config = record["config"]
+        chosen = {"model.preset": config["model"]["preset"], "train.recipe": config["train"]["recipe"]}
+        known = {k: v for k, v in chosen.items() if v in ("described", "released", "standard", "paper")}  # not gone
+        implied = flat(config_from_dict(merge({}, known)))
+        usual.append(implied | {k: v for k, v in flat(Config()).items() if k in chosen})
+        given = {f"{a}.{k}": v for a, part in config.items() for k, v in part.items()}
+        found.append(implied | {k: v for k, v in given.items() if k in implied})
+    apart = [k for k in (found[0] if found else ()) if k != "model.name" and any(f[k] != found[0][k] for f in found)]
+    short = {k: k if k.startswith("data.") else k.split(".")[1] for k in apart}
+    return [
+        ", ".join([f["model.name"], *(f"{short[k]} {f[k]}" for k in apart if f[k] != u[k])])
+        for f, u in zip(found, usual)
+    ]
 
 
 class PaperValue(NamedTuple):
@@ -215,7 +243,9 @@ def paper_results(path: Path) -> list[PaperValue]:
 
 
 def paper_table(paper: list[PaperValue], table: str, metric: str) -> tuple[list[str], list[str], np.ndarray]:
-    """Methods, categories, and values (categories + 2, methods): the last rows are the printed and the recomputed mean."""
+    """Methods, categories, and values (categories + 2, methods): the last rows are the printed and the recomputed
+    mean.
+    """
     rows = [r for r in paper if r.table == table and r.metric == metric]
     methods, names = (list(dict.fromkeys(getattr(r, k) for r in rows)) for k in ("method", "category"))
     names = [n for n in names if n != "mean"]

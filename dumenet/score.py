@@ -46,6 +46,10 @@ def upsample(maps: Tensor, size: int, align: str = "bilinear") -> Tensor:
 
     `align` is `features.align`: of "bilinear" the grid's corners are the image's corners (UniAD's
     UpsamplingBilinear2d), of "area" a grid value belongs to the middle of its cell.
+
+    >>> grid = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
+    >>> upsample(grid, 4, "bilinear")[0, 0], upsample(grid, 4, "area")[0, 0]
+    (tensor([0.0000, 0.3333, 0.6667, 1.0000]), tensor([0.0000, 0.2500, 0.7500, 1.0000]))
     """
     return F.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=align == "bilinear")[:, 0]
 

@@ -21,7 +21,7 @@ def sweep(
     """What `function` returns for the arguments of each task, by the task's name.
 
     A task whose worker dies is given to another one; after four deaths it is given up, and its result is a sentence.
-    So a task must be safe to do twice: those of `dumenet.paper.jobs` look for their results file first, lessons for their stamp.
+    So a task must be safe to do twice: jobs look for their results file first, lessons for their stamp.
 
     Args:
         workers: processes to start on this machine, one thread each.

@@ -14,6 +14,7 @@ from dumenet.config import Config, TrainConfig
 from dumenet.errors import DumenetError
 from dumenet.features import Features, progress_bar
 from dumenet.models import PositionGaussian, build_model
+from dumenet.optimizer import make_optimizer
 from dumenet.parallel import Processes
 
 STATES = 100  # an interrupted run loses at most this part of its epochs, or one
@@ -107,7 +108,7 @@ def train(
     if config.model.target == "standardised":
         model.standardise.fit(*features.channel_statistics())
     model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
+    optimizer = make_optimizer(model, c.optimizer, c.lr, c.weight_decay)
     in_epoch, total = count_steps(c, len(features))
     schedule, epochs = make_schedule(optimizer, c, in_epoch, total), -(-total // in_epoch)
     start = resume(state_file, trained, optimizer, schedule)

@@ -1,7 +1,5 @@
 """What several test files share: a tiny data set, tiny settings, and no network."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from dumenet.config import make_config
 from dumenet.data import Sample, load_mask, make_factory, open_dataset
 from dumenet.features import Features
 from dumenet.metrics import auroc
+from dumenet.run import Folders, run
 
 torch.set_num_threads(1)  # the models are too small for more
 collect_ignore = ["browser"]  # a minute, and a browser: only where the folder is named, as `make test` does
@@ -30,7 +29,7 @@ TINY = {  # a whole run takes about a second
 }  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """`make_config` on top of the tiny settings: ``tiny(train__epochs=3)``."""
     flat = {f"{section}__{key}": value for section, group in TINY.items() for key, value in group.items()}
@@ -67,10 +66,31 @@ def photos(home):
     return home / "photos"
 
 
+@pytest.fixture(scope="session")
+def outcomes(tiny, tmp_path_factory):
+    """Runs on `photos`, made once: a network with both memories, one without, and the Gaussian. Do not change them."""
+    home = tmp_path_factory.mktemp("outcomes")
+    config = {"data__source": str(photos(home))}
+    kinds = {"both": {}, "plain": {"model__memory_mode": "none"}, "gaussian": {"model__name": "gaussian"}}
+    return {kind: run(tiny(**config, **model), Folders(home), progress=False) for kind, model in kinds.items()}
+
+
 def write(path, array):
     """An image file, its folders made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def samples():
+    """Ten images in memory, all different."""
+    rng = np.random.default_rng(0)
+    return [Sample(f"{i}", "a", "good", rng.integers(0, 256, (32, 32, 3), np.uint8)) for i in range(10)]
+
+
+def rows(features):
+    """All of them, in order."""
+    return features.batch(np.arange(len(features)))
 
 
 @pytest.fixture
@@ -85,36 +105,30 @@ def make_features():
     return make
 
 
-# --- for tests/baselines
+# --- for tests/methods
 
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory):
-    """Connectors: 30 normal images to train on, 10 normal and 15 defective ones to test on; and a cache for features."""
+    """Connectors: 30 normal images to train on, 10 normal and 15 defective ones to test on; a cache for features."""
     home = tmp_path_factory.mktemp("parts")
     root = make_factory(home / "factory", categories="connector", train=30, test_good=10, per_defect=3, size=128)
     return open_dataset(str(root), ("all",), home=home), home / "cache"
 
 
-class Judgement(NamedTuple):
-    """Of a fitted method on test images that it has not seen."""
-
-    area: float  # image AUROC
-    chance: float  # what the AUROC of scores without meaning exceeds in 1 of 100 such test sets (normal approximation)
-    peak: float  # share of the defects with the map's largest value in the mask, or at most 1/14 of the side beside it
-    normal: list[Sample]  # the normal test images
-
-
 @pytest.fixture(scope="session")
 def judged(tmp_path_factory):
-    """Fit a method on a category of the factory and judge it: ``judged(method, "cap")`` gives a `Judgement`.
+    """``judged(method, "cap")`` fits a method on a category of the factory and asserts that it finds defects; gives the
+    normal test images.
 
-    30 normal images to train on; 40 normal and 10 of each defect kind, or of `kinds` alone, to test on. The tolerance of
-    1/14 is a cell of the 14 x 14 grid that most maps come from.
+    30 normal images to train on; 40 normal and 10 of each defect kind, or of `kinds` alone, to test on. The image AUROC
+    must exceed what that of scores without meaning exceeds in 1 of 100 such test sets (normal approximation). In a
+    share `peak` of the defects the map's largest value must lie in the mask, or at most 1/14 of the side beside it: a
+    cell of the 14 x 14 grid that most maps come from.
     """
     home = tmp_path_factory.mktemp("judged")
 
-    def judge(method, category, kinds=(), side=128):
+    def judge(method, category, kinds=(), side=128, peak=0.5):
         size, made = method.settings.features.image_size, home / f"{category}{side}"
         root = make_factory(made, categories=category, train=30, test_good=40, per_defect=10, size=side)
         dataset = open_dataset(str(root), ("all",), home=home)
@@ -129,29 +143,11 @@ def judged(tmp_path_factory):
                 found.append(ndimage.distance_transform_edt(~mask).flat[m.argmax()] <= size / 14)
         bad = labels.sum()
         sd = ((len(test) + 1) / (12 * (len(test) - bad) * bad)) ** 0.5  # of the Mann-Whitney statistic under chance
-        normal = [s for s in test if not s.label]
-        return Judgement(auroc(labels, scores.image), 0.5 + 2.33 * sd, np.mean(found), normal)
+        area, chance = auroc(labels, scores.image), 0.5 + 2.33 * sd
+        assert area > chance and np.mean(found) > peak, (area, chance, np.mean(found))
+        return [s for s in test if not s.label]
 
     return judge
-
-
-@pytest.fixture
-def seed_decides(parts):
-    """``seed_decides(make)``: methods `make(0)` and `make(0)` score alike to the bit, `make(1)` does not; gives the last."""
-    dataset, _ = parts
-
-    def check(make, train=4):
-        found = []
-        for seed in (0, 0, 1):
-            method = make(seed)
-            method.fit(dataset.train[:train])
-            found.append(method.score(dataset.test[:2]))
-        for part in ("image", "maps"):
-            first, same, other = (getattr(scores, part) for scores in found)
-            assert np.array_equal(first, same) and not np.array_equal(first, other), part
-        return method
-
-    return check
 
 
 @pytest.fixture

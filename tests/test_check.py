@@ -1,4 +1,6 @@
-"""The checks of the exercises: a right answer is right, a wrong one gets the right reason, one not begun its hint.
+"""The checks of the exercises: a right answer is right, a wrong one gets the right reason.
+
+One that is not begun gets its hint: tests/test_classroom.py.
 
 `tests/wrong_answers/NN.py` holds plausible wrong answers of lesson NN with words of the sentence that each gets:
 `WRONG = {"NN_1": [("words", function), ...], ...}`. The words `is right, not` stand for numbers without a reason.
@@ -45,6 +47,7 @@ def code(number):
     return "\n".join(imports), ["".join(c["source"]) for c in cells if "solution" in c["metadata"].get("tags", [])]
 
 
+@cache
 def answer_of_lesson(name):
     """The solution, run with the lesson's imports and none of its variables."""
     imports, solutions = code(name[:2])
@@ -129,15 +132,6 @@ def test_what_goes_in_stays(name):
 
     if name not in ("04_2", "11_1", "11_2"):  # only numbers go in; or dictionaries
         assert "was changed in place" in sentence(name, spoils)
-
-
-@each_exercise
-def test_an_exercise_not_begun_says_its_hint_in_one_line(name, capsys):
-    def stub(*args, **kwargs):
-        raise check.NotDone("think.")
-
-    getattr(check, f"exercise_{name}")(stub)
-    assert capsys.readouterr().out == f"Exercise {name.replace('_', '.')} is not done yet. Hint: think.\n"
 
 
 def test_a_notebook_shows_the_sentence_alone():

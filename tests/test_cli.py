@@ -14,7 +14,7 @@ from dumenet import predict
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import _parser, main
 from dumenet.errors import DumenetError
-from dumenet.experiment import evaluate_checkpoint
+from dumenet.run import evaluate_checkpoint
 
 
 @pytest.fixture
@@ -112,7 +112,9 @@ def test_train_separately_with_two_seeds(home, tree, tiny_yaml, capsys):
     capsys.readouterr()
     assert main(["table"]) == 0
     out = capsys.readouterr().out
-    assert "| bolt: dumenet, memory_mode channel" in out and out.count("(n=2)") == 2 * 7
+    rows = out.splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["bolt: dumenet", "felt: dumenet"]
+    assert all(row.endswith("| 2 |") and row.count("±") for row in rows)
 
 
 def test_runs_that_differ_in_how_they_were_trained_have_rows_of_their_own(home, tree, tiny_yaml, capsys):
@@ -181,17 +183,12 @@ def test_runs_whose_difference_a_row_leaves_out_are_told_apart(home, tree, tiny_
     assert main(["table"]) == 0
     rows = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()[2:]}
     first, second = sorted(rows)
-    assert first.endswith(", data.seed 0, evaluation.bootstrap 20") and "(n=2)" in rows[first]
-    assert second.endswith(", data.seed 3, evaluation.bootstrap 10") and "(n=1)" in rows[second]
+    assert first.endswith("dumenet, bootstrap 20") and rows[first].endswith("| 2 |")
+    assert second.endswith("dumenet, data.seed 3, bootstrap 10") and rows[second].endswith("| 1 |")
     path = min((home / "data" / "results").glob("*.json"))
     shutil.copy(path, path.with_name("copy.json"))
     assert main(["table"]) == 2
-    error = capsys.readouterr().err
-    assert (
-        "copy.json" in error
-        and path.name in error
-        and error.endswith("are of one configuration and one seed: delete one of them.\n")
-    )
+    assert "Two records for bolt: dumenet" in capsys.readouterr().err
 
 
 def test_what_is_not_defined_is_said(home, tree, tiny_yaml, capsys):
@@ -211,7 +208,7 @@ def test_evaluate_again(home, tree, checkpoint, capsys):
     for words, rows in ((["table"], 1), (["table", "--tag", "evaluate"], 2), (["table", "--csv"], None)):
         assert main(words) == 0  # the evaluation does not stand in the way of the run it repeats
         out = capsys.readouterr().out
-        assert out.count("\n| ") == rows + 1 if rows else out.startswith("row,column,mean,std,n\n")
+        assert out.count("\n| ") == rows + 1 if rows else out.startswith("row,part,metric,mean,half,n\n")
     assert set(mean["metrics"]["per_category"]) == {"felt"} and mean["config"]["evaluation"]["pooling"] == "mean"
 
 
@@ -302,7 +299,7 @@ def test_interruption_is_one_line(home, tree, tiny_yaml, monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dumenet.experiment.train", stop)
+    monkeypatch.setattr("dumenet.methods.network.train", stop)
     assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("dumenet: interrupted; run the same command again")
 
@@ -319,7 +316,7 @@ def test_what_the_machine_refuses_is_one_sentence(home, tree, tiny_yaml, monkeyp
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("dumenet.experiment.train", refuse)
+    monkeypatch.setattr("dumenet.methods.network.train", refuse)
     assert main(["train", "--config", str(tiny_yaml), "--data", str(tree)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"dumenet: {says}")
 
@@ -328,7 +325,7 @@ def test_an_error_of_our_own_stays_one(home, tree, tiny_yaml, monkeypatch):
     def slip(*args, **kwargs):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("dumenet.experiment.train", slip)
+    monkeypatch.setattr("dumenet.methods.network.train", slip)
     with pytest.raises(RuntimeError, match="mat1"):
         main(["train", "--config", str(tiny_yaml), "--data", str(tree)])
 

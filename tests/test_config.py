@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dumenet.cli import _pairs
-from dumenet.config import CONFIGS, Config, ModelConfig, config_from_dict, load_config, make_config, merge, to_dict
+from dumenet.config import CONFIGS, ModelConfig, config_from_dict, load_config, make_config, merge, to_dict
 from dumenet.errors import DumenetError, unknown
 
 
@@ -16,6 +16,7 @@ def test_yaml_keywords_and_command_line_give_the_same(tmp_path):
     from_line = config_from_dict(merge({}, _pairs(["train.epochs=3", "train.lr=1e-3", "features.stages=[0, 2]"])))
     assert from_yaml == from_line == make_config(train__epochs=3, train__lr=1e-3, features__stages=(0, 2))
     assert from_yaml.train.lr == 0.001 and from_yaml.features.stages == (0, 2)  # YAML reads 1e-3 as text
+    assert _pairs(["data.normals=01234"]) == {"data.normals": "01234"}  # a split keeps its leading zero
 
 
 def test_plain_values_give_an_equal_config_back():
@@ -23,11 +24,6 @@ def test_plain_values_give_an_equal_config_back():
         model__preset="released", model__neighbour_mask=["encoder"], train__recipe="paper", data__per_class_test=4
     )
     assert config_from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
-
-
-def test_configs_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().train.epochs = 3
 
 
 def test_presets_set_the_points_on_which_text_and_release_differ():
@@ -54,7 +50,7 @@ def test_the_budget_is_steps_or_epochs_and_the_later_one_counts():
     assert merge({"train": {"steps": 5}}, {"train.epochs": 2}) == {"train": {"epochs": 2}}
     for both, says in (
         ({"steps": 1, "epochs": 1}, "are both set: the budget is one of them"),
-        ({"steps": None}, "needs a budget"),
+        ({"steps": None}, "There is no budget"),
     ):
         with pytest.raises(DumenetError, match=says):
             config_from_dict({"train": both})
@@ -63,12 +59,9 @@ def test_the_budget_is_steps_or_epochs_and_the_later_one_counts():
 PAPER = {"mvtec_ad": (700, 500, 133, "max"), "cifar10": (1000, 800, 131, "mean")}
 
 
-def test_packaged_configs():
-    assert {p.stem for p in CONFIGS.glob("*.yaml")} == set(PAPER)
-
-
 @pytest.mark.parametrize("name", PAPER)
 def test_packaged_configs_follow_the_paper(name):
+    assert {p.stem for p in CONFIGS.glob("*.yaml")} == set(PAPER)
     config = config_from_dict(load_config(CONFIGS / f"{name}.yaml"))
     assert config.features.backbone == "tf_efficientnet_b4.aa_in1k"
     assert (config.train.lr, config.train.batch_size, config.train.weight_decay) == (1e-4, 8, 1e-4)
@@ -78,80 +71,45 @@ def test_packaged_configs_follow_the_paper(name):
     assert (config.train.epochs, config.train.step_epoch, config.train.seed, config.evaluation.pooling) == PAPER[name]
 
 
-def test_contamination_is_a_share_and_off_by_default():
-    assert (make_config().data.contamination, make_config().data.contamination_reserve) == (0, 0)
-    assert make_config(data__contamination=0.5).data.contamination == 0.5
-    for name in ("contamination", "contamination_reserve"):
-        with pytest.raises(DumenetError, match=f"{name} must lie between 0 and 0.5, not 0.6"):
-            make_config(**{f"data__{name}": 0.6})
-
-
 def test_merge_leaves_its_input_alone_and_fills_empty_sections():
     values = {"train": {"epochs": 1}, "model": None}
     assert merge(values, {"train.epochs": 2, "model.heads": 4}) == {"train": {"epochs": 2}, "model": {"heads": 4}}
     assert values == {"train": {"epochs": 1}, "model": None}
 
 
-def test_a_split_keeps_its_leading_zero():
-    assert _pairs(["data.normals=01234"]) == {"data.normals": "01234"}
-    for text in ("01234", "56789", "02468"):
-        assert config_from_dict(merge({}, _pairs([f"data.normals={text}"]))).data.normals == text
-
-
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ({"train__epoch": 3}, "did you mean 'epochs'"),
-        ({"trian__epochs": 3}, "did you mean 'train'"),
-        ({"model__fusion_mode": "atention"}, "did you mean 'attention'"),
         ({"model__preset": ["described"]}, "config.model.preset"),
-        ({"train__epochs": "many"}, "config.train.epochs must be of type int"),
-        ({"train__epochs": 2.5}, "config.train.epochs must be of type int"),
-        ({"train__epochs": True}, "config.train.epochs must be of type int"),
-        ({"train__lr": "fast"}, "config.train.lr must be of type float"),
-        ({"train__lr": float("nan")}, "config.train.lr must lie between"),
-        ({"train__weight_decay": -1}, "config.train.weight_decay must lie between"),
-        ({"train__seed": -1}, "config.train.seed must lie between"),
-        ({"train__epochs": 0}, "config.train.epochs must be at least 1"),
-        ({"model__dropout": 1.5}, "config.model.dropout must lie between"),
-        ({"model__hidden_dim": 100}, "config.model.hidden_dim must be a multiple of 2 x heads (8)"),
-        ({"features__stages": []}, "config.features.stages"),
-        ({"features__stages": [3, 0]}, "config.features.stages must be rising"),
-        ({"features__stages": [0, 0]}, "config.features.stages must be rising"),
-        ({"features__stages": ["a"]}, "config.features.stages must be of type int"),
-        ({"features__grid": 1}, "config.features.grid must lie between"),
-        ({"data__categories": [1.5]}, "config.data.categories must be of type str"),
+        ({"train__precision": "fp16"}, "config.train.precision"),
+        ({"data__contamination": 0.6}, "contamination must be less than or equal to 0.5, not 0.6"),
+        ({"train__epochs": 2.5}, "config.train.epochs must be a valid integer"),
+        ({"train__epochs": True}, "config.train.epochs must be a valid integer"),
+        ({"train__lr": "fast"}, "config.train.lr must be a valid number"),
+        ({"train__lr": float("nan")}, "config.train.lr must be less than or equal to 10, not nan"),
+        ({"train__weight_decay": -1}, "config.train.weight_decay must be greater than"),
+        ({"train__epochs": 0}, "config.train.epochs must be greater than or equal to 1"),
+        ({"model__dropout": 1.5}, "config.model.dropout must be less than"),
+        ({"model__hidden_dim": 100}, "model.hidden_dim must be a multiple of 2 x heads (8)"),
+        ({"features__stages": []}, "features.stages must be rising"),
+        ({"features__stages": [3, 0]}, "features.stages must be rising"),
+        ({"features__stages": [0, 0]}, "features.stages must be rising"),
+        ({"features__stages": ["a"]}, "config.features.stages.0 must be a valid integer"),
+        ({"features__grid": 1}, "config.features.grid must be greater"),
+        ({"data__categories": [[]]}, "config.data.categories.0 must be a valid string"),
     ],
 )
 def test_refuses(overrides, says):
+    """What the command line refuses: tests/test_bad_input.py."""
     with pytest.raises(DumenetError) as error:
         make_config(**overrides)
     assert says in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("train: [unclosed", "not a plain YAML file"),
-        ("train: 2024-13-01", "not a plain YAML file"),
-        ("- train", "must hold sections"),
-        ("a: !!python/object/apply:os.system ['true']", "not a plain YAML file"),
-    ],
-)
-def test_refuses_files(tmp_path, text, says):
-    (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(DumenetError, match=says):
-        load_config(tmp_path / "a.yaml")
-    with pytest.raises(DumenetError, match="Cannot read the configuration"):
-        load_config(tmp_path)
-
-
 def test_refuses_overrides_of_what_is_no_section():
-    with pytest.raises(DumenetError, match="needs a section"):
-        merge({}, {"epochs": 3})
     with pytest.raises(DumenetError, match="config.train must be a mapping"):
         merge({"train": 5}, {"train.epochs": 3})
-    with pytest.raises(DumenetError, match="config.train must be a mapping"):
+    with pytest.raises(DumenetError, match="config.train must be a dictionary"):
         config_from_dict({"train": 5})
 
 

@@ -119,18 +119,15 @@ def test_the_root_may_lie_deeper_or_be_one_category(root, tmp_path):
         shutil.rmtree(outer.parent)
 
 
-def test_photographs_of_ones_own_need_no_test(tmp_path):
+def test_photographs_of_ones_own_need_neither_test_nor_masks(tmp_path):
+    category(tmp_path / "nut", masks=False)
+    dataset = read_folder(tmp_path / "nut")
+    assert not dataset.has_masks and sum(s.label for s in dataset.test) == 4
     for i in range(4):
         save(picture(i), tmp_path / "photos" / "mug" / "train" / "good" / f"IMG {i}.jpeg")
     dataset = read_folder(tmp_path / "photos")
     assert len(dataset.train) == 4 and dataset.test == [] and not dataset.has_masks
     assert check_folder(tmp_path / "photos") == []
-
-
-def test_without_ground_truth_there_are_no_masks(tmp_path):
-    category(tmp_path / "nut", masks=False)
-    dataset = read_folder(tmp_path)
-    assert not dataset.has_masks and sum(s.label for s in dataset.test) == 4
 
 
 @pytest.mark.parametrize("inner", ["", "mvtec_anomaly_detection"])
@@ -168,12 +165,7 @@ def test_fingerprint_changes_with_any_image(root):
 FIRST, INDEX = "nut/train/good/000.png", "train.json"
 
 
-def _one_line(path, **changes):
-    row = {"filename": FIRST, "label": 0, "label_name": "good", "clsname": "nut"} | changes
-    path.write_text(json.dumps(row) + "\n")
-
-
-def _load_mask(root):
+def load_lost_mask(root):
     shutil.rmtree(root / "nut" / "ground_truth")
     load_mask(next(s for s in read_folder(root, "nut").test if s.label), 8)
 
@@ -181,19 +173,14 @@ def _load_mask(root):
 BAD = {  # what is wrong: (what reads it, what the sentence says)
     "file gone": (lambda r: load_image(Sample("a", "c", "good", r / "a.png"), 8), "a.png.*restore"),
     "key of no file": (lambda r: content_key(Sample("a", "c", "good", r / "a.png")), "a.png.*restore"),
-    "mask never given": (_load_mask, "crack/000.png has no mask: add one"),
+    "mask never given": (load_lost_mask, "crack/000.png has no mask: add one"),
     "a file as root": (lambda r: read_folder(r / FIRST), "no folder .*000.png"),
     "no category": (lambda r: read_folder(r, []), "name some of cloth, nut"),
-    "empty category": (lambda r: (r / "e/train/good").mkdir(parents=True) or read_folder(r), "e holds no images"),
-    "index not an object": (
-        lambda r: (r / INDEX).write_text("\n[1]\n") and read_folder(r),
-        "train.json line 2.*fix it",
-    ),
-    "index trains on a defect": (lambda r: _one_line(r / INDEX, label=1) or read_folder(r), "must have label 0"),
     "index empty": (lambda r: (r / INDEX).write_text("") or read_folder(r), "lists no images: delete it"),
     "index out of reach": (lambda r: write_index(read_folder(r), r, r / FIRST / "x"), "Cannot write the index.*choose"),
-    "unknown split": (lambda r: read_digits("0123"), "split '0123'.*01234"),
-    "split of letters": (lambda r: read_digits("abcde"), "split 'abcde'"),
+    "unknown split": (lambda r: read_digits("abcde"), "split 'abcde'"),
+    "no digits": (lambda r: read_digits(per_class_test=0), "per_class_test is 0"),
+    "no pictures": (lambda r: read_cifar10(r, per_class_train=0), "positive"),
     "no CIFAR-10": (lambda r: read_cifar10(r), "holds no CIFAR-10: expected"),
     "broken tar": (lambda r: (r / "x.tar.gz").write_bytes(b"no") and read_cifar10(r), "x.tar.gz.*again"),
     "broken archive": (lambda r: (r / BATCHES).mkdir() or read_cifar10(r), "incomplete or damaged.*again"),
@@ -220,7 +207,8 @@ def test_check_reports_every_problem_at_once(root):
     (nut / "tset").mkdir()
     (nut / "validation" / "good").mkdir(parents=True)  # MVTec 3D has one; it is left alone
     (root / "bare" / "train" / "good").mkdir(parents=True)
-    _one_line(root / INDEX, label=1)
+    row = {"filename": FIRST, "label": 1, "label_name": "good", "clsname": "nut"}
+    (root / INDEX).write_text(json.dumps(row) + "\n")
     expected = ("001.png: unreadable", "000_mask.png: mask without image", "001.png: image without mask")
     expected += ("mask is 9 x 9", "loose.png: stray image", "tset: stray folder", "bare: empty category")
     problems = check_folder(root)
@@ -264,8 +252,6 @@ def test_cifar_subsets_follow_the_seed(cifar):
 
     assert len(names(0)) == 5 and names(0) == names(0)
     assert len({tuple(names(seed)) for seed in range(5)}) > 1
-    with pytest.raises(DumenetError, match="positive"):
-        read_cifar10(cifar, per_class_train=0)
     shutil.rmtree(cifar / "train" / "bird")
     with pytest.raises(DumenetError, match="no images of train/bird"):
         read_cifar10(cifar)
@@ -358,8 +344,6 @@ def test_digits_are_as_many_as_wanted():
         assert {s.name for s in getattr(some, part)} < {s.name for s in getattr(whole, part)}
     assert len(open_dataset("digits", per_class_train=20, per_class_test=30).test) == 300
     assert {s.name for s in read_digits("01234", 20, seed=2).train} != {s.name for s in some.train}
-    with pytest.raises(DumenetError, match="per_class_test is 0"):
-        read_digits(per_class_test=0)
 
 
 def test_ten_classes_have_one_category_their_split(cifar):

@@ -1,11 +1,11 @@
-"""Exported graphs and the engines that run them: the same numbers as torch, damaged files refused, and what is read ahead.
+"""Exported graphs and the engines that run them: the same numbers as torch, damaged files refused, images read ahead.
 
-Where OpenVINO or the packages of the extra `fast` are absent, what needs them is skipped: pip install -e '.[fast,openvino]'.
+Where OpenVINO or the packages of the extra `fast` are absent, what needs them is skipped: use pip install -e
+'.[fast,openvino]'.
 """
 
 import csv
 import importlib.util
-import io
 import shutil
 import sys
 import warnings
@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import write
+from conftest import rows, write
 from matplotlib import colormaps
 from PIL import Image
 from torch import nn
@@ -26,10 +26,10 @@ from dumenet.config import make_config
 from dumenet.data import Sample, load_image
 from dumenet.engine import Engine
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
 from dumenet.features import Backbone, extract
 from dumenet.metrics import image_score
-from dumenet.predict import GAP, OUTPUTS, TITLE, Detector, Graph, _overlay, load_detector, predict
+from dumenet.predict import GAP, OUTPUTS, TITLE, Detector, Graph, load_detector, predict
+from dumenet.run import Folders, evaluate_checkpoint, run
 from dumenet.score import calibrate, evaluated
 from dumenet.train import train
 
@@ -40,17 +40,6 @@ openvino = pytest.mark.skipif(
     reason="openvino is absent; by choice: pip install -e '.[fast,openvino]'",
 )
 OPENVINO = pytest.param("openvino", marks=openvino)
-
-
-@pytest.fixture
-def samples():
-    """Ten images in memory, all different."""
-    rng = np.random.default_rng(0)
-    return [Sample(f"{i}", "a", "good", rng.integers(0, 256, (32, 32, 3), np.uint8)) for i in range(10)]
-
-
-def rows(features):
-    return features.batch(np.arange(len(features)))
 
 
 def example(size):
@@ -65,10 +54,24 @@ def alike(found, expected):
 # --- features
 
 
+class ChannelsLast(nn.Module):
+    """A network that gives its stages as (B, H, W, C), as Swin does."""
+
+    output_fmt = "NHWC"
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return [stage.permute(0, 2, 3, 1) for stage in self.net(x)]
+
+
 @fast
 def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_path, monkeypatch):
     torchs = extract(samples, Backbone(tiny(features__stages=(0, 1)).features), tmp_path, progress=False)
     backbone = Backbone(tiny(features__stages=(0, 1), features__runtime="onnx", features__batch_size=4).features)
+    backbone.net = ChannelsLast(backbone.net)
     found = extract(samples, backbone, tmp_path, progress=False)
     assert alike(rows(found), rows(torchs)) and not torch.equal(rows(found), torch.zeros_like(rows(found)))
     graph = tmp_path / backbone.key / "backbone.onnx"
@@ -80,25 +83,8 @@ def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_pa
         [samples[3], Sample("new", "a", "good", samples[0].source[::-1])], backbone, tmp_path, progress=False
     )
     assert torch.equal(rows(again)[0], rows(found)[3]) and len(graph.read_bytes()) == len(whole)
-
-
-@fast
-def test_a_backbone_with_its_channels_last_is_exported(tiny, tmp_path):
-    backbone = Backbone(tiny(features__backbone="swin_tiny_patch4_window7_224", features__stages=(0,)).features)
-    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    engine.export(backbone, example(64), ("features",), {}, tmp_path / "g.onnx")
-    run = Engine(engine.read(tmp_path / "g.onnx")[0], "onnx")
-    for n in (1, 3):
-        assert alike(run(images=images[:n])[0], backbone(torch.tensor(images[:n])))
-
-
-def test_what_is_cached_needs_no_package(tiny, samples, tmp_path, monkeypatch):
-    monkeypatch.setattr(features_module, "_runner", lambda backbone, folder: lambda x: np.ones((len(x), 64, 4, 4)))
-    backbone = Backbone(tiny(features__runtime="openvino").features)
-    extract(samples, backbone, tmp_path, progress=False)
-    monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    assert torch.equal(rows(extract(samples, backbone, tmp_path, progress=False)), torch.ones(10, 64, 4, 4))
+    monkeypatch.setitem(sys.modules, "onnx", None)  # what is cached needs no package
+    assert torch.equal(rows(extract(samples, Backbone(backbone.config), tmp_path, progress=False)), rows(found))
 
 
 @pytest.mark.parametrize(("absent", "runtime"), [("onnx", "onnx"), ("onnxscript", "openvino")])
@@ -192,8 +178,6 @@ def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
 @fast
 @pytest.mark.parametrize("error", ["norm", "mahalanobis"])
 def test_prediction_and_graph_give_the_maps_of_the_evaluation(checkpoint, home, tree, error):
-    from dumenet.experiment import evaluate_checkpoint
-
     outcome = evaluate_checkpoint(checkpoint, {"data.source": str(tree), "evaluation.error": error}, Folders(home))
     images = np.stack([load_image(s, 64) for s in outcome.test.samples])
     assert main(["export", str(checkpoint), "--out", str(home / f"{error}.onnx"), "--error", error]) == 0
@@ -232,16 +216,16 @@ class Pixels(nn.Module):
 
 @fast
 @pytest.mark.parametrize(
-    ("settings", "pooling"),
+    ("settings", "pooling", "error"),
     [
-        ({"name": "uniad", "neighbour_mask": ("encoder", "decoder_second"), "neighbour_size": 3}, "mean"),
-        ({"preset": "released", "neck": "cbam", "fusion_mode": "gate"}, "std"),
-        ({"name": "gaussian"}, "top1"),
+        ({"name": "uniad", "neighbour_mask": ("encoder", "decoder_second"), "neighbour_size": 3}, "mean", "norm"),
+        ({"preset": "released", "neck": "cbam", "fusion_mode": "gate"}, "std", "mahalanobis"),
+        ({"name": "gaussian"}, "top1", "mahalanobis"),
     ],
 )
-def test_every_kind_of_network_becomes_a_graph(tiny, make_features, tmp_path, settings, pooling):
+def test_every_kind_of_network_becomes_a_graph(tiny, make_features, tmp_path, settings, pooling, error):
     given = {f"model__{k}": v for k, v in settings.items()}
-    config = tiny(features__grid=8, evaluation__pooling=pooling, **given)
+    config = tiny(features__grid=8, evaluation__pooling=pooling, evaluation__error=error, **given)
     normal = make_features(8, channels=3, grid=8)
     trained = train(config, normal, (3,), progress=False)
     calibrate(trained, normal, None)
@@ -268,7 +252,8 @@ def test_a_damaged_graph_is_refused(exported, tmp_path, damage):
     changed = {
         "cut": content[: len(content) // 2], "cut between two fields": content[: end - 4], "empty": b"",
         "a changed byte": content[:20_000] + bytes([content[20_000] ^ 1]) + content[20_001:],
-        "a changed threshold": content[:end] + content[end:].replace(b'"all": ', b'"all":9', 1), "foreign": b"PK\x03\x04" * 99,
+        "a changed threshold": content[:end] + content[end:].replace(b'"all": ', b'"all":9', 1),
+        "foreign": b"PK\x03\x04" * 99,
     }  # fmt: skip
     assert changed[damage] != content
     path.write_bytes(changed[damage])
@@ -350,16 +335,25 @@ def test_an_unreadable_image_stands_in_its_place(tmp_path, monkeypatch, together
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"{i}.png.heatmap.png" for i in (0, 1, 3, 4)]
 
 
-def test_an_overlay_has_the_colours_of_a_heatmap_and_the_threshold_in_their_middle():
-    image = np.full((112, 112, 3), (200, 100, 0), np.uint8)
-    maps = np.zeros((112, 112))
-    maps[:, 56:] = 2.0
-    page = Image.open(io.BytesIO(_overlay(image, maps, 2.0, "a\nname of\ntwo lines \u00e9\u4e2d" + 100 * "x")))
+def test_an_overlay_has_the_colours_of_a_heatmap_and_the_threshold_in_their_middle(tmp_path, monkeypatch):
+    name, colour = "\u00e9\u4e2d" + 100 * "x" + ".png", (200, 100, 0)
+    write(tmp_path / name, np.full((112, 112, 3), colour, np.uint8))
+
+    def right_half(images, category):
+        maps = np.zeros(images.shape[:3])
+        maps[:, :, 56:] = 2.0
+        return maps, maps.max((1, 2)), category
+
+    detector = Detector(make_config(features__image_size=112), {"all": 2.0}, [], right_half)
+    monkeypatch.setattr("dumenet.predict.load_detector", lambda *a: detector)
+    predict(tmp_path / "none.pt", tmp_path, tmp_path / "out")
+    (path,) = (tmp_path / "out").glob("*.heatmap.png")
+    page = Image.open(path)
     side = (page.width - 3 * GAP) // 2
     pixel = lambda x: np.array(page.getpixel((x, TITLE + 50)), float)  # noqa: E731
     assert side % 112 == 0 and page.height == TITLE + side + GAP
-    assert np.array_equal(pixel(GAP + 5), image[0, 0])
-    grey = image[0, 0] @ np.array([0.299, 0.587, 0.114])
+    assert np.array_equal(pixel(GAP + 5), colour)
+    grey = colour @ np.array([0.299, 0.587, 0.114])
     for x, share in ((5, 0.0), (side - 5, 0.5)):
         expected = (np.array(colormaps["magma"](share)[:3]) * 255 + grey) / 2
         assert np.abs(pixel(2 * GAP + side + x) - expected).max() < 2

@@ -1,5 +1,7 @@
 """The explorer's plain functions, on arrays small enough to know the answer, and one session on a tiny data set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score, precision_score, recall_score
@@ -13,23 +15,19 @@ from dumenet.course.explorer import (
     describe,
     draw_heatmap,
     explorer_figure,
-    pane,
     pixel_metrics,
     position_report,
     report_picture,
     stage_map,
 )
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
 from dumenet.score import evaluated, score
 
 
-@pytest.fixture
-def session(tiny, tree, tmp_path):
+@pytest.fixture(scope="module")
+def session(outcomes):
     """A network with both memories, one without, and the Gaussian, on two categories of 64 x 64 images."""
-    kinds = {"both": {}, "plain": {"model__memory_mode": "none"}, "gaussian": {"model__name": "gaussian"}}
-    folders = Folders(tmp_path)
-    return Session({k: run(tiny(data__source=str(tree), **v), folders, progress=False) for k, v in kinds.items()})
+    return Session(outcomes)
 
 
 # --- numbers
@@ -56,13 +54,6 @@ def test_what_is_not_defined_is_none():
     assert pixel_metrics(heat, nothing, 2) == (0, 0, None, None, None)
     with pytest.raises(DumenetError, match="does not fit"):
         pixel_metrics(heat, np.zeros((3, 2)), 1)
-
-
-def test_squares_of_the_stages_add_up():
-    error, stages = np.random.default_rng(0).normal(size=(5, 3, 4)), {1: 2, 3: 3}
-    parts = [stage_map(error, stages, s) for s in stages]
-    assert np.allclose((error**2).sum(0), sum(p**2 for p in parts))
-    assert np.allclose(parts[1], np.linalg.norm(error[2:], axis=0))
 
 
 def look_at(**changes):
@@ -120,18 +111,11 @@ def test_heatmap_colours_marks_and_outlines():
     assert (ringed[:40, -40:] != 100).any() and (ringed[40:] == 100).all()
 
 
-def test_panes_show_photograph_map_and_ring(session):
-    state = session.state()
-    photo, heat, ringed = pane(session, state), pane(session, state, "both"), pane(session, state, "both", ring=True)
-    assert photo.shape == heat.shape and (photo != heat).any()
-    assert 0 < (heat != ringed).any(-1).mean() < 0.1
-
-
-@pytest.mark.parametrize("name", COLOUR_MAPS)
-def test_colour_maps_rise_in_lightness(name):
-    ramp = draw_heatmap(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name)
-    light = ramp[4].astype(float) @ [0.299, 0.587, 0.114]
-    assert (np.diff(light) >= -1.5).all() and light[-1] - light[0] > 120
+def test_colour_maps_rise_in_lightness():
+    for name in COLOUR_MAPS:
+        ramp = draw_heatmap(np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1)), 1.0, name)
+        light = ramp[4].astype(float) @ [0.299, 0.587, 0.114]
+        assert (np.diff(light) >= -1.5).all() and light[-1] - light[0] > 120, name
 
 
 def test_a_report_is_drawn_for_each_position_and_without_memory():
@@ -169,11 +153,11 @@ def test_a_stage_is_measured_by_its_norm_whatever_the_error(session):
 def test_one_is_the_threshold_of_the_category_that_is_found(session):
     outcome, image = session.outcomes["both"], session.images("bolt")[0]
     assert image.startswith("bolt/test/hole"), "defects first"
-    found = outcome.scores.found[list(session.samples).index(image)]
-    assert session.unit("both", image) == outcome.trained.thresholds[found]
-    outcome.scores.found[list(session.samples).index(image)] = "felt"
-    assert session.unit("both", image) == outcome.trained.thresholds["felt"]
-    assert "taken for felt" in describe(session, session.state(image=image))[1]
+    for category in ("bolt", "felt"):
+        scores = replace(outcome.scores, found=[category] * len(session.samples))
+        other = Session({"both": replace(outcome, scores=scores)})
+        assert other.unit("both", image) == outcome.trained.thresholds[category]
+    assert "taken for felt" in describe(other, other.state(image=image))[1]
 
 
 def test_states_have_defaults_and_words(session):
@@ -210,23 +194,19 @@ def test_bad_values_are_one_sentence(session, values, message):
         explorer_figure(session, **values)
 
 
-def test_models_must_be_comparable(session, tiny, tree, tmp_path):
-    alone = run(tiny(data__source=str(tree), data__categories=["bolt"]), Folders(tmp_path), progress=False)
+def test_models_must_be_comparable(outcomes):
+    both, plain = outcomes["both"], outcomes["plain"]
     with pytest.raises(DumenetError, match="compare like with like"):
-        Session({**session.outcomes, "alone": alone})
+        Session({"all": both, "some": replace(plain, test=plain.test.subset(range(6)))})
     with pytest.raises(DumenetError, match="one trained model"):
         Session({})
-    session.outcomes["plain"].trained.thresholds.clear()
     with pytest.raises(DumenetError, match="'plain' has no threshold"):
-        Session(session.outcomes)
+        Session({"both": both, "plain": replace(plain, trained=replace(plain.trained, thresholds={}))})
 
 
-def test_without_masks_there_are_no_pixel_metrics(tiny, tree, tmp_path):
-    import shutil
-
-    for category in ("bolt", "felt"):
-        shutil.rmtree(tree / category / "ground_truth")
-    session = Session({"m": run(tiny(data__source=str(tree)), Folders(tmp_path), progress=False)})
+def test_without_masks_there_are_no_pixel_metrics(outcomes):
+    whole = outcomes["both"]
+    session = Session({"m": replace(whole, dataset=replace(whole.dataset, has_masks=False))})
     state = session.state()
     assert session.truth(state.image) is None and "precision" not in " ".join(describe(session, state))
     explorer_figure(session)

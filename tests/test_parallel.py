@@ -1,4 +1,4 @@
-"""Several processes train one model: as one process would have; and threads, batches and devices change rounding alone."""
+"""Several processes train the model that one would have; and threads, batches and devices change rounding alone."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from dumenet import parallel
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.config import make_config
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, run
 from dumenet.paper import jobs, tables
+from dumenet.run import Folders, run, run_jobs
 from dumenet.score import calibrate, score
 from dumenet.train import train
 
@@ -35,8 +35,8 @@ def torchrun(folder, config, *options):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
-@pytest.mark.parametrize("size", [1, 2, 7, 8])
+@pytest.mark.parametrize("world", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 7, 8])
 def test_every_image_is_taken_once_and_counts_the_same(tiny, world, size):
     losses, taken = np.random.default_rng(0).random(size), []
     for rank in range(world):
@@ -129,17 +129,17 @@ def test_a_gpu_scores_as_a_processor_does(tiny, make_features, tmp_path):
 # --- many jobs
 
 
-def test_a_table_is_the_same_file_by_1_2_and_4_workers(tmp_path, monkeypatch):
+def test_a_table_is_the_same_file_by_0_and_2_workers(tmp_path, monkeypatch):
     """Records too, but for what a run measures of itself; and each job is done once."""
     found = {}
-    for workers in (1, 2, 4):
+    for workers in (0, 2):
         home = tmp_path / str(workers)
         photos(home)
         monkeypatch.chdir(home)
-        chosen = {f"all.features.{k}": v for k, v in TINY["features"].items() if k != "stages"} | {"all.device": "cpu"}
-        wanted = jobs.plan("mvtec", "photos", methods=("Gaussian",), seeds=range(6), overrides=chosen)
-        assert jobs.run_jobs(wanted, progress=False, workers=workers) == []
-        records = {j.path.name: json.loads(j.path.read_text()) for j in wanted}
+        chosen = {f"features.{k}": v for k, v in TINY["features"].items() if k != "stages"} | {"device": "cpu"}
+        wanted = jobs.plan("mvtec", "photos", methods=("Gaussian",), seeds=range(4), overrides=chosen)
+        assert run_jobs(wanted, progress=False, workers=workers) == []
+        records = {j.path().name: json.loads(j.path().read_text()) for j in wanted}
         measured = ("seconds", "machine", "peak_memory_mb")
         records = {name: {k: v for k, v in record.items() if k not in measured} for name, record in records.items()}
         written = {
@@ -147,6 +147,6 @@ def test_a_table_is_the_same_file_by_1_2_and_4_workers(tmp_path, monkeypatch):
             for p in tables.write(wanted, Path("."), Path("figures"))
             if p.suffix in (".csv", ".md")
         }
-        assert len(records) == 6 and written
+        assert len(records) == 4 and written
         found[workers] = records, written
-    assert found[1] == found[2] == found[4]
+    assert found[0] == found[2]

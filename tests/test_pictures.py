@@ -7,9 +7,9 @@ import torch
 from dumenet.course.pictures import ALTERED, PictureDecoder, altered, backbone_features, picture_decoder
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, load_data
 from dumenet.features import Backbone, extract
 from dumenet.models import build_model
+from dumenet.run import Folders, load_data
 
 
 @pytest.fixture
@@ -25,15 +25,16 @@ def test_draws_pictures_in_range():
 
 def test_trains_once_and_learns_light_and_dark(config, tree, tmp_path):
     folders = Folders(tmp_path / "home")
-    decoder = picture_decoder(config, folders, epochs=30, progress=False)
+    decoder = picture_decoder(config, folders, epochs=2, progress=False)
     (path,) = folders.runs.glob("*-pictures-*/decoder.pt")
-    again = picture_decoder(config, folders, epochs=30, progress=False)
+    again = picture_decoder(config, folders, epochs=2, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), again.state_dict().values()))
     path.write_bytes(path.read_bytes()[:100])  # a damaged one is made anew, and the same
-    anew = picture_decoder(config, folders, epochs=30, progress=False)
+    anew = picture_decoder(config, folders, epochs=2, progress=False)
     for part, made in zip(decoder.state_dict().values(), anew.state_dict().values()):
         torch.testing.assert_close(made, part, atol=1e-5, rtol=0)
 
+    decoder = picture_decoder(config, folders, epochs=30, progress=False)
     dataset = load_data(config, folders)
     drawn = decoder.draw(extract(dataset.train, Backbone(config.features), folders.cache, False).batch(range(16)))
     mean = {c: drawn[[i for i, s in enumerate(dataset.train) if s.category == c]].mean() for c in dataset.categories}

@@ -1,7 +1,9 @@
 """The project holds together: one list of packages, one test command, arrows that go one way, lessons without outputs."""
 
 import ast
+import doctest
 import graphlib
+import importlib
 import json
 import re
 import subprocess
@@ -28,6 +30,12 @@ def tracked():
         pytest.skip("not a git checkout")
     out = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
     return [name for name in out.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("name", ["metrics", "models.memory", "score"])
+def test_examples_in_docstrings(name):
+    failed, attempted = doctest.testmod(importlib.import_module(f"dumenet.{name}"))
+    assert attempted and not failed
 
 
 # --- one list of packages

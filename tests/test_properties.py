@@ -23,15 +23,13 @@ from dumenet.config import Config, config_from_dict, load_config, to_dict
 from dumenet.data import Sample, load_image, load_mask, read_cifar10, read_index
 from dumenet.data.cifar import CLASSES
 from dumenet.errors import DumenetError, shown
-from dumenet.metrics import auroc, auroc_interval, average_precision, evaluate_scores, f1_max, image_score, pro
+from dumenet.metrics import auroc, auroc_interval, average_precision, f1_max, pro
 from dumenet.models import build_model
-from dumenet.models.layers import jitter, neighbour_mask
-from dumenet.models.memory import ChannelMemory, Fusion, SpatialMemory, ssim
-from dumenet.score import upsample
+from dumenet.models.memory import ssim
 
 CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile(
-    "calm", derandomize=True, deadline=None, max_examples=60, database=None, suppress_health_check=CALM
+    "calm", derandomize=True, deadline=None, max_examples=40, database=None, suppress_health_check=CALM
 )
 settings.load_profile("calm")
 
@@ -59,6 +57,7 @@ def test_image_metrics_are_shares_or_not_defined(pairs):
         assert (value is None) == (labels.min() == labels.max())
         assert value is None or 0 <= value <= 1
     interval = auroc_interval(labels, scores, n_bootstrap=20)
+    assert (interval is None) == (labels.min() == labels.max())
     assert interval is None or 0 <= interval[0] <= interval[1] <= 1
 
 
@@ -94,17 +93,6 @@ def test_ties_only(pairs):
     assert f1_max(labels, tied) == pytest.approx(2 * share / (1 + share))  # everything is called anomalous
 
 
-@given(MAPS)
-def test_pixel_metrics_equal_the_ones_on_flat_arrays(masks_and_maps):
-    masks, maps = masks_and_maps
-    labels = masks.any(axis=(1, 2)).astype(int)
-    found = evaluate_scores(labels, maps.max(axis=(1, 2)), ["a"] * len(maps), masks, maps, n_bootstrap=0)["pooled"]
-    y, s = masks.ravel().astype(int), maps.ravel()
-    for name, metric in (("pixel_auroc", auroc), ("pixel_ap", average_precision), ("pixel_f1max", f1_max)):
-        assert found[name] == pytest.approx(metric(y, s))
-    assert found["pro"] == pytest.approx(pro(masks, maps))
-
-
 @given(MAPS, st.sampled_from([0.05, 0.3, 1.0]))
 def test_pro_is_a_share_and_ignores_order_scale_and_mirrors(masks_and_maps, limit):
     masks, maps = masks_and_maps
@@ -120,22 +108,11 @@ def test_pro_is_a_share_and_ignores_order_scale_and_mirrors(masks_and_maps, limi
     assert pro(masks, masks.astype(float), limit) == pytest.approx(1)
 
 
-@given(st.sampled_from(["max", "mean", "std", "top1"]), arrays(np.float64, (3, 17, 20), elements=st.integers(-9, 9)))
-def test_image_scores_lie_within_the_map_and_follow_a_shift(pooling, maps):
-    scores = image_score(maps, pooling)
-    shifted, doubled = image_score(maps + 5, pooling), image_score(2 * maps, pooling)
-    assert np.allclose(doubled, 2 * scores)
-    assert np.allclose(shifted, scores + (0 if pooling == "std" else 5))
-    if pooling != "std":
-        assert (scores >= maps.min((1, 2)) - 1e-9).all() and (scores <= maps.max((1, 2)) + 1e-9).all()
-    assert np.allclose(image_score(maps[::-1], pooling), scores[::-1])
+# --- SSIM
 
 
-# --- SSIM, memories, fusion
-
-
-def tensors(*shape, size=3.0):
-    return arrays(np.float32, shape, elements=st.floats(-size, size, width=32)).map(torch.from_numpy)
+def tensors(*shape):
+    return arrays(np.float32, shape, elements=st.floats(-3, 3, width=32)).map(torch.from_numpy)
 
 
 @given(tensors(4, 9), tensors(3, 9))
@@ -148,63 +125,7 @@ def test_ssim_lies_between_minus_one_and_one_and_is_symmetric(a, b):
     assert torch.allclose(ssim(a[:, order], b[:, order]), found, atol=1e-4)  # one window: places do not matter
 
 
-@given(tensors(2, 9, 4, size=100.0), st.sampled_from(["map", "released"]))
-def test_a_read_is_a_convex_combination(x, layout):
-    torch.manual_seed(0)
-    channel, spatial = ChannelMemory(5, 4), SpatialMemory(6, 3, layout)
-    for read, weights, slots in (
-        channel(x) + (channel.value(channel.slots),),
-        spatial(x) + (spatial.value(spatial.slots),),
-    ):
-        assert read.shape == x.shape and (weights >= 0).all()
-        assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5)
-        assert read.min() >= slots.min() - 1e-4 and read.max() <= slots.max() + 1e-4
-
-
-@given(tensors(2, 9, 4), tensors(2, 9, 4), tensors(2, 9, 4))
-def test_fusion_of_a_read_with_itself_and_between_two(token, channel, spatial):
-    torch.manual_seed(0)
-    for mode in ("add", "multiply", "add_linear"):  # it does not matter which is which
-        fuse = Fusion(mode, 4)
-        assert torch.allclose(fuse(token, channel, spatial), fuse(token, spatial, channel), atol=1e-5)
-    low, high = torch.minimum(channel, spatial) - 1e-5, torch.maximum(channel, spatial) + 1e-5
-    for mode in ("weighted_sum", "gate", "attention"):  # what they give lies between the two
-        fused = Fusion(mode, 4)(token, channel, spatial)
-        assert (fused >= low).all() and (fused <= high).all()
-        assert torch.allclose(Fusion(mode, 4)(token, channel, channel), channel, atol=1e-5)
-    for mode in ("concat", "add", "multiply", "attention", "gate", "add_linear", "weighted_sum"):
-        fuse = Fusion(mode, 4)
-        fused = fuse(token, channel, spatial)
-        assert fused.shape == token.shape and fused.isfinite().all()
-        assert torch.allclose(fuse(token[:1], channel[:1], spatial[:1]), fused[:1], atol=1e-5)  # no image sees another
-
-
-@given(st.integers(2, 9), st.integers(1, 9))
-def test_a_neighbour_mask_is_symmetric_and_hides_oneself(grid, size):
-    try:
-        allowed = neighbour_mask(grid, size)
-    except DumenetError:
-        assert size // 2 >= grid // 2
-        return
-    assert not allowed.diagonal().any() and torch.equal(allowed, allowed.T)
-
-
-@given(tensors(2, 5, 3))
-def test_no_jitter_changes_nothing(tokens):
-    assert torch.equal(jitter(tokens, 0.0), tokens)
-
-
 # --- resizing
-
-
-@given(tensors(2, 4, 4), st.integers(4, 33))
-def test_an_upsampled_map_stays_in_range_and_keeps_its_corners(maps, size):
-    large = upsample(maps, size)
-    assert large.shape == (2, size, size)
-    assert large.min() >= maps.min() - 1e-5 and large.max() <= maps.max() + 1e-5
-    ends = [[0, 0, -1, -1], [0, -1, 0, -1]]
-    assert torch.allclose(large[:, ends[0], ends[1]], maps[:, ends[0], ends[1]], atol=1e-5)
-    assert torch.allclose(upsample(maps.flip(1), size), large.flip(1), atol=1e-5)
 
 
 PICTURES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda s: arrays(np.uint8, (*s, 3)))
@@ -264,7 +185,7 @@ def one_sentence(error):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged metadata; pytest takes the package's filters away
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.one_of(st.binary(max_size=200), st.sampled_from(sorted(IMAGES)).flatmap(lambda kind: damaged(IMAGES[kind]))))
 def test_image_reader_meets_damaged_files(tmp_path, content):
     path = tmp_path / "a.png"
@@ -284,7 +205,7 @@ PLAIN = st.recursive(
 FIELDS = [(section, key) for section, group in to_dict(Config()).items() for key in group]
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.sampled_from(FIELDS), PLAIN)
 def test_any_value_of_any_setting(field, value):
     section, key = field
@@ -299,7 +220,7 @@ def test_any_value_of_any_setting(field, value):
     )  # fmt: skip
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode), damaged(yaml.safe_dump(TINY).encode())))
 def test_config_reader_meets_damaged_files(tmp_path, content):
     (tmp_path / "a.yaml").write_bytes(content)
@@ -315,7 +236,7 @@ LINE = b'{"filename": "a.png", "label": 1, "label_name": "hole", "clsname": "nut
 ROW = st.dictionaries(st.sampled_from(["filename", "label", "label_name", "clsname", "maskname"]), PLAIN)
 
 
-@settings(max_examples=200)
+@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=60), damaged(LINE), ROW.map(lambda row: json.dumps(row, default=str).encode())))
 def test_index_reader_meets_damaged_files(tmp_path, content):
     for name in ("a.png", "m.png"):
@@ -343,7 +264,7 @@ def archive(kind):
 ARCHIVES = {".tar": archive(""), ".tar.gz": archive("gz")}
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.sampled_from(sorted(ARCHIVES)).flatmap(lambda s: st.tuples(st.just(s), damaged(ARCHIVES[s]))))
 def test_archive_reader_meets_damaged_files(tmp_path, suffix_and_content):
     suffix, content = suffix_and_content
@@ -372,7 +293,7 @@ def checkpoint():
     return buffer.getvalue(), trained
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.data())
 def test_checkpoint_reader_meets_damaged_files(tmp_path, checkpoint, data):
     whole, trained = checkpoint

@@ -11,10 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dumenet import results
+from dumenet.config import to_dict
 from dumenet.errors import DumenetError
-from dumenet.results import Cell, csv, machine, markdown, peak_memory_mb, read_results, table, write_result
+from dumenet.results import (
+    labels,
+    machine,
+    markdown,
+    peak_memory_mb,
+    plus_minus,
+    read_results,
+    runs,
+    summary,
+    write_result,
+)
 
 
 @dataclass
@@ -108,34 +120,65 @@ def test_read_errors_name_the_file(tmp_path):
         read_results(tmp_path)
 
 
-def records():
-    values = {("add", "toy", 0): 0.8, ("add", "toy", 1): 0.9, ("gate", "toy", 0): 0.7, ("gate", "digits", 0): None}
-    return [{"fusion": f, "data": d, "seed": s, "mean": {"pro": v}} for (f, d, s), v in values.items()]
+# --- summaries over seeds
 
 
-def test_table_markdown_and_csv():
-    pivot = table(records(), "fusion", "data", "mean.pro")
-    rows, columns, cells = pivot
-    assert (rows, columns) == (["add", "gate"], ["toy", "digits"])
-    assert cells[0][0] == pytest.approx(Cell(0.85, np.std([0.8, 0.9], ddof=1), 2))
-    assert cells[0][1] is None
-    assert cells[1] == [Cell(0.7, None, 1), Cell(None, None, 0)]
-    assert markdown(pivot).splitlines() == [
-        "|  | toy | digits |",
-        "| --- | --- | --- |",
-        "| add | 0.850 ± 0.071 (n=2) | – |",
-        "| gate | 0.700 (n=1) | not defined |",
+def record(row, seed, values, ci=None):
+    """A record of image AUROC in each part, the same interval in all; and a pixel AUROC that is not defined."""
+    parts = {part: {"image_auroc": v, "image_auroc_ci": ci, "pixel_auroc": None} for part, v in values.items()}
+    return {"column": row, "seed": seed, "metrics": {"per_category": parts}}
+
+
+def cell(records, *key):
+    return summary(runs(records)).loc[(*key, "image_auroc")]
+
+
+def test_a_summary_by_hand():
+    found = [record("US", s, {"bottle": v, "cable": 0.5}, [0.4, 0.6]) for s, v in enumerate((0.80, 0.84, 0.88))]
+    bottle, cable, mean = (cell(found, "US", part) for part in ("bottle", "cable", "mean"))
+    seeds = stats.t.ppf(0.975, 2) * 4 / 3**0.5  # of 80, 84, 88
+    assert (bottle["mean"], bottle.n) == (pytest.approx(84), 3) and mean["mean"] == pytest.approx(67)
+    assert bottle.half == pytest.approx(np.hypot(seeds, 10)) and cable.half == pytest.approx(10)
+    assert mean.half == pytest.approx(np.hypot(seeds / 2, np.hypot(10, 10) / 2))
+    assert not (summary(runs(found)).index.get_level_values("metric") == "pixel_auroc").any()  # not defined
+
+
+def test_splits_share_their_test_images_and_perfection_has_no_interval():
+    splits = {"{01234}": 0.8, "{56789}": 0.7}
+    assert cell([record("US", 0, splits, [0.4, 0.6])], "US", "mean").half == pytest.approx(10)  # not 10 / sqrt(2)
+    perfect = [record("US", s, {"bottle": 1.0}, [1.0, 1.0]) for s in (0, 1)]
+    assert np.isnan(cell(perfect, "US", "bottle").half)
+    assert np.isnan(cell([record("US", 0, {"bottle": 0.9})], "US", "bottle").half)  # one seed, no bootstrap
+    assert cell([record("US", 0, {"bottle": 0.99}, [0.98, 1.0])], "US", "bottle").half == pytest.approx(1)
+
+
+def test_a_mean_needs_every_part():
+    found = [record("US", 0, {"bottle": 0.8}), record("US", 0, {"cable": 0.6}), record("US", 1, {"bottle": 0.7})]
+    mean = cell(found, "US", "mean")
+    assert (mean["mean"], mean.n) == (pytest.approx(70), 1)  # seed 1 has no cable
+    found.append(record("PaDiM", 0, {"bottle": 0.9}))
+    assert ("PaDiM", "mean", "image_auroc") not in summary(runs(found)).index
+    with pytest.raises(DumenetError, match="Two records for US, bottle, seed 0"):
+        runs([*found, record("US", 0, {"bottle": 0.5})])
+
+
+def test_numbers_and_tables_as_text():
+    assert [plus_minus(93.44, half) for half in (0.5, None, float("nan"))] == ["93.4 ± 0.5", "93.4", "93.4"]
+    assert markdown([["", "a"], ["US", "1.0"]]) == "|  | a |\n| --- | --- |\n| US | 1.0 |"
+
+
+def test_a_label_names_what_differs(tiny):
+    def named(*settings):
+        return labels([{"config": to_dict(tiny(**s))} for s in settings])
+
+    assert named({}, {"train__seed": 3}, {"train__device": "auto"}) == ["dumenet"] * 3  # what is small, all share
+    assert named({}, {"model__name": "uniad"}, {"model__heads": 1}) == [
+        "dumenet, heads 2",
+        "uniad, heads 2",
+        "dumenet, heads 1",
     ]
-    lines = csv(pivot).splitlines()
-    assert lines[0] == "row,column,mean,std,n"
-    assert lines[2:] == ["gate,toy,0.7,,1", "gate,digits,,,0"]
-
-
-def test_table_refuses_what_it_would_hide():
-    with pytest.raises(DumenetError, match="Two records for fusion=add, data=toy, seed=0"):
-        table(records() + records()[:1], "fusion", "data", "mean.pro")
-    with pytest.raises(DumenetError, match="did you mean 'mean'"):
-        table(records(), "fusion", "data", "main.pro")
+    paper = named({"train__recipe": "paper"}, {})
+    assert "recipe paper" in paper[0] and "recipe" not in paper[1] and "lr" not in "".join(paper)  # the recipe sets it
 
 
 def test_machine_is_plain_and_names_no_host(tmp_path):

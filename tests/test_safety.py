@@ -15,7 +15,6 @@ from dumenet.data import read_cifar10
 from dumenet.data.images import open_image
 from dumenet.errors import DumenetError
 from dumenet.features import load_tensors
-from dumenet.models import build_model
 from dumenet.sweep import sweep
 from dumenet.train import train
 
@@ -138,8 +137,3 @@ def test_jobs_on_several_processes_listen_on_this_machine_alone(monkeypatch):
     with pytest.raises(DumenetError):
         sweep(print, {"a": ()}, workers=1)
     assert given["dashboard_address"] == "127.0.0.1:0" and given.get("host", "127.0.0.1") == "127.0.0.1"
-
-
-def test_the_name_of_a_model_is_not_looked_up_as_code(tiny):
-    with pytest.raises(DumenetError, match="Unknown value for config.model.name"):
-        build_model(tiny(model__name="os.system").model, (3, 5), 4)

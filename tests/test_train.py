@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dumenet import checkpoint
 from dumenet.checkpoint import load_checkpoint, pick_device, save_checkpoint
 from dumenet.config import config_from_dict, make_config, to_dict
 from dumenet.errors import DumenetError
@@ -42,16 +43,13 @@ def stop_after(epoch):
 # --- the loop
 
 
-@pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp", "gaussian"])
+@pytest.mark.parametrize("name", ["dumenet", "gaussian"])
 def test_same_seed_same_model_bit_for_bit(go, name):
     first = go(model__name=name)
     torch.rand(3)  # what ran before does not matter
     second = go(model__name=name)
     assert torch.equal(weights(first), weights(second)) and first.history == second.history
-
-
-def test_another_seed_another_model(go):
-    assert not torch.equal(weights(go()), weights(go(train__seed=1)))
+    assert torch.equal(weights(first), weights(go(model__name=name, train__seed=1))) == (name == "gaussian")
 
 
 def test_trains_a_fixed_number_of_epochs(go):
@@ -105,13 +103,10 @@ def rates(config):
     return lr
 
 
-def test_onecycle_climbs_and_falls_over_the_whole_run(tiny):
+def test_onecycle_and_stable_climb_and_fall_over_the_whole_run(tiny):
     lr = rates(tiny(train__epochs=10, train__lr=0.01, train__schedule="onecycle").train)
     assert lr[0] == pytest.approx(0.01 / 25) and max(lr) == pytest.approx(0.01) and lr[99] < 0.01 / 10_000
     assert lr.index(max(lr)) == 9  # a tenth of the steps
-
-
-def test_stable_climbs_stays_and_falls(tiny):
     lr = rates(tiny(train__epochs=10, train__lr=0.01, train__schedule="stable").train)
     assert lr[:10] == pytest.approx([0.001 * k for k in range(1, 11)]) and lr[9:81] == pytest.approx([0.01] * 72)
     assert lr[80:] == pytest.approx([0.0005 * k for k in range(20, -1, -1)])
@@ -123,16 +118,15 @@ def test_step_divides_by_ten(go):
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "stable"])
-@pytest.mark.parametrize("epochs", range(1, 13))
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10, 11])
 def test_a_run_of_a_few_steps_is_no_error(go, make_features, epochs, schedule):
     history = go(features=make_features(2), train__epochs=epochs, train__schedule=schedule).history  # one step an epoch
     assert len(history["loss"]) == epochs and all(lr >= 0 for lr in history["lr"])
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_refuses_a_loss_that_is_not_finite(go, make_features, bad):
+def test_refuses_a_loss_that_is_not_finite(go, make_features):
     features = make_features()
-    features.store[3] = bad
+    features.store[3] = float("inf")
     with pytest.raises(DumenetError, match="The loss is not a number in epoch 1: lower train.lr"):
         go(features=features, model__target="raw")
 
@@ -156,18 +150,17 @@ def test_a_budget_in_steps_does_not_depend_on_the_number_of_images(go, make_feat
 
 
 def test_a_state_is_not_written_after_every_one_of_very_many_epochs(go, make_features, tmp_path, monkeypatch):
-    from dumenet import checkpoint
-
     written, real = [], checkpoint.write_atomic
     monkeypatch.setattr(checkpoint, "write_atomic", lambda *a: (written.append(1), real(*a)))
-    go(tmp_path / "state.pt", features=make_features(4), train__steps=450)
-    assert len(written) == 112  # of 450 epochs every fourth
+    monkeypatch.setattr("dumenet.train.STATES", 10)
+    go(tmp_path / "state.pt", features=make_features(4), train__steps=45)
+    assert len(written) == 11  # of 45 epochs every fourth
 
 
 # --- half the bits
 
 
-@pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp"])
+@pytest.mark.parametrize("name", ["dumenet", "mlp"])
 def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features, name):
     settings = {"model__name": name, "train__epochs": 6, "train__lr": 0.01, "train__precision": "fp32"}
     full, half = go(**settings), go(**settings | {"train__precision": "bf16"})
@@ -184,11 +177,6 @@ def test_auto_precision_is_what_the_processor_is_fast_at(go, monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx, raising=False)
         assert pick_precision("auto", torch.device("cpu")) == expected == go(train__epochs=1).origin["precision"]
         assert pick_precision("fp32", torch.device("cpu")) == "fp32"
-
-
-def test_refuses_another_precision():
-    with pytest.raises(DumenetError, match=r"^[^\n]*train.precision[^\n]*bf16[^\n]*$"):
-        make_config(train__precision="fp16")
 
 
 # --- going on after an interruption
@@ -241,12 +229,6 @@ def trained(go, make_features):
     return trained
 
 
-def test_a_checkpoint_holds_plain_values_only(trained, tmp_path):
-    content = torch.load(save_checkpoint(trained, tmp_path / "runs" / "c.pt"), weights_only=True)
-    assert config_from_dict(content["config"]) == trained.config
-    assert content["thresholds"] == trained.thresholds
-
-
 @pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp", "gaussian"])
 def test_a_loaded_model_gives_the_same_maps(go, make_features, tmp_path, name):
     trained = go(model__name=name)
@@ -257,7 +239,10 @@ def test_a_loaded_model_gives_the_same_maps(go, make_features, tmp_path, name):
 
 
 def test_everything_comes_back(trained, tmp_path):
-    loaded = load_checkpoint(save_checkpoint(trained, tmp_path / "c.pt"), "cpu")
+    path = save_checkpoint(trained, tmp_path / "runs" / "c.pt")
+    content = torch.load(path, weights_only=True)  # plain values only
+    assert config_from_dict(content["config"]) == trained.config
+    loaded = load_checkpoint(path, "cpu")
     for field in dataclasses.fields(trained):
         if field.name not in ("model", "spread", "normal"):
             assert getattr(loaded, field.name) == getattr(trained, field.name), field.name
@@ -273,9 +258,7 @@ class Foreign:
         return os.mkdir, ("owned",)
 
 
-@pytest.mark.parametrize(
-    "what", ["missing", "empty", "text", "cut short", "foreign", "object", "other model", "folder"]
-)
+@pytest.mark.parametrize("what", ["missing", "empty", "cut short", "foreign", "object", "other model", "folder"])
 def test_refuses_other_files(trained, tmp_path, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
     path = save_checkpoint(trained, tmp_path / "c.pt")
@@ -284,8 +267,8 @@ def test_refuses_other_files(trained, tmp_path, monkeypatch, what):
         path.unlink()
     if what == "folder":
         path.mkdir()
-    if what in ("empty", "text"):
-        path.write_text("" if what == "empty" else "hello")
+    if what == "empty":
+        path.write_text("")
     if what == "cut short":
         path.write_bytes(path.read_bytes()[:-500])
     if what == "foreign":

@@ -9,7 +9,7 @@ pytest.importorskip("anywidget", reason="an extra: pip install -e '.[notebooks]'
 from dumenet.course.explorer import Session  # noqa: E402
 from dumenet.course.widgets import explorer, live  # noqa: E402
 from dumenet.errors import DumenetError  # noqa: E402
-from dumenet.experiment import Folders, run  # noqa: E402
+from dumenet.run import Folders, run  # noqa: E402
 
 
 def draw(level, flip=False):
@@ -44,12 +44,9 @@ def test_an_error_in_the_drawing_is_raised_at_the_control():
 # --- the explorer
 
 
-@pytest.fixture
-def session(tiny, tree, tmp_path):
-    kinds = {"both": {}, "gaussian": {"model__name": "gaussian"}}
-    return Session(
-        {k: run(tiny(data__source=str(tree), **v), Folders(tmp_path), progress=False) for k, v in kinds.items()}
-    )
+@pytest.fixture(scope="module")
+def session(outcomes):
+    return Session({name: outcomes[name] for name in ("both", "gaussian")})
 
 
 @pytest.fixture
@@ -112,13 +109,6 @@ def test_a_data_set_of_a_smaller_grid_and_fewer_images_takes_over(session, tiny,
     assert app.controls["row"].max == 1 and app.state.row <= 1 and app.state.column <= 1
 
 
-def test_a_stage_alone_has_no_choice_of_error(app):
-    app.controls["stage"].value = 1
-    assert app.controls["error"].disabled
-    app.controls["stage"].value = "all"
-    assert not app.controls["error"].disabled
-
-
 def test_a_click_chooses_its_position(app):
     report = app.pictures[1, "report"].png
     row, column = (app.state.row + 1) % 4, (app.state.column + 2) % 4
@@ -129,9 +119,16 @@ def test_a_click_chooses_its_position(app):
     assert app.pictures[0, "map"].place == [(row + 1) % 4, column]
 
 
-def test_a_new_image_opens_at_its_peak(app, session):
+def test_a_new_image_opens_at_its_peak_and_a_stage_alone_has_no_choice_of_error(app, session):
     app.controls["category"].value = "felt"
     assert (app.state.row, app.state.column) == session.peak("both", app.state.image)
+    for stage, fixed in ((1, True), ("all", False)):
+        app.controls["stage"].value = stage
+        assert app.controls["error"].disabled == fixed
+    with pytest.raises(Exception, match="Invalid selection"):
+        app.controls["colour_map"].value = "jet"
+    app.controls["threshold"].value = 99  # a slider stops at its end
+    assert app.state.threshold == 3
 
 
 def test_every_picture_has_words_and_names_are_text_not_markup(session):
@@ -145,10 +142,6 @@ def test_every_picture_has_words_and_names_are_text_not_markup(session):
     assert "<b>x</b>" not in app.status.value and "&lt;b&gt;x" in app.status.value
 
 
-def test_bad_values_of_the_explorer(app):
-    with pytest.raises(Exception, match="Invalid selection"):
-        app.controls["colour_map"].value = "jet"
-    app.controls["threshold"].value = 99  # a slider stops at its end
-    assert app.state.threshold == 3
+def test_no_session_is_refused():
     with pytest.raises(DumenetError, match="one session"):
         explorer({})

@@ -24,8 +24,8 @@ from scipy import ndimage
 from dumenet.course.pictures import PictureDecoder, backbone_features
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
-from dumenet.experiment import Outcome
 from dumenet.plots import overlay, picture
+from dumenet.run import Outcome
 from dumenet.score import evaluated, lengths, upsample
 
 ERRORS = {"mahalanobis": "in units of its normal spread", "norm": "as an L2 norm"}  # `evaluation.error`
@@ -101,7 +101,7 @@ class Session:
     """Trained models on the test images of one data set; what one image needs is computed when it is shown, and kept.
 
     Args:
-        outcomes: name -> `experiment.run(...)`, all on the same test images and backbone.
+        outcomes: name -> `dumenet.run.run(...)`, all on the same test images and backbone.
         pictures: decodes features for the eye (`pictures.picture_decoder`); None shows none.
 
     Raises:

@@ -21,11 +21,11 @@ from dumenet.checkpoint import pick_device
 from dumenet.config import Config, to_dict
 from dumenet.data import Sample, fingerprint, load_image
 from dumenet.errors import DumenetError
-from dumenet.experiment import Folders, load_data
 from dumenet.features import Backbone, Features, extract, progress_bar
 from dumenet.models import PositionGaussian
 from dumenet.models.layers import Standardise
 from dumenet.results import write_atomic
+from dumenet.run import Folders, load_data
 
 SIZE = 112  # pixels of a decoded picture
 PASTES, ALTERED = 6, 200  # pieces pasted into an image; most altered images to compute features of
@@ -79,7 +79,7 @@ def picture_decoder(
             two cores for 300 images.
 
     Raises:
-        DumenetError: as `experiment.run`; and a backbone grid other than `SIZE` / 8.
+        DumenetError: as `dumenet.run.run`; and a backbone grid other than `SIZE` / 8.
     """
     if config.features.grid * 8 != SIZE:
         raise DumenetError(f"Pictures need features.grid {SIZE // 8}, not {config.features.grid}.")

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from tqdm.auto import tqdm
 
-from dumenet.config import convert
+from dumenet.config import Integer, config_from_dict
 from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.results import machine, write_atomic, write_result
 
@@ -146,7 +146,7 @@ def _typed(value: Any, default: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise DumenetError(f"{where} must be a list, as {shown(default)} is, not {shown(value)}.")
         return [_typed(item, default[0], where) if len(kinds) == 1 else item for item in value]
-    return convert(value, type(default), where)
+    return config_from_dict(value, Integer if type(default) is int else type(default), where)
 
 
 def _stamp(home: Path, path: Path) -> Path:

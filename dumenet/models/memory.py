@@ -23,6 +23,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Returns:
         (K, M), in [-1, 1] up to rounding; 1 for equal maps.
+
+    >>> ramp = torch.arange(4.0)[None]
+    >>> [round(ssim(ramp, other).item(), 2) for other in (ramp, ramp.flip(1), ramp + 3)]  # alike, reversed, brighter
+    [1.0, -0.98, 0.6]
     """
     mean_a, mean_b = a.mean(1, keepdim=True), b.mean(1, keepdim=True)  # (K, 1), (M, 1)
     a, b = a - mean_a, b - mean_b
@@ -37,6 +41,10 @@ class ChannelMemory(nn.Module):
     r"""M slots in R^D, read by each token: :math:`w = softmax(W_q x (W_k m)^T / \sqrt D)`, read :math:`w W_v m`.
 
     Paper page, "channel-wise feature level"; released `ChannelMemoryModule`.
+
+    >>> read, weights = ChannelMemory(slots=5, dim=8)(torch.zeros(2, 196, 8))
+    >>> read.shape, weights.shape, weights.var() < 1e-9  # tokens of zeros read all slots alike
+    (torch.Size([2, 196, 8]), torch.Size([2, 196, 5]), tensor(True))
     """
 
     def __init__(self, slots: int, dim: int):
@@ -61,6 +69,10 @@ class SpatialMemory(nn.Module):
     - ``map``: one map per (image, hidden channel), as the paper describes.
     - ``released``: the (N, B, D) tensor *viewed* as rows of N without a permutation, as the released code
       does. A row then runs across tokens, images and channels, so an image's read depends on its batch.
+
+    >>> read, weights = SpatialMemory(slots=5, grid=14)(torch.randn(2, 196, 8))
+    >>> read.shape, weights.shape
+    (torch.Size([2, 196, 8]), torch.Size([2, 8, 5]))
     """
 
     def __init__(self, slots: int, grid: int, layout: str = "map", similarity: str = "ssim"):

@@ -157,7 +157,8 @@ class Evidence:
     def cells(self, table: str, *columns: str) -> list[Row]:
         """The cells of a table beside the paper's, with intervals over seeds and test images: `tables.rows`."""
         found = self.runs(table, *columns)
-        return rows([{"table": "mvtec"} | r | {"column": c} for r, c in zip(found.record, found.column)], self.paper)
+        named = [r | {"table": r.get("table") or "mvtec", "column": c} for r, c in zip(found.record, found.column)]
+        return rows(named, self.paper)
 
     def measurement(self, name: str) -> dict[str, Any]:
         """The numbers of one measurement of lesson 11; NothingRun where nobody has made it."""

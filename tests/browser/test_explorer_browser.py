@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+LESSON = "notebooks/12_explorer.ipynb"
 FIRST, STEP = 600, 60  # seconds: until the app has trained and stands there; for each step after it
 
 pytest.importorskip("voila", reason="an extra: pip install -e '.[notebooks]'")
@@ -129,15 +130,12 @@ def test_the_app_in_a_browser(server, browser):
 
     browser.get(server[0])
     failed = "There was an error when executing cell"
-    until(
-        "the explorer",
-        FIRST,
-        lambda: failed in browser.page_source or css(browser, ".dumenet-picture img") and words(browser),
-    )
+    drawn = lambda: css(browser, ".dumenet-picture img") and words(browser)  # noqa: E731
+    until("the explorer", FIRST, lambda: failed in browser.page_source or drawn())
     assert failed not in browser.page_source
-    until("its pictures", STEP, lambda: all(
-        browser.execute_script("return arguments[0].naturalWidth", e) for e in css(browser, ".dumenet-picture img") if e.is_displayed()
-    ))  # fmt: skip
+    width = lambda e: browser.execute_script("return arguments[0].naturalWidth", e)  # noqa: E731
+    pictures = lambda: [e for e in css(browser, ".dumenet-picture img") if e.is_displayed()]  # noqa: E731
+    until("its pictures", STEP, lambda: all(map(width, pictures())))
     assert "Explorer" in browser.page_source and "pixel_metrics(" not in browser.page_source, "prose, no code"
     explorer = css(browser, ".dumenet-explorer")[0]
     browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", explorer)
@@ -162,14 +160,12 @@ def test_the_app_in_a_browser(server, browser):
         handle = control(browser, label).find_element("css selector", ".noUi-handle")
         handle.send_keys(*[key] * times)
 
+    def choose(label, index):
+        Select(control(browser, label).find_element("tag name", "select")).select_by_index(index)
+
     changes("the threshold", lambda: press("threshold", Keys.ARROW_LEFT, 8))
-    changes(
-        "another image", lambda: Select(control(browser, "image").find_element("tag name", "select")).select_by_index(3)
-    )
-    changes(
-        "a second model",
-        lambda: Select(control(browser, "beside it").find_element("tag name", "select")).select_by_index(3),
-    )
+    changes("another image", lambda: choose("image", 3))
+    changes("a second model", lambda: choose("beside it", 3))
     until("three maps", STEP, lambda: len([e for e in css(browser, ".dumenet-ring") if e.is_displayed()]) == 3)
 
     def heat():
@@ -202,32 +198,15 @@ def test_strangers_and_other_folders_get_nothing(server, tmp_path):
     base, token = app.split("/voila")[0], app.split("token=")[1]
     assert len(token) > 20 and base.startswith("http://127.0.0.1:")
     assert status(f"{base}/api/contents/README.md?token={token}") == 200
-    for path in (
-        "api/contents/README.md",
-        "files/README.md",
-        "api/kernels",
-        "lab",
-        "voila/render/notebooks/12_explorer.ipynb",
-    ):
+    for path in ("api/contents/README.md", "files/README.md", "api/kernels", "lab", f"voila/render/{LESSON}"):
         assert status(f"{base}/{path}") in (302, 403), path
     secret = tmp_path / "outside.txt"
     secret.write_text("nobody may read this")
     outside = str(secret).strip("/")
-    for path in (
-        "../" * 12 + outside,
-        "..%2f" * 12 + outside.replace("/", "%2f"),
-        "%2f" + outside.replace("/", "%2f"),
-        f"/{outside}",
-    ):
-        for room in (
-            "files",
-            "api/contents",
-            "voila/render",
-            "voila/files",
-            "voila/static",
-            "static",
-            "nbconvert/html",
-        ):
+    coded = outside.replace("/", "%2f")
+    rooms = ("files", "api/contents", "voila/render", "voila/files", "voila/static", "static", "nbconvert/html")
+    for path in ("../" * 12 + outside, "..%2f" * 12 + coded, "%2f" + coded, f"/{outside}"):
+        for room in rooms:
             try:
                 with urllib.request.urlopen(f"{base}/{room}/{path}?token={token}", timeout=30) as answer:
                     assert b"nobody may" not in answer.read(), f"{room}/{path}"

@@ -1,0 +1,27 @@
+"""PaDiM: its formula by hand, and that it finds defects."""
+
+import numpy as np
+import torch
+from scipy.spatial.distance import mahalanobis as oracle
+
+from dumenet.config import FeatureConfig
+from dumenet.methods.padim import PaDiM, PaDiMSettings, gaussians, mahalanobis
+
+
+def test_mahalanobis_is_scipys():
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(2, 12, 3)), rng.normal(size=(2, 4, 3))  # (N, images, K)
+    t = torch.from_numpy(x)
+    mean, inverse = gaussians(12, t.sum(1), t.transpose(1, 2) @ t, ridge=0.01)
+    got = mahalanobis(torch.from_numpy(new).float(), mean, inverse)
+    for n in range(2):
+        covariance = np.cov(x[n], rowvar=False) + 0.01 * np.eye(3)
+        for b in range(4):
+            true = oracle(new[n, b], x[n].mean(0), np.linalg.inv(covariance))
+            assert np.isclose(got[n, b], true, rtol=1e-3)
+
+
+def test_finds_defects(parts, judged):
+    """On caps: a printed number in the middle, so that a Gaussian for each position is what fits."""
+    settings = PaDiMSettings(features=FeatureConfig(image_size=128), grid=16, channels=60, cache=parts[1])
+    judged(PaDiM(settings), "cap")

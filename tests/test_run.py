@@ -1,0 +1,316 @@
+"""One run from configuration to results file, and the cases in which something is not there."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import write
+
+from dumenet.checkpoint import load_checkpoint
+from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
+from dumenet.errors import DumenetError
+from dumenet.methods import network
+from dumenet.metrics import METRICS
+from dumenet.run import Folders, evaluate_checkpoint, network_job, per_category, run
+
+
+@pytest.fixture
+def go(tiny, tree, tmp_path):
+    """Run the tiny settings on the tiny tree, without progress bars."""
+
+    def once(tag=None, **settings):
+        return run(tiny(**{"data__source": str(tree)} | settings), Folders(tmp_path), tag, progress=False)
+
+    return once
+
+
+def test_a_run_leaves_a_checkpoint_and_a_record(go, tree, tmp_path):
+    outcome = go(tag="lesson")
+    record = json.loads((tmp_path / "data" / "results" / f"lesson-{outcome.record['name']}.json").read_text())
+    assert record["files"]["results"].endswith(f"lesson-{record['name']}.json")
+    assert record["tag"] == "lesson" and record["seed"] == 0
+    assert record["config"]["train"]["epochs"] == 2 and record["config"]["features"]["grid"] == 4
+    config = record["data"].pop("config")
+    assert config == record["config"]["data"] and record["method"] == record["config"]["model"]["name"] == "dumenet"
+    assert record["data"] == {
+        "name": "photos", "train": 16, "test": 12, "fingerprint": fingerprint(open_dataset(str(tree))),
+    }  # fmt: skip
+    assert record["machine"]["versions"]["torch"] and record["device"] == "cpu"
+    assert set(record["seconds"]) == {"train features", "train", "score", "metrics"}
+    assert all(s >= 0 for s in record["seconds"].values()) and record["peak_memory_mb"] > 50
+    assert record["parameters"] == sum(p.numel() for p in outcome.trained.model.parameters())
+    assert len(record["history"]["loss"]) == 2
+    assert set(record["thresholds"]) == {"bolt", "felt", "all"}
+    assert set(record["metrics"]["per_category"]) == {"bolt", "felt"}
+    for name in METRICS:
+        assert 0 <= record["metrics"]["mean"][name] <= 1
+    loaded = load_checkpoint(tmp_path / record["files"]["checkpoint"], "cpu")
+    assert loaded.thresholds == record["thresholds"] and loaded.config == outcome.trained.config
+    assert outcome.scores.maps.shape == (12, 64, 64) and len(outcome.test) == 12
+    assert set(record["image_auroc_by_pooling"]) == {"max", "mean", "std", "top1"}
+    assert record["image_auroc_by_pooling"]["max"] == record["metrics"]["mean"]["image_auroc"]
+
+
+def test_scores_find_a_white_rectangle(go):
+    """Not a claim about the network, but of labels, masks and maps in one order."""
+    metrics = go(model__name="gaussian").record["metrics"]
+    assert metrics["mean"]["image_auroc"] == 1 and metrics["mean"]["pixel_auroc"] > 0.8
+
+
+def test_held_out_images_are_not_trained_on(go, monkeypatch):
+    seen = {}
+    real_train, real_set = network.train, network.calibrate
+
+    def spy_train(config, features, *args, **kwargs):
+        seen["train"] = {s.name for s in features.samples}
+        return real_train(config, features, *args, **kwargs)
+
+    def spy_set(trained, kept, holdout):
+        seen["holdout"] = {s.name for s in holdout.samples}
+        real_set(trained, kept, holdout)
+
+    monkeypatch.setattr(network, "train", spy_train)
+    monkeypatch.setattr(network, "calibrate", spy_set)
+    go()
+    assert len(seen["holdout"]) == 4 and len(seen["train"]) == 12 and not seen["train"] & seen["holdout"]
+    assert all("/train/good/" in name for name in seen["train"] | seen["holdout"])
+
+
+def test_test_images_are_not_opened_before_training_is_over(go, monkeypatch):
+    """Fixed budget, last epoch: a checkpoint cannot be chosen by the test set."""
+    order = []
+    real_extract, real_train = network.extract, network.train
+    monkeypatch.setattr(network, "extract", lambda s, *a: (order.append(s[0].name), real_extract(s, *a))[1])
+    monkeypatch.setattr(network, "train", lambda *a, **k: (order.append("train"), real_train(*a, **k))[1])
+    go()
+    assert order == ["bolt/train/good/000.png", "train", "bolt/test/good/008.png"]
+
+
+def test_a_finished_run_is_used_again(go, monkeypatch):
+    first = go()
+
+    def fail(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(network, "train", fail)
+    second = go()
+    assert second.record["metrics"] == first.record["metrics"] and second.record["name"] == first.record["name"]
+    assert second.record["seconds"]["train"] == first.record["seconds"]["train"]  # what training took, not loading
+
+
+def test_other_test_images_evaluation_or_device_need_no_other_training(tiny, tree, tmp_path):
+    def job(**settings):
+        return network_job(tiny(data__source=str(tree), **settings), Folders(tmp_path))
+
+    first = job()
+    assert job(evaluation__pooling="mean").training == job(train__device="auto").training == first.training
+    assert job(evaluation__pooling="mean").name != first.name and job(train__device="auto").name == first.name
+    assert job(train__lr=0.002).training != first.training
+    write(tree / "bolt" / "test" / "good" / "008.png", np.zeros((64, 64, 3), np.uint8))
+    assert job().training == first.training and job().name != first.name
+    shutil.copytree(tree, tmp_path / "copy" / "photos")
+    copy = network_job(tiny(data__source=str(tmp_path / "copy" / "photos")), Folders(tmp_path))
+    assert copy.name == job().name  # known by its images, not by their path
+
+
+@pytest.mark.parametrize("change", ["image", "setting", "damage"])
+def test_anything_else_is_trained_again(go, tree, tmp_path, monkeypatch, change):
+    first, trained = go(), []
+    real = network.train
+    monkeypatch.setattr(network, "train", lambda *a, **k: (trained.append(1), real(*a, **k))[1])
+    if change == "image":
+        write(tree / "bolt" / "train" / "good" / "000.png", np.zeros((64, 64, 3), np.uint8))
+    if change == "damage":
+        path = tmp_path / first.record["files"]["checkpoint"]
+        with open(path, "r+b") as file:
+            file.truncate(1000)
+    go(**({"train__lr": 0.002} if change == "setting" else {}))
+    assert trained
+
+
+def test_an_interrupted_run_goes_on(go, tmp_path, monkeypatch):
+    whole = go(train__epochs=3)
+    shutil.rmtree(tmp_path / "build" / "runs")
+    real, epochs = network.train, []
+
+    def interrupted(config, features, channels, state, look, progress, origin):
+        def on_epoch(epoch, model):
+            epochs.append(epoch)
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+
+        return real(config, features, channels, state, on_epoch, progress, origin)
+
+    monkeypatch.setattr(network, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(train__epochs=3)
+    again = go(train__epochs=3)
+    assert epochs == [0, 1, 1, 2]
+    assert again.record["history"] == whole.record["history"]
+    assert again.record["metrics"] == whole.record["metrics"]
+    assert again.trained.earlier > 0
+
+
+def test_training_took_what_all_its_processes_took(go, monkeypatch):
+    real = network.train
+
+    def resumed(*args, **kwargs):
+        trained = real(*args, **kwargs)
+        trained.earlier = 1000.0
+        return trained
+
+    monkeypatch.setattr(network, "train", resumed)
+    for _ in range(2):  # trained, and used again
+        assert 1000 < go().record["seconds"]["train"] < 1100
+
+
+def test_separate_setting_has_one_configuration_a_category(tiny, tree, tmp_path):
+    config = tiny(data__source=str(tree))
+    assert [c.data.categories for c in per_category(config, Folders(tmp_path))] == [("bolt",), ("felt",)]
+
+
+def test_only_normal_photographs(go, tree, tmp_path):
+    for category in ("bolt", "felt"):
+        shutil.rmtree(tree / category / "test")
+        shutil.rmtree(tree / category / "ground_truth")
+    outcome = go()
+    assert outcome.record["metrics"] is None and outcome.scores is None
+    assert outcome.record["thresholds"]["bolt"] > 0
+    with pytest.raises(DumenetError, match="has no test images"):
+        evaluate_checkpoint(tmp_path / outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
+
+
+def test_a_category_without_anomalies_is_not_defined(go, tree):
+    shutil.rmtree(tree / "felt" / "test" / "hole")
+    shutil.rmtree(tree / "felt" / "ground_truth")
+    metrics = go().record["metrics"]
+    assert all(metrics["per_category"]["felt"][name] is None for name in METRICS)
+    assert metrics["per_category"]["felt"]["n_normal"] == 3
+    assert metrics["mean"]["count"]["image_auroc"] == 1
+    assert metrics["mean"]["image_auroc"] == metrics["per_category"]["bolt"]["image_auroc"]
+
+
+def test_without_masks_only_images_are_judged(go, tree):
+    for category in ("bolt", "felt"):
+        shutil.rmtree(tree / category / "ground_truth")
+    outcome = go()
+    mean = outcome.record["metrics"]["mean"]
+    assert mean["image_auroc"] is not None
+    assert all(mean[name] is None for name in METRICS if not name.startswith("image"))
+    assert outcome.scores.maps is None  # memory does not grow with images x pixels
+
+
+def test_digits_end_to_end(go):
+    outcome = go(data__source="digits", data__normals="56789", features__image_size=32, train__epochs=1)
+    assert outcome.scores.maps is None and outcome.record["data"]["name"] == "digits"
+    assert set(outcome.record["thresholds"]) == {"{56789}", "all"}
+    assert outcome.record["metrics"]["pooled"]["n_normal"] > 400
+
+
+def test_a_checkpoint_is_evaluated_alike_and_elsewhere(go, tree, tmp_path):
+    first = go()
+    path = tmp_path / first.record["files"]["checkpoint"]
+    again = evaluate_checkpoint(path, {}, Folders(tmp_path))
+    assert again.record["metrics"] == first.record["metrics"] and again.record["tag"] == "evaluate"
+    shutil.copytree(tree, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "felt")
+    elsewhere = evaluate_checkpoint(
+        path, {"data.source": str(tmp_path / "copy"), "evaluation.pooling": "mean"}, Folders(tmp_path)
+    )
+    assert set(elsewhere.record["metrics"]["per_category"]) == {"bolt"}
+    assert (elsewhere.scores.image < again.scores.image[:6]).all()  # a mean lies below a maximum
+    assert again.record["thresholds"] == first.record["thresholds"]
+    assert elsewhere.record["thresholds"]["all"] < first.record["thresholds"]["all"]  # of means
+    with pytest.raises(DumenetError, match="model.heads is fixed in a checkpoint"):
+        evaluate_checkpoint(path, {"model.heads": 4}, Folders(tmp_path))
+    strict = evaluate_checkpoint(path, {"evaluation.quantile": 0.6}, Folders(tmp_path))
+    assert strict.record["thresholds"]["all"] < first.record["thresholds"]["all"]
+
+
+def test_both_errors_share_one_training(go, monkeypatch):
+    first = go()
+    monkeypatch.setattr(network, "train", lambda *a, **k: pytest.fail("trained again"))
+    norm = go(evaluation__error="norm")
+    assert norm.record["name"] != first.record["name"] and norm.record["config"]["evaluation"]["error"] == "norm"
+    assert norm.record["files"]["checkpoint"] == first.record["files"]["checkpoint"]
+    assert norm.record["metrics"] != first.record["metrics"] and norm.record["thresholds"] != first.record["thresholds"]
+    assert first.record["precision"] in ("fp32", "bf16") and 0 <= first.record["categories_found"] <= 1
+    assert first.record["spread_mb"] > 0
+
+
+def test_names_tell_configurations_apart(go):
+    names = {go(**s).record["name"] for s in ({}, {"train__seed": 1}, {"data__categories": ("felt",)})}
+    assert len(names) == 3 and any("-felt-" in n for n in names) and any("-seed1-" in n for n in names)
+
+
+def test_nothing_is_lost_between_the_last_epoch_and_the_checkpoint(go, tmp_path, monkeypatch):
+    """Killed while the threshold is set: the next run trains no epoch again, and leaves no state behind."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "calibrate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go()
+    (state,) = (tmp_path / "build" / "runs").rglob("state.pt")
+    monkeypatch.setattr("torch.optim.AdamW.step", interrupted)
+    assert len(go().record["history"]["loss"]) == 2 and not state.exists()
+
+
+# --- defects that nobody noticed, in the training set
+
+
+def names(samples):
+    return [s.name for s in samples]
+
+
+def test_contamination_moves_defective_images_into_training(tree):
+    clean = open_dataset(str(tree))
+    dirty = contaminate(clean, 0.2, seed=0)
+    moved = dirty.train[len(clean.train) :]
+    assert dirty.train[: len(clean.train)] == clean.train  # the normal ones as they were
+    assert sorted(s.category for s in moved) == ["bolt"] * 2 + ["felt"] * 2  # 2 / (8 + 2) each
+    assert all(s.label == 1 and s in clean.test for s in moved)
+    assert not set(names(dirty.train)) & set(names(dirty.test))
+    assert sorted(names(dirty.train + dirty.test)) == sorted(names(clean.train + clean.test))
+    for sample in dirty.test:  # masks stay with their images
+        assert load_mask(sample, 64).any() == bool(sample.label)
+    assert contaminate(clean, 0) is clean
+
+
+def test_the_seed_decides_which(tree):
+    clean = open_dataset(str(tree))
+    chosen = {tuple(names(contaminate(clean, 0.1, seed=seed).train)[16:]) for seed in range(8)}
+    assert len(chosen) > 1
+    assert names(contaminate(clean, 0.1, seed=3).train) == names(contaminate(clean, 0.1, seed=3).train)
+
+
+def test_levels_with_one_reserve_share_their_test_set_and_are_nested(tree):
+    clean = open_dataset(str(tree))
+    levels = [contaminate(clean, share, 0.2) for share in (0, 0.1, 0.2)]
+    assert [len(d.train) for d in levels] == [16, 18, 20]
+    assert (
+        names(levels[0].test) == names(levels[1].test) == names(levels[2].test) == names(contaminate(clean, 0.2).test)
+    )
+    assert set(names(levels[0].train)) < set(names(levels[1].train)) < set(names(levels[2].train))
+
+
+def test_too_few_defective_images_to_contaminate(tree):
+    with pytest.raises(DumenetError, match="bolt has 3 defective test images: a contamination of 0.3 would take 3 of"):
+        contaminate(open_dataset(str(tree)), 0.3)
+    for folder in ("test/hole", "ground_truth"):
+        shutil.rmtree(tree / "felt" / folder)
+    with pytest.raises(DumenetError, match="felt has 0 defective"):
+        contaminate(open_dataset(str(tree)), 0.1, 0.2)
+
+
+def test_a_contaminated_run(go, tree, tmp_path):
+    settings = {"data__contamination": 0.1, "data__contamination_reserve": 0.2}
+    outcome = go(model__name="gaussian", train__holdout=0.0, **settings)
+    assert outcome.record["data"]["train"] == 18 and outcome.record["data"]["test"] == 8
+    assert outcome.record["config"]["data"]["contamination"] == 0.1
+    assert outcome.record["metrics"]["per_category"]["bolt"]["n_anomalous"] == 1
+    again = evaluate_checkpoint(tmp_path / outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
+    assert again.record["metrics"] == outcome.record["metrics"]  # on the same test images
