@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    rounds = 1 if args.quick else args.rounds
+    rounds, warm = (1, 0) if args.quick else (args.rounds, 2)
     session = make_session()
     app = explorer({"a": session, "b": Session(dict(reversed(session.outcomes.items())), session.pictures)})
     app.controls["other"].value = "no memory"
@@ -88,7 +88,7 @@ def main() -> None:
             else:
                 control.value = next(turns)
 
-        rows = [(timed(move), timed(redraw)) for _ in range(rounds + 2)][2:]  # two rounds to warm up
+        rows = [(timed(move), timed(redraw)) for _ in range(rounds + warm)][warm:]
         if control is not None:
             control.value = choices[-1]  # what the next control starts from, however many rounds there were
         seconds[name] = {"explorer": [round(a, 2) for a, _ in rows], "redraw": [round(b, 2) for _, b in rows]}

@@ -1,7 +1,7 @@
 """Milliseconds from an image file to its heatmap: eager torch, inference engines, PaDiM and PatchCore.
 
     python benchmarks/inference.py           # writes data/results/bench-inference.json and its section of RESULTS.md
-    python benchmarks/inference.py --quick   # a try, two rounds: prints, writes nothing
+    python benchmarks/inference.py --quick   # a try, one round: prints, writes nothing
 
 From the file: decode, resize to 224 px, EfficientNet-Lite0 features, reconstruction, the error's length, anomaly map
 at image size, image score. The baseline decodes, then computes, in eager torch; the engines do as `dumenet predict`
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    rounds = 2 if args.quick else args.rounds
+    rounds = 1 if args.quick else args.rounds
     settings = {"data__categories": ["connector"], "train__steps": 1 if args.quick else 60, "train__device": "cpu"}
     outcome = run(make_config(**settings), Folders(ROOT), tag="inference", progress=False)
     files = (outcome.dataset.test * BATCH)[:BATCH]
