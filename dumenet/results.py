@@ -175,6 +175,14 @@ def summary(found: "pd.DataFrame") -> "pd.DataFrame":
     ± is `half`, half the width of a 95 % interval of the mean over `n` seeds: what other seeds would change (Student's
     t; two seeds or more) and, for image AUROC, another draw of test images (bootstrap), added as independent errors
     are. NaN: one seed and no bootstrap, or every image ranked right, where resampling tells nothing.
+
+    >>> records = [
+    ...     {"column": "ours", "seed": seed, "metrics": {"per_category": {"cap": {"pixel_auroc": value}}}}
+    ...     for seed, value in enumerate((0.97, 0.98, 0.99))
+    ... ]
+    >>> mean, half, n = summary(runs(records)).loc["ours", "cap", "pixel_auroc"]
+    >>> plus_minus(mean, half), int(n)
+    ('98.0 ± 2.5', 3)
     """
     groups = found.groupby(["row", "part", "metric"], sort=False)
     made = groups.agg(mean=("value", "mean"), n=("value", "size"), spread=("value", "std"), least=("value", "min"),

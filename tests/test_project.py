@@ -32,7 +32,7 @@ def tracked():
     return [name for name in out.split("\0") if name and (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("name", ["metrics", "models.memory", "score"])
+@pytest.mark.parametrize("name", ["metrics", "models.memory", "results", "score"])
 def test_examples_in_docstrings(name):
     failed, attempted = doctest.testmod(importlib.import_module(f"dumenet.{name}"))
     assert attempted and not failed
