@@ -228,13 +228,18 @@ def predict(
                     list(drawers.map(draw, *zip(*good), maps))  # raises what they raised
                 bar.update(len(part))
     finally:  # an interruption or a full disk costs no score that is there
-        text, done = io.StringIO(), [row for row in rows if row["verdict"]]
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(done)
-        if done:
-            write_atomic(out / "scores.csv", text.getvalue().encode())
+        _write_scores(rows, out / "scores.csv")
     return rows
+
+
+def _write_scores(rows: list[dict[str, object]], path: Path) -> None:
+    """The rows that have a verdict, if there are any."""
+    text, done = io.StringIO(), [row for row in rows if row["verdict"]]
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(done)
+    if done:
+        write_atomic(path, text.getvalue().encode())
 
 
 def _judge(row: dict[str, object], score: float, detector: Detector, category: int) -> None:
