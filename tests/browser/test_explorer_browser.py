@@ -78,6 +78,7 @@ def browser(tmp_path_factory):
     options.binary_location = CHROMIUM
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.set_page_load_timeout(FIRST)
+    driver.command_executor.client_config.timeout = FIRST  # Voila answers when the lesson has run
     driver.implicitly_wait(0)
     try:
         yield driver
