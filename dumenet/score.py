@@ -41,7 +41,7 @@ class Scores:
         return self.found and float(np.mean([name == s.category for name, s in zip(self.found, samples)]))
 
 
-def upsample(maps: Tensor, size: int, align: str = "bilinear") -> Tensor:
+def upsample(maps: Tensor, size: int, align: str) -> Tensor:
     """Anomaly maps (B, H, W) to (B, size, size), bilinear.
 
     `align` is `features.align`: of "bilinear" the grid's corners are the image's corners (UniAD's

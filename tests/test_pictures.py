@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dumenet.course.pictures import ALTERED, PictureDecoder, altered, backbone_features, picture_decoder
+from dumenet.course.pictures import (
+    ALTERED,
+    PictureDecoder,
+    altered,
+    backbone_features,
+    picture_decoder,
+    picture_difference,
+)
 from dumenet.data import Sample
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, extract
@@ -73,3 +80,10 @@ def test_what_cannot_be_drawn_is_refused(tiny, tree, tmp_path):
             backbone_features(net, torch.zeros(1, 8, 4, 4))
     with pytest.raises(DumenetError, match="features.grid 14"):
         picture_decoder(tiny(data__source=str(tree)), Folders(tmp_path))
+
+
+def test_differences_inside_and_outside_a_mask():
+    one, other, masks = np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4), bool)
+    masks[0, :2, :2] = True
+    other[0, 0, 0], other[1] = 1.0, 0.25
+    assert picture_difference(one, other, masks) == (0.25, pytest.approx(16 * 0.25 / 28))

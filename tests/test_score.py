@@ -125,7 +125,7 @@ def test_without_a_spread_only_the_norm_is_measured(trained, make_features):
 
 def test_upsampling_keeps_corners_or_cells():
     ramp = torch.linspace(0, 3, 4).expand(2, 4, 4)
-    assert torch.allclose(upsample(ramp, 64), torch.linspace(0, 3, 64).expand(2, 64, 64), atol=1e-5)
+    assert torch.allclose(upsample(ramp, 64, "bilinear"), torch.linspace(0, 3, 64).expand(2, 64, 64), atol=1e-5)
     cells = upsample(ramp, 64, "area")[0, 0]
     assert cells[:8].eq(0).all() and cells[-8:].eq(3).all() and cells[7:9].mean() == pytest.approx(0, abs=0.05)
     assert cells[23:25].mean() == pytest.approx(1, abs=0.01)  # the middle of the second cell

@@ -123,6 +123,12 @@ def altered(samples: list[Sample], size: int, seed: int) -> list[Sample]:
     return made
 
 
+def picture_difference(a: np.ndarray, b: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+    """Mean absolute difference of pictures (n, S, S, 3) within 0..1, inside and outside masks (n, S, S)."""
+    gap = np.abs(a - b).mean(-1)
+    return gap[masks].mean(), gap[~masks].mean()
+
+
 def _train(decoder: PictureDecoder, features: Features, config: Config, epochs: int, progress: bool) -> None:
     """Absolute error, AdamW, one cycle; no scores depend on it, so it has no options."""
     device, batch = decoder.standardise.mean.device, 16

@@ -130,7 +130,7 @@ class CutPaste:
             b, _, h, w = grid.shape
             scores.append(mahalanobis(grid.mean((2, 3)), *self.image_gaussian))
             distance = mahalanobis(grid.permute(0, 2, 3, 1).flatten(0, 2), *self.cell_gaussian).view(b, h, w)
-            maps.append(upsample(distance, self.settings.features.image_size).numpy())
+            maps.append(upsample(distance, self.settings.features.image_size, "bilinear").numpy())
         return Scores(torch.cat(scores).numpy(), smooth(np.concatenate(maps), self.settings.sigma))
 
 

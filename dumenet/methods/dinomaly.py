@@ -108,7 +108,7 @@ class Dinomaly:
         for batch in features.batches(16):
             distances = [1 - F.cosine_similarity(*pair, dim=1) for pair in self.network(batch.to(device))]
             grid = torch.stack(distances).mean(0)  # (B, H, W)
-            maps.append(upsample(grid, s.features.image_size).cpu().numpy())
+            maps.append(upsample(grid, s.features.image_size, "bilinear").cpu().numpy())
         smoothed = smooth(np.concatenate(maps), s.sigma)
         return Scores(image_score(smoothed, "top1"), smoothed)
 

@@ -157,4 +157,4 @@ def losses(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor
 
 def disagreement(teacher: Sequence[Tensor], student: Sequence[Tensor], size: int) -> Tensor:
     """1 - cosine over the channels of each position, enlarged and summed over levels, (B, size, size)."""
-    return sum(upsample(1 - F.cosine_similarity(a, b), size) for a, b in zip(teacher, student))
+    return sum(upsample(1 - F.cosine_similarity(a, b), size, "bilinear") for a, b in zip(teacher, student))

@@ -129,7 +129,7 @@ def test_scores_by_hand(parts):
     with torch.no_grad():
         pairs = method.network(features.batch(np.arange(2)))
     grid = sum(1 - (F.normalize(a, dim=1) * F.normalize(b, dim=1)).sum(1) for a, b in pairs) / 2
-    maps = upsample(grid, 128).numpy()
+    maps = upsample(grid, 128, "bilinear").numpy()
     assert np.allclose(scores.maps, maps, atol=1e-5)
     assert np.allclose(scores.image, np.sort(maps.reshape(2, -1))[:, -164:].mean(1), atol=1e-5)  # 1 % of 128 x 128
 
