@@ -13,15 +13,20 @@ averaged over groups.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | its weights come with the installation; a ViT by option |
-| stages of several widths | do not occur | each channel divided by its root mean square, not centred; concatenated; linear layers to and from `width` | a mean of them does not exist; where a centred feature is near zero its cosine is noise |
+| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | its
+  weights come with the installation; a ViT by option |
+| stages of several widths | do not occur | each channel divided by its root mean square, not centred; concatenated;
+  linear layers to and from `width` | a mean of them does not exist; where a centred feature is near zero its cosine
+  is noise |
 | groups | 2 of 4 layers | 2 of 2 stages | |
 | input, grid | 392 px cut from 448, 28 x 28 | 224 px, 14 x 14 | the course's grid |
 | bottleneck | MLP, hidden 4 x width, dropout 0.2 at its input, inside and output (0.4 on Real-IAD) | the same, 0.2 | |
 | class and register tokens | pass the bottleneck and the decoder, not the loss (released code) | none | |
 | decoder | 8 layers, width 768, 12 heads | 4 layers, width 192, 6 heads | minutes on two cores |
-| optimiser | StableAdamW with amsgrad, lr 0.002 to 0.0002, clip 0.1 | AdamW with amsgrad, likewise | torch has no StableAdamW |
-| steps | 10,000 of 16 (50,000 on Real-IAD); 100 to warm up, 1,000 until 90 % of the positions count a tenth | 300 of 16; the same shares | minutes on two cores |
+| optimiser | StableAdamW with amsgrad, lr 0.002 to 0.0002, clip 0.1 | AdamW with amsgrad, likewise | torch has no
+  StableAdamW |
+| steps | 10,000 of 16 (50,000 on Real-IAD); 100 to warm up, 1,000 until 90 % of the positions count a tenth | 300 of
+  16; the same shares | minutes on two cores |
 | smoothing | 5 x 5 window of a Gaussian of sigma 4, at 256 px | sigma 1.5 | a Gaussian about as wide |
 | image score | mean of the highest 1 % of pixels | the same | |
 """
@@ -121,7 +126,7 @@ class LooseReconstruction(nn.Module):
         self.stage_channels, self.groups, self.widths_differ = stage_channels, s.groups, len(set(stage_channels)) > 1
         if not 1 <= s.groups <= len(stage_channels) or s.layers % s.groups:
             raise DumenetError(
-                f"Dinomaly cannot make {s.groups} groups of {len(stage_channels)} stages and {s.layers} decoder layers: "
+                f"Dinomaly cannot make {s.groups} groups of {len(stage_channels)} stages and {s.layers} layers: "
                 "groups must be at most the stages, and divide the layers."
             )
         width = s.width if self.widths_differ else stage_channels[0]
@@ -142,7 +147,8 @@ class LooseReconstruction(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Features (B, C, H, W) to each group's target and reconstruction, both (B, its C, H, W), shallow group first."""
+        """Features (B, C, H, W) to each group's target and reconstruction, both (B, its C, H, W), shallow group
+        first."""
         stages = self.scale(features).split(self.stage_channels, dim=1)
         targets = [self._fused([stages[i] for i in members]) for members in self.members]
         x = self.bottleneck(self.project_in(tokens_of(self._fused(stages))))  # (B, N, D)

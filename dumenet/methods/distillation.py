@@ -1,31 +1,41 @@
 """MKD, multiresolution knowledge distillation: a small student repeats a teacher on normal images (Salehi et al. 2021).
 
-A frozen pretrained teacher and a smaller network from scratch see the same normal images; the student learns the teacher's
-activations at several levels, their values and their direction (section 3.1). With a_i and b_i the level i of both,
+A frozen pretrained teacher and a smaller network from scratch see the same normal images; the student learns the
+teacher's activations at several levels, their values and their direction (section 3.1). With a_i and b_i the level i
+of both,
 
-    L_val = sum over i of mean (a_i - b_i)^2,   L_dir = sum over i of 1 - cosine(vec a_i, vec b_i),   L = L_dir + lambda L_val,
+    L_val = sum over i of mean (a_i - b_i)^2,   L_dir = sum over i of 1 - cosine(vec a_i, vec b_i),
+    L = L_dir + lambda L_val,
 
-a level flattened into one vector for the cosine, and lambda set on the untrained student such that both terms weigh the same.
+a level flattened into one vector for the cosine, and lambda set on the untrained student such that both terms weigh
+the same.
 The loss of a new image is its score. Where the image is anomalous is read from the loss's gradient (3.1 too),
 
     map = opening of G_sigma * |dL / d image|:   the pixels on which the disagreement depends.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| teacher | VGG-16, its last four max-poolings (strides 4 to 32) | EfficientNet-Lite0, its last four stages, the same strides | its weights come with the installation |
-| activations | after ReLU, as they are | each channel standardised by the training images; levels end linearly | Lite's stages have both signs and unequal scales, which a cosine would follow |
-| student | VGG's plan, 16 channels inside a level, batch norm, no biases | three convolutions a level, 16 channels inside, batch norm, a bias at a level's end | as small, in any teacher's shapes |
-| lambda | as above, on the direction's term; the release has 0.5 (MVTec-AD) on the values' | as above, on the values' | only the loss's overall scale differs |
+| teacher | VGG-16, its last four max-poolings (strides 4 to 32) | EfficientNet-Lite0, its last four stages, the same
+  strides | its weights come with the installation |
+| activations | after ReLU, as they are | each channel standardised by the training images; levels end linearly |
+  Lite's stages have both signs and unequal scales, which a cosine would follow |
+| student | VGG's plan, 16 channels inside a level, batch norm, no biases | three convolutions a level, 16 channels
+  inside, batch norm, a bias at a level's end | as small, in any teacher's shapes |
+| lambda | as above, on the direction's term; the release has 0.5 (MVTec-AD) on the values' | as above, on the values'
+  | only the loss's overall scale differs |
 | levels in the score | the last three (release) | all that were learned | one loss, as written |
-| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosine at each position by option | see below |
+| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosine at each position by option
+  | see below |
 | scale of a map | each cut at its 99th percentile and brought to 0..1 (release) | as it is | a faint map stays faint |
-| smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, which is the same at every threshold, 5 x 5 square | |
+| smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, which is the
+  same at every threshold, 5 x 5 square | |
 | image | 128 px, not normalised (MVTec-AD) | the size asked for, normalised as the teacher's weights want it | |
 | training | 600 epochs (release, MVTec-AD), batches of 64, Adam 1e-3 | 1,000 batches of 8, Adam 3e-3 | a 2-core CPU |
 
-`localise = "positions"` takes 1 - cosine(a_i, b_i) over the channels of each position, enlarges it and sums over levels. It
-marks what a student on a small budget has not learned yet, such as edges of normal parts: on the factory's connectors after
-200 to 250 steps its pixel AUROC was 0.56 to 0.59, the gradient's 0.71 to 0.74. So the gradient, the paper's way, is the default.
+`localise = "positions"` takes 1 - cosine(a_i, b_i) over the channels of each position, enlarges it and sums over
+levels. It marks what a student on a small budget has not learned yet, such as edges of normal parts: on the factory's
+connectors after 200 to 250 steps its pixel AUROC was 0.56 to 0.59, the gradient's 0.71 to 0.74. So the gradient, the
+paper's way, is the default.
 """
 
 from collections.abc import Sequence

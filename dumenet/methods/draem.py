@@ -1,12 +1,13 @@
 """DRAEM: a reconstruction and a segmentation network, trained on painted-in anomalies (Zavrtanik et al. 2021).
 
-A normal image I gets an anomaly: a texture A inside a mask M, which is Perlin noise above a threshold, with opacity beta
-(section 3.3),
+A normal image I gets an anomaly: a texture A inside a mask M, which is Perlin noise above a threshold, with opacity
+beta (section 3.3),
 
     I_a = (1 - M) I + (1 - beta) M I + beta M A,   beta in [0.1, 1].
 
-The reconstructive network restores I from I_a, with mean squared error and SSIM; the discriminative one, a U-Net, finds M
-from I_a and the restored image, with the focal loss -(1 - p)^2 log p, p the probability of a pixel's true class:
+The reconstructive network restores I from I_a, with mean squared error and SSIM; the discriminative one, a U-Net,
+finds M from I_a and the restored image, with the focal loss -(1 - p)^2 log p, p the probability of a pixel's true
+class:
 
     loss = |I - I_r|^2 + (1 - SSIM(I, I_r)) + focal(M, M_o)   (section 3.1, 3.2; all weights 1 in the released code)
 
@@ -14,16 +15,21 @@ The map is the probability of "anomalous"; the image score is the maximum of its
 
 | setting | original | ours | why |
 |---|---|---|---|
-| textures | DTD, 5,640 photographs of textures | drawn ones (clouds, stripes, checks) and other training images, half and half; `textures` gives a folder | DTD cannot be had offline |
-| changes of a texture | 3 of 10 in the code (the paper names 7): gamma, brightness, sharpness, hue, solarise, posterise, invert, autocontrast, equalise, turn +-45 degrees | the same, by Pillow | |
-| mask | Perlin noise of 1 to 32 cells a side (powers of 2, each axis for itself), turned +-90 degrees, above 0.5 (code; at random in the paper) | the same; the lattice is turned, not the picture, so no corner is empty | |
+| textures | DTD, 5,640 photographs of textures | drawn ones (clouds, stripes, checks) and other training images, half
+  and half; `textures` gives a folder | DTD cannot be had offline |
+| changes of a texture | 3 of 10 in the code (the paper names 7): gamma, brightness, sharpness, hue, solarise,
+  posterise, invert, autocontrast, equalise, turn +-45 degrees | the same, by Pillow | |
+| mask | Perlin noise of 1 to 32 cells a side (powers of 2, each axis for itself), turned +-90 degrees, above 0.5
+  (code; at random in the paper) | the same; the lattice is turned, not the picture, so no corner is empty | |
 | opacity | [0.1, 1] in the paper, [0.2, 1] in the code | [0.1, 1] | the paper's |
 | anomalies | half of the images | the same | |
 | turned normal images | +-45 degrees in the paper; in the code +-90 degrees, 3 in 10 | +-45 degrees, 3 in 10 | |
 | widths | 128 (reconstructive), 64 (discriminative) | 8 and 8, an option each | 64 to 256 times fewer operations |
 | blocks | 5 down and 4 up; 6 down and 5 up with skips | the same | |
-| channels on the way up | times the width 4, 2, 1, 1; 8, 4, 2, 1, 1 | those of the way down, 8, 4, 2, 1; 8, 8, 4, 2, 1 | one class for both |
-| training | Adam, batch 8, 700 epochs, lr 1e-4, a tenth after 400 and 600 of them (paper) or a fifth at 80 and 90 % (code) | Adam, one-cycle lr 5e-3, batch 4, 800 steps | minutes on a CPU |
+| channels on the way up | times the width 4, 2, 1, 1; 8, 4, 2, 1, 1 | those of the way down, 8, 4, 2, 1; 8, 8, 4, 2,
+  1 | one class for both |
+| training | Adam, batch 8, 700 epochs, lr 1e-4, a tenth after 400 and 600 of them (paper) or a fifth at 80 and 90 %
+  (code) | Adam, one-cycle lr 5e-3, batch 4, 800 steps | minutes on a CPU |
 | weights at the start | normal, deviation 0.02 (code) | PyTorch's | |
 | image size | 256 | that of `features`, 224; `window` stays 21 pixels | as the other methods |
 """
@@ -161,7 +167,8 @@ def paint(image: np.ndarray, texture: np.ndarray, mask: np.ndarray, beta: float)
 
 
 def perlin(size: int, cells: Sequence[int], turn: float, rng: Rng) -> np.ndarray:
-    """Perlin noise (size, size) within -1..1, of `cells` down and across, its lattice turned by `turn` about the middle.
+    """Perlin noise (size, size) within -1..1, of `cells` down and across, its lattice turned by `turn` about the
+    middle.
 
     Each point blends the four dot products of its cell's corner gradients with the way to it, t^3 (6 t^2 - 15 t + 10).
     """
@@ -259,7 +266,8 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM at each pixel of images (B, 3, S, S) in 0..1: 11 x 11 Gaussian window of sigma 1.5, constants 0.01^2 and 0.03^2."""
+    """SSIM at each pixel of images (B, 3, S, S) in 0..1: 11 x 11 Gaussian window of sigma 1.5, constants 0.01^2 and
+    0.03^2."""
     rows, columns = (gaussian_average(n, a.device) for n in a.shape[2:])
     stack = torch.stack([a, b, a * a, b * b, a * b])  # (5, B, 3, S, S)
     mean_a, mean_b, aa, bb, ab = rows @ stack @ columns.T
@@ -269,7 +277,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gaussian_average(size: int, device: torch.device) -> Tensor:
-    """(size, size), each row the weights of 11 neighbours; on a CPU such products are far faster than the convolution."""
+    """(size, size), each row the weights of 11 neighbours; on a CPU such products are far faster than the
+    convolution."""
     line = torch.arange(size, device=device, dtype=torch.float32)
     distance = line[:, None] - line
     taps = (

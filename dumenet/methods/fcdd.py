@@ -1,15 +1,16 @@
 """FCDD: a one-class network whose output is the anomaly map (Liznerski et al. 2021).
 
-A fully convolutional network phi takes an image to a small map (1, u, v); its last bias is the centre of the hypersphere,
-so an anomaly is far from 0. With the pseudo-Huber distance of each entry and its mean over the map,
+A fully convolutional network phi takes an image to a small map (1, u, v); its last bias is the centre of the
+hypersphere, so an anomaly is far from 0. With the pseudo-Huber distance of each entry and its mean over the map,
 
     A(x) = sqrt(phi(x)^2 + 1) - 1,   loss = mean A(x) for normal x,   -log(1 - exp(-mean A(x))) for an outlier x.
 
 The image score is mean A(x). The map is brought to the image's size by a Gaussian at the middle of each entry's
 receptive field. Where outliers come from is `outliers`:
 
-- "confetti", the default: soft coloured squares taken away from normal images, the paper's unsupervised setting on MVTec-AD. It
-  needs no other data, and without any outlier a learned centre has a trivial optimum, phi = 0 everywhere;
+- "confetti", the default: soft coloured squares taken away from normal images, the paper's unsupervised setting on
+  MVTec-AD. It needs no other data, and without any outlier a learned centre has a trivial optimum, phi = 0
+  everywhere;
 - outlier exposure (FCDD+OE; CIFAR-100 for CIFAR-10): samples of anything else, a folder of images, or one that holds
   CIFAR-100's archive (cifar-100-python). "photographs" are random squares of the two photographs that scikit-learn
   brings along, a temple and a flower: outliers without a download, and far poorer ones;
@@ -17,14 +18,22 @@ receptive field. Where outliers come from is `outliers`:
 
 | setting | original (MVTec-AD) | ours | why |
 |---|---|---|---|
-| frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | its weights come with the installation |
-| trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune` trains all | 2 CPU cores |
-| outliers | confetti in each image with probability 1/2; CIFAR-10 with outlier exposure: CIFAR-100 | the same; FCDD+OE: crops of two photographs | CIFAR-100 is not here |
-| confetti (released code) | on 240 px, squares of 8 to 54 px, 1.04 coloured and 0.69 of full strength on average, at least one each; turned +-45 degrees; blurred, sigma 5 | sizes and numbers (0.9, 0.6) for 224 px, scaled to the image; the blur in closed form | |
+| frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | its
+  weights come with the installation |
+| trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune`
+  trains all | 2 CPU cores |
+| outliers | confetti in each image with probability 1/2; CIFAR-10 with outlier exposure: CIFAR-100 | the same;
+  FCDD+OE: crops of two photographs | CIFAR-100 is not here |
+| confetti (released code) | on 240 px, squares of 8 to 54 px, 1.04 coloured and 0.69 of full strength on average, at
+  least one each; turned +-45 degrees; blurred, sigma 5 | sizes and numbers (0.9, 0.6) for 224 px, scaled to the
+  image; the blur in closed form | |
 | confetti's sign (released code) | taken away; added where the image is too dark to show it | the same | |
-| augmentation | crop of 224 from 240 or the whole, colour jitter, noise; local contrast normalisation | the crop always, brightness jitter and noise | simpler |
-| optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, weight decay 1e-4, batch 128 (8 of 16), 200 epochs of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
-| upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; the field is measured by a gradient | any backbone |
+| augmentation | crop of 224 from 240 or the whole, colour jitter, noise; local contrast normalisation | the crop
+  always, brightness jitter and noise | simpler |
+| optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, weight decay 1e-4, batch 128 (8 of 16), 200 epochs
+  of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
+| upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; the field is measured by a
+  gradient | any backbone |
 | image score | mean of A; on MVTec-AD only pixels are judged | the same | a small defect hardly moves a mean |
 """
 
@@ -121,7 +130,8 @@ class FCDD:
 
 
 class Phi(nn.Module):
-    """Images (B, 3, S, S) in 0..1 to (B, u, v): the frozen backbone, then what is trained. No biases without outliers."""
+    """Images (B, 3, S, S) in 0..1 to (B, u, v): the frozen backbone, then what is trained. No biases without
+    outliers."""
 
     def __init__(self, backbone: Backbone, hidden: int, bias: bool, finetune: bool):
         super().__init__()
@@ -165,7 +175,7 @@ def exposed(folder: Path) -> list[Sample]:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise DumenetError(
-            f'outliers must be "confetti", "photographs", None, or a folder with images or CIFAR-100; {folder} has none.'
+            f'outliers must be "confetti", "photographs", None, or a folder of images or CIFAR-100; {folder} has none.'
         )
     return [Sample(f.name, "outlier", "outlier", f) for f in files]
 
@@ -196,7 +206,8 @@ def with_confetti(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def soft_square(size: int, place: Sequence[float], side: float, turn: float, sigma: float) -> np.ndarray:
-    """(size, size): a turned square around `place`, blurred: in its own coordinates a product of two error functions."""
+    """(size, size): a turned square around `place`, blurred: in its own coordinates a product of two error
+    functions."""
     y, x = np.arange(size)[:, None] - place[0], np.arange(size) - place[1]
     across, along = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     edges = [erf((w + side / 2) / (sigma * 2**0.5)) - erf((w - side / 2) / (sigma * 2**0.5)) for w in (across, along)]
@@ -204,7 +215,8 @@ def soft_square(size: int, place: Sequence[float], side: float, turn: float, sig
 
 
 def receptive_field(net: nn.Module, size: int) -> tuple[int, float, float]:
-    """Width r, jump j, and centre s of the first entry, in pixels along one axis, from the gradient of the middle entry.
+    """Width r, jump j, and centre s of the first entry, in pixels along one axis, from the gradient of the middle
+    entry.
 
     A width that reaches beyond the image is as wide as the image.
     """

@@ -6,14 +6,17 @@ checkpoint holds the spread and the scores of the normal images.
 | setting | original | ours | why |
 |---|---|---|---|
 | width | 256 | 128 | minutes on two cores |
-| target | UniAD: features as they come; DuMeNet's page: not said, its released code: their sigmoid | standardised, for both | it trains in fewer epochs |
+| target | UniAD: features as they come; DuMeNet's page: not said, its released code: their sigmoid | standardised,
+  for both | it trains in fewer epochs |
 | position embeddings | U(0, 1) | N(0, 1) | the loss falls sooner (docs/ARCHITECTURE.md) |
 | UniAD's mask | 7 x 7 of 14 x 14, in all three attentions | the same; 3 x 3 on CIFAR-10's grid of 7 | |
-| CIFAR-10 | a fifth stage, 720 channels in all, at 14 x 14 | stage 4 alone at 7 x 7, two + two layers, mean pooling, chosen for DuMeNet, used for both (table `recipe`) | minutes on two cores |
+| CIFAR-10 | a fifth stage, 720 channels in all, at 14 x 14 | stage 4 alone at 7 x 7, two + two layers, mean pooling,
+  chosen for DuMeNet, used for both (table `recipe`) | minutes on two cores |
 | model, train, evaluation | see `dumenet.config` | the same dataclasses | one place for each setting |
 | backbone | EfficientNet-B4 | EfficientNet-Lite0 | its weights come with the installation |
 | layers, heads, FFN, dropout | 4 + 4, 8, 1,024, 0.1 | 1 + 2, 4, 768, none | better after the same seconds |
-| training | DuMeNet 700 epochs, UniAD 1,000, lr 1e-4 in steps | 2,400 steps of Muon, lr 1e-3 up, level, down (`recipe`) | minutes on two cores |
+| training | DuMeNet 700 epochs, UniAD 1,000, lr 1e-4 in steps | 2,400 steps of Muon, lr 1e-3 up, level, down
+  (`recipe`) | minutes on two cores |
 | held-out images | none | a tenth, for thresholds | |
 """
 

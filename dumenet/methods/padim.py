@@ -7,7 +7,8 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 
 | setting | original | ours | why |
 |---|---|---|---|
-| backbone | ResNet-18 or WideResNet-50-2, layers 1 to 3 | EfficientNet-Lite0, strides 4, 8, 16 | its weights come with the installation |
+| backbone | ResNet-18 or WideResNet-50-2, layers 1 to 3 | EfficientNet-Lite0, strides 4, 8, 16 | its weights come
+  with the installation |
 | channels kept | 100 of 448 (ResNet-18), 550 of 1792 | 100 of 176 | as for ResNet-18 |
 | grid | 56 x 56 | 28 x 28 | a quarter of the memory, same order of scores |
 | crop | 224 px from the middle of 256 | none | as for every method here |
@@ -15,9 +16,10 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 | smoothing | sigma 4 | sigma 4 | |
 | image score | maximum of the map | maximum of the map | |
 
-The ridge of 0.01 was set for ResNet's features. The embedded backbone's are larger (their variance at one position is about 18
-on bottle and tire), so that the same number hardly regularises: where normal images are all alike, as in a dark background, a
-trifle is far from normal, and the map marks the background. The table `mvtec` has a column with ridge 1 beside it.
+The ridge of 0.01 was set for ResNet's features. The embedded backbone's are larger (their variance at one position is
+about 18 on bottle and tire), so that the same number hardly regularises: where normal images are all alike, as in a
+dark background, a trifle is far from normal, and the map marks the background. The table `mvtec` has a column with
+ridge 1 beside it.
 """
 
 from collections.abc import Sequence
@@ -78,7 +80,8 @@ class PaDiM:
 
 
 def gaussians(count: int, sums: Tensor, products: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Mean (N, K) and inverse covariance (N, K, K) from sums (N, K) and sums of outer products (N, K, K) over images."""
+    """Mean (N, K) and inverse covariance (N, K, K) from sums (N, K) and sums of outer products (N, K, K) over
+    images."""
     mean = sums / count
     covariance = (products - count * mean.unsqueeze(2) * mean.unsqueeze(1)) / max(count - 1, 1)
     covariance = covariance + ridge * torch.eye(mean.shape[1], dtype=mean.dtype)

@@ -12,14 +12,20 @@ trained: that is DN2 (Bergman et al. 2020).
 
 | setting | original | ours | why |
 |---|---|---|---|
-| backbone | ResNet-152; layers 3 and 4 trained, norm layers in eval mode | EfficientNet-Lite0; all between the first and last of `stages` trained, likewise | its weights come with the installation |
+| backbone | ResNet-152; layers 3 and 4 trained, norm layers in eval mode | EfficientNet-Lite0; all between the first
+  and last of `stages` trained, likewise | its weights come with the installation |
 | pooled feature | last layer, 2,048 | last stage, 320 | as above |
-| optimiser | SGD, momentum 0.9, lr 0.01, gradient norm clipped to 0.001 | lr 0.05, clipped to 0.01 | where the norm is clipped, a step of lr x norm = 5e-4 goes as far as 50 of 1e-5 |
-| stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | minutes on two cores |
-| sample-wise stopping | PANDA-SES: largest normalised score over checkpoints (as reported in the paper, not checked) | none | one scoring pass for each checkpoint |
-| EWC | off in the released code unless asked, then for 50 epochs; Fisher of ImageNet classification, lambda 10,000 | off; a proxy, `fisher` | ImageNet's images are not here |
+| optimiser | SGD, momentum 0.9, lr 0.01, gradient norm clipped to 0.001 | lr 0.05, clipped to 0.01 | where the norm
+  is clipped, a step of lr x norm = 5e-4 goes as far as 50 of 1e-5 |
+| stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | minutes
+  on two cores |
+| sample-wise stopping | PANDA-SES: largest normalised score over checkpoints (as reported in the paper, not checked)
+  | none | one scoring pass for each checkpoint |
+| EWC | off in the released code unless asked, then for 50 epochs; Fisher of ImageNet classification, lambda 10,000 |
+  off; a proxy, `fisher` | ImageNet's images are not here |
 | neighbours | 2; sum of squared distances (released code) | 2; their mean | the same order |
-| anomaly map | none of adapted features; its segmentation is SPADE on frozen ones | in the manner of SPADE, see `dense_distance` | the protocol needs one |
+| anomaly map | none of adapted features; its segmentation is SPADE on frozen ones | in the manner of SPADE, see
+  `dense_distance` | the protocol needs one |
 | images for the map | SPADE: the 50 nearest of all | the 20 nearest of 200 drawn at random | a bound on memory |
 | smoothing | SPADE: sigma 4 | sigma 4 | |
 """
@@ -63,7 +69,8 @@ class PANDA:
         self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
-        """Adapt the network, then remember what it makes of the training images. `losses` keeps the loss of each step."""
+        """Adapt the network, then remember what it makes of the training images. `losses` keeps the loss of each
+        step."""
         s = self.settings
         self.device = begin(train, s)
         generator = torch.Generator().manual_seed(s.seed)

@@ -1,20 +1,27 @@
 """PatchCore: the distance to the nearest of a few remembered normal patches (Roth et al. 2022).
 
-Each position's feature is averaged over its 3 x 3 neighbours (the patch). All patches of the training images make a memory
-bank, of which greedy coreset selection keeps those that cover the others best. A patch scores its distance to the nearest
-remembered one; an image scores its most distant patch, weighted by how lonely the nearest neighbour is (eq. 7).
+Each position's feature is averaged over its 3 x 3 neighbours (the patch). All patches of the training images make a
+memory bank, of which greedy coreset selection keeps those that cover the others best. A patch scores its distance to
+the nearest remembered one; an image scores its most distant patch, weighted by how lonely the nearest neighbour is
+(eq.
+7).
 
 | setting | original | ours | why |
 |---|---|---|---|
-| backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | its weights come with the installation |
+| backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | its weights come with the
+  installation |
 | grid | 28 x 28 | 14 x 14 | a quarter of the patches; the course's grid |
-| neighbours averaged | 3 x 3 in each layer's own grid, then aligned (released code) | aligned, then 3 x 3: a patch of stride 8 covers twice the width | one alignment |
+| neighbours averaged | 3 x 3 in each layer's own grid, then aligned (released code) | aligned, then 3 x 3: a patch of
+  stride 8 covers twice the width | one alignment |
 | crop | 224 px from the middle of 256 | none | as for every method here |
-| numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | fewer already |
+| numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | fewer
+  already |
 | patch at the border | zeros beyond it count (released code) | fewer neighbours | |
 | coreset | 1 to 25 % | 10 %, 4,000 at most | a bound on time and memory |
-| coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the same dimensions, the first at random | |
-| neighbours in eq. 7 | no number found; the released code has no eq. 7: it scores the mean distance to 1 neighbour; anomalib has 9 | 3 | |
+| coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the same
+  dimensions, the first at random | |
+| neighbours in eq. 7 | no number found; the released code has no eq. 7: it scores the mean distance to 1 neighbour;
+  anomalib has 9 | 3 | |
 | smoothing | sigma 4 | sigma 4 | |
 """
 
@@ -96,9 +103,11 @@ def coreset(points: Tensor, keep: int, first: int) -> Tensor:
 
 
 def image_score(patch: Tensor, bank: Tensor, nearest: int, neighbours: int) -> float:
-    """Distance of the worst patch (C,), weighted: 1 - its share in a softmax of distances to the neighbours of `nearest`.
+    """Distance of the worst patch (C,), weighted: 1 - its share in a softmax of distances to the neighbours of
+    `nearest`.
 
-    The share is small where the nearest remembered patch is close and its neighbours are far, and the weight then near 1.
+    The share is small where the nearest remembered patch is close and its neighbours are far, and the weight then
+    near 1.
     """
     distance = (patch - bank[nearest]).norm()
     around = torch.cdist(bank[nearest][None], bank)[0].topk(min(neighbours, len(bank)), largest=False).indices

@@ -1,8 +1,8 @@
 """PatchSVDD: the distance to the nearest normal patch, in a representation learned by two puzzles (Yi and Yoon 2020).
 
-An encoder f gives a patch p a vector. Patches a pixel or two apart should have near vectors (after SVDD but without its one
-centre); and from the vectors of two neighbours a classifier C should tell on which of eight sides of the first the second
-lies, without which all vectors would fall together (eq. 6):
+An encoder f gives a patch p a vector. Patches a pixel or two apart should have near vectors (after SVDD but without
+its one centre); and from the vectors of two neighbours a classifier C should tell on which of eight sides of the
+first the second lies, without which all vectors would fall together (eq. 6):
 
     L = sum over both scales of  cross-entropy(C(f(p), f(p'')), side) + pull * mean ||f(p) - f(p')||
 
@@ -10,25 +10,30 @@ Two scales: f_big(64 px) = g(f_small of its four 32 px quarters). A patch scores
 patch of the training images, a pixel the mean of the patches that cover it; the two scales' maps are multiplied, and an
 image scores its map's maximum.
 
-No convolution here is padded: a vector knows its patch and nothing else, and one pass over an image gives those of all its
-patches, on a lattice of 4 px.
+No convolution here is padded: a vector knows its patch and nothing else, and one pass over an image gives those of
+all its patches, on a lattice of 4 px.
 
 What a short training does not do: seen after 100 steps on 30 images, image AUROC rose from 0.59 (untrained) to 0.80 on
 generated cloth; on generated connectors, whose place varies, it stayed at chance (0.4 to 0.6) up to 450 steps.
 
 | setting | original (paper, released code) | ours | why |
 |---|---|---|---|
-| image | 256 px, a category's mean image taken off | 224 px, grey taken off | the package's size; a category is not told |
+| image | 256 px, a category's mean image taken off | 224 px, grey taken off | the package's size; a category is not
+  told |
 | f_small | 8 layers, stride 2, 32 to 128 channels | 5 layers, stride 4, 32 to 64 channels | a tenth of the operations |
 | weights at the start | PyTorch's | He's | the pull does not draw all vectors together at once |
 | g, C | 2 x 2 and 1 x 1 convolution; MLP on f(p) - f(p'') | the same, C without weight normalisation | |
 | vector | 64 numbers, tanh | the same | |
-| steps | 300 epochs, in each 100 patches an image; 64 pairs a step, Adam 1e-4 | 600 steps of 64 pairs, Adam 1e-3 | minutes, not a day |
-| pull (lambda) | 1 in the code, 0.001 in its read-me's example | 0.1 | one for all categories; small for a short training |
-| side's offset | 3/4 to 1 patch, clipped at the border | 3/4 to 1 patch, both patches inside | a clipped one has a wrong side |
+| steps | 300 epochs, in each 100 patches an image; 64 pairs a step, Adam 1e-4 | 600 steps of 64 pairs, Adam 1e-3 |
+  minutes, not a day |
+| pull (lambda) | 1 in the code, 0.001 in its read-me's example | 0.1 | one for all categories; small for a short
+  training |
+| side's offset | 3/4 to 1 patch, clipped at the border | 3/4 to 1 patch, both patches inside | a clipped one has a
+  wrong side |
 | noise on colours and pixels | 0.02 and 0.02 | the same | hides colour aberration, a shortcut |
 | lattice of scores | 16 px (64), 4 px (32) | the same | |
-| neighbours | among all training patches | among 20,000 at most a scale, drawn alike from each image | a bound on time and memory |
+| neighbours | among all training patches | among 20,000 at most a scale, drawn alike from each image | a bound on
+  time and memory |
 """
 
 from collections.abc import Iterator, Sequence
@@ -180,7 +185,8 @@ class PatchSVDD:
 def pairs(
     n: int, size: int, patch: int, near: int, far: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Corners (n, 2) of random patches and of a neighbour of each, both inside the image, and the neighbours' side (n,).
+    """Corners (n, 2) of random patches and of a neighbour of each, both inside the image, and the neighbours' side
+    (n,).
 
     The neighbour lies `near` to `far` pixels off in each direction in which its side (one of eight) lies off at all.
     """
@@ -192,7 +198,8 @@ def pairs(
 
 
 def crops(images: Tensor, which: Tensor, corners: Tensor, patch: int) -> Tensor:
-    """Patches (n, 3, patch, patch) of images (B, 3, S, S): image `which` (n,) at `corners` (n, 2), row before column."""
+    """Patches (n, 3, patch, patch) of images (B, 3, S, S): image `which` (n,) at `corners` (n, 2), row before
+    column."""
     return torch.stack(
         [images[i, :, y : y + patch, x : x + patch] for i, (y, x) in zip(which.tolist(), corners.tolist())]
     )
@@ -204,7 +211,8 @@ def nearest(rows: Tensor, bank: Tensor) -> Tensor:
 
 
 def spread(scores: Tensor, patch: int, step: int, size: int) -> Tensor:
-    """Scores of patches (B, h, w), `step` pixels apart, to pixels (B, size, size): the mean of the patches that cover each.
+    """Scores of patches (B, h, w), `step` pixels apart, to pixels (B, size, size): the mean of the patches that cover
+    each.
 
     Pixels beyond the last patch, where steps do not fill the image, repeat the nearest covered one.
     """

@@ -1,14 +1,17 @@
-"""Uninformed Students: students that learned a teacher's patch descriptors on normal images alone (Bergmann et al. 2020).
+"""Uninformed Students: students that learned a teacher's patch descriptors on normal images alone (Bergmann et al.
+2020).
 
 A teacher T describes each patch of p x p pixels. It is distilled from a pretrained network P: a linear decoder D has to
-recover P's features of the patch, and the descriptors' dimensions shall not repeat one another (section 3.1, eq. 1 and 5),
+recover P's features of the patch, and the descriptors' dimensions shall not repeat one another (section 3.1, eq. 1
+and 5),
 
     L_T = |D(T(patch)) - P(patch)|^2 + sum over i != j of |c_ij|,    c: correlations of the dimensions in the batch.
 
-Students S_1 to S_M of the same shape regress the teacher's descriptors, standardised to y, on normal images (3.2). Of an
-anomalous patch they guess wrongly, and each differently (eq. 8 to 11): with s their mean,
+Students S_1 to S_M of the same shape regress the teacher's descriptors, standardised to y, on normal images (3.2). Of
+an anomalous patch they guess wrongly, and each differently (eq. 8 to 11): with s their mean,
 
-    error e = |s - y|^2,   variance v = mean over m of |S_m|^2 - |s|^2,   score = (e - mean e) / std e + (v - mean v) / std v,
+    error e = |s - y|^2,   variance v = mean over m of |S_m|^2 - |s|^2,
+    score = (e - mean e) / std e + (v - mean v) / std v,
 
 mean and std over normal images that were kept out; scores of several patch sizes are averaged (3.3). One patch net is
 applied to whole images: its maxima over 2 x 2 with stride 1, and all that follows them dilated, give each pixel the
@@ -16,14 +19,19 @@ descriptor of the patch around it (`dense`).
 
 | setting | original | ours | why |
 |---|---|---|---|
-| P | ResNet-18, 512 features | EfficientNet-Lite0, stage 3 pooled, of patches at 96 px | installed; five times cheaper than at 224 px |
-| what the teacher sees | ImageNet, 50,000 batches of 64 | 2,000 patches of the training images, 400 batches of 64 | no download, a 2-core CPU. A teacher that saw no other objects describes the unforeseen less well |
-| distillation, compactness | sums; of c_ij, without the bars | means, of targets standardised by channel | both terms near 1, whatever P is; weights 1 and 1 stay |
+| P | ResNet-18, 512 features | EfficientNet-Lite0, stage 3 pooled, of patches at 96 px | installed; five times
+  cheaper than at 224 px |
+| what the teacher sees | ImageNet, 50,000 batches of 64 | 2,000 patches of the training images, 400 batches of 64 |
+  no download, a 2-core CPU. A teacher that saw no other objects describes the unforeseen less well |
+| distillation, compactness | sums; of c_ij, without the bars | means, of targets standardised by channel | both terms
+  near 1, whatever P is; weights 1 and 1 stay |
 | metric learning (triplets) | off on MVTec-AD | left out | |
 | patch | 17, 33 and 65, scores averaged | 33; 17 or 65 by option | one scale costs a third |
-| kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | the field is exactly p, no row falls off at a pooling |
+| kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | the field is
+  exactly p, no row falls off at a pooling |
 | channels, descriptor | 128 to 256, 128 | 32 to 64, 64 | a sixteenth of the work |
-| descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | a sixteenth of the work |
+| descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | a sixteenth of
+  the work |
 | border | | image reflected by half a patch | a map of the image's size |
 | students | 3, 100 epochs of single images, Adam 1e-4 | 3, 300 single images, Adam 1e-3 | budget |
 | held out | a validation set | a tenth of the training images | |
@@ -42,7 +50,8 @@ from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
 from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
 
-LAYERS = {  # by receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it
+# By receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it.
+LAYERS = {
     17: ((6, 1, False), (5, 2, False), (5, 2, False), (4, 0, False)),
     33: ((6, 1, True), (5, 2, True), (2, 2, False), (4, 0, False)),
     65: ((6, 1, True), (5, 1, True), (6, 1, True), (4, 2, False), (1, 0, False)),
@@ -82,7 +91,8 @@ class PatchNet(nn.Module):
         self.stride = 2 ** sum(self.pooled)
 
     def forward(self, x: Tensor, dense: bool = False) -> Tensor:
-        """Images (B, 3, H, W) in 0..1 to (B, D, h, w); a pooling of stride 1 keeps both phases, so what follows it is dilated."""
+        """Images (B, 3, H, W) in 0..1 to (B, D, h, w); a pooling of stride 1 keeps both phases, so what follows it is
+        dilated."""
         x, step = (x - 0.5) * 4, 1  # about the scale that the first weights expect
         for conv, pooled in zip(self.convs, self.pooled):
             x = F.conv2d(x, conv.weight, conv.bias, dilation=step)
@@ -157,7 +167,8 @@ class UninformedStudents:
 
 
 def error_and_variance(guesses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Of students (M, B, D, h, w) about a target (B, D, h, w): squared error of their mean, and their variance, (B, h, w)."""
+    """Of students (M, B, D, h, w) about a target (B, D, h, w): squared error of their mean, and their variance, (B,
+    h, w)."""
     mean = guesses.mean(0)
     return (mean - target).square().sum(1), (guesses - mean).square().sum(2).mean(0)
 

@@ -231,7 +231,8 @@ def budgets(methods: Iterable[str]) -> list[str]:
     for method in methods:
         names.setdefault(METHODS[method].__module__, []).append(method)
     for module, own in names.items():
-        table = [[c.strip() for c in line.split("|")[1:-1]] for line in sys.modules[module].__doc__.splitlines()]
+        text = sys.modules[module].__doc__.replace("\n  ", " ")  # a row may go on in indented lines
+        table = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
         said = [row for row in table if len(row) == 4 and row[0] in BUDGET_ROWS]
         link = f"[{', '.join(own)}](../{module.replace('.', '/')}.py)"
         lines += [f"| {link}: {setting} | {original} | {ours} |" for setting, original, ours, _ in said]
