@@ -48,7 +48,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
 from dumenet.score import upsample
 
 
@@ -111,9 +111,7 @@ class CutPaste:
             images = torch.cat([images, *pasted])  # (3B, 3, S, S)
             kind = torch.arange(3, device=device).repeat_interleave(s.batch)  # untouched, CutPaste, scar
             loss = F.cross_entropy(self.network.classify(self.network(images.to(device)).mean((2, 3))), kind)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(loss, optimizer)
         self.network.requires_grad_(False)
         pooled, cells, keep = [], [], max(s.most // len(train), 1)
         for grid in self._grids(train):

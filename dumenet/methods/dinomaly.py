@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from dumenet.checkpoint import pick_device
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, features_of, smooth, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, features_of, smooth, with_features
 from dumenet.metrics import image_score
 from dumenet.models.layers import Standardise, map_of, tokens_of
 from dumenet.score import upsample
@@ -95,13 +95,7 @@ class Dinomaly:
             pairs = self.network(features.batch(order.pop()).to(device))
             share = s.hard * min(step / (0.1 * s.steps), 1)
             loss = sum(hard_cosine_loss(target, made, share, s.shrink) for target, made in pairs) / len(pairs)
-            if not loss.isfinite():
-                raise DumenetError(f"Dinomaly's loss became {float(loss)} in step {step + 1}: lower its lr.")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), s.clip)
-            optimizer.step()
-            schedule.step()
+            descend(loss, optimizer, schedule, clip=s.clip)
             self.losses.append(loss.item())
         self.network.eval()
 

@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import unknown
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
 from dumenet.score import upsample
 
 LOCALISE = ("gradient", "positions")
@@ -123,9 +123,7 @@ class KnowledgeDistillation:
             if self.weight is None:
                 self.weight = float((direction.sum() / value.sum()).detach())
             loss = (direction + self.weight * value).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            descend(loss, optimiser)
         self.student.eval().requires_grad_(False)
 
     def score(self, test: Sequence[Sample]) -> Scores:

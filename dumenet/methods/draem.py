@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from dumenet.data import IMAGE_SUFFIXES, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of
 
 Rng = np.random.Generator
 
@@ -87,18 +87,13 @@ class DRAEM:
             net.to(device, memory_format=torch.channels_last).train()
         optimizer = torch.optim.Adam([*self.restore.parameters(), *self.segment.parameters()], s.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps + 2, pct_start=0.1)
-        for step in progress_bar(range(s.steps), "DRAEM", s.steps, show=s.progress, leave=False):
+        for _ in progress_bar(range(s.steps), "DRAEM", s.steps, show=s.progress, leave=False):
             made = [self._painted(train[rng.integers(len(train))], draw, rng) for _ in range(s.batch)]
             image, painted, mask = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*made))
             restored = self.restore(painted.contiguous(memory_format=torch.channels_last))  # (B, 3, S, S)
             logits = self.segment(torch.cat([restored, painted], 1))  # (B, 2, S, S)
             loss = F.mse_loss(restored, image) + 1 - ssim(restored, image).mean() + focal_loss(logits, mask).mean()
-            if not torch.isfinite(loss):
-                raise DumenetError(f"The loss of DRAEM became {loss.item()} in step {step + 1}: lower lr.")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            descend(loss, optimizer, schedule)
         self.restore.eval()
         self.segment.eval()
 

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from dumenet.data import IMAGE_SUFFIXES
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, with_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +92,7 @@ class FCDD:
             if step == 0 and not supervised:  # Deep SVDD's choice of a centre, away from 0
                 self.centre = z.detach().mean() + torch.where(z.detach().mean() < 0, -1.0, 1.0)
             loss = fcdd_loss(pseudo_huber(z - self.centre), outlier.to(device)).mean()
-            if not torch.isfinite(loss):
-                raise DumenetError(f"The loss of FCDD became {loss.item()} in step {step + 1}: lower lr.")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            descend(loss, optimizer, schedule)
         self.net.eval()
         self.gaussians = placed_gaussians(self.net, s.features.image_size, s.sigma * s.features.image_size / 224)
 

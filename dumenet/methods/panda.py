@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
 from dumenet.score import upsample
 
 
@@ -130,12 +130,7 @@ class PANDA:
             if s.ewc:
                 moved = zip(information, parameters, start)
                 loss = loss + s.ewc / 2 * sum((f * (p - p0).square()).sum() for f, p, p0 in moved)
-            if not loss.isfinite():
-                raise DumenetError(f"PANDA's loss became {float(loss)}: lower its lr.")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, s.clip)
-            optimizer.step()
+            descend(loss, optimizer, clip=s.clip)
         self.backbone.requires_grad_(False)
         return losses
 

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of
 
 BIG, SMALL = 64, 32  # pixels of a patch; the encoder's layers fit these
 LATTICE = {BIG: 16, SMALL: 4}  # pixels between patches that are scored
@@ -134,9 +134,7 @@ class PatchSVDD:
                 close, closer, _ = self._pairs(images, patch, 1, patch // 32, 0.0, generator)
                 loss = loss + F.cross_entropy(classifier(first - second), side)
                 loss = loss + s.pull * (close - closer).norm(dim=1).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(loss, optimizer)
         self._remember(train, generator)
 
     def _pairs(

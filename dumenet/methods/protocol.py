@@ -17,7 +17,7 @@ from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract
 from dumenet.score import Scores
 
-__all__ = ["Common", "Method", "Scores", "begin", "features_of", "images_of", "smooth", "with_features"]
+__all__ = ["Common", "Method", "Scores", "begin", "descend", "features_of", "images_of", "smooth", "with_features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,23 @@ def begin(train: Sequence[Sample], settings: Common) -> torch.device:
         raise DumenetError("No images to learn from: the data set, or its part asked for, is empty.")
     torch.manual_seed(settings.seed)
     return pick_device(settings.device)
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any = None, clip: float | None = None) -> None:
+    """One step of a training: gradients, no longer than `clip` together, then the optimizer and the schedule.
+
+    Raises:
+        DumenetError: the loss is not finite.
+    """
+    if not loss.isfinite():
+        raise DumenetError(f"The loss became {loss.item()}: lower the learning rate.")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    optimizer.step()
+    if schedule:
+        schedule.step()
 
 
 def features_of(samples: Sequence[Sample], settings: Common) -> tuple[Features, tuple[int, ...]]:

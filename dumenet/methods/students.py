@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
 
 # By receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it.
 LAYERS = {
@@ -134,9 +134,7 @@ class UninformedStudents:
             images = next(images_of(picked, size, s.batch))
             target = self._target(images)
             loss = sum((self._run(net, images) - target).square().sum(1).mean() for net in self.students)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            descend(loss, optimiser)
         parts = (torch.stack([t.flatten() for t in self._parts(x)]) for x in images_of(held, size, 4))
         self.part_mean, self.part_std = statistics(parts)  # (2,): of e and of v
 
@@ -206,9 +204,7 @@ def distil(train: Sequence[Sample], settings: StudentsSettings, device: torch.de
         picked = torch.randint(len(patches), (64,))
         described = teacher(patches[picked].to(device)).flatten(1)  # (64, D)
         loss = F.mse_loss(decoder(described), target[picked.to(device)]) + s.compactness * correlation_loss(described)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descend(loss, optimiser)
     return teacher.requires_grad_(False)
 
 

@@ -4,10 +4,12 @@ import typing
 
 import numpy as np
 import pytest
+import torch
 
 from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
 from dumenet.errors import DumenetError
 from dumenet.methods import METHODS, NETWORKS, Scores
+from dumenet.methods.protocol import descend
 
 LITTLE = {  # for each method: enough training that scores differ, in a second or two
     "us": {"width": 4, "size": 8, "views": 32, "view_size": 32, "teacher_steps": 3, "steps": 3},
@@ -72,3 +74,17 @@ def test_the_seed_decides(parts, name, options):
 def test_no_images_to_learn_from_is_said(tmp_path, name):
     with pytest.raises(DumenetError, match="No images"):
         made(name, tmp_path).fit([])
+
+
+def test_a_step_of_training():
+    """Downhill, no farther than `clip` lets it, and never with a loss that is not a number."""
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    descend(weight.square().sum() / 2, optimizer, schedule, clip=1.0)  # the gradient (3, 4), cut to length 1
+    assert torch.allclose(weight, torch.tensor([2.94, 3.92]), atol=1e-5) and schedule.get_last_lr() == [0.05]
+    kept = weight.detach().clone()
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(DumenetError, match=f"loss became {bad}: lower the learning rate"):
+            descend((weight * bad).sum(), optimizer)
+    assert torch.equal(weight, kept)
