@@ -67,7 +67,7 @@ def test_old_packages_and_missing_extras(doctor, monkeypatch):
     version, old = metadata.version, {"timm": "0.9.16", "nbval": "0.1"}
     monkeypatch.setattr(metadata, "version", lambda name: old.get(name) or version(name))
     code, report = doctor()
-    assert code == 1 and report["missing"] == "  timm >=1.0, found 0.9.16: pip install -e .\n"
+    assert code == 1 and report["missing"] == "  timm >=1.0.20, found 0.9.16: pip install -e .\n"
     assert "nbval >=0.11, found 0.1: pip install -e '.[test]'" in report["optional"]
     old.pop("timm")
     assert doctor()[0] == 0  # extras can be done without
