@@ -206,13 +206,13 @@ def _report(record: dict[str, Any]) -> None:
 
 def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
-    from dumenet.results import labels, markdown, read_results
+    from dumenet.results import labels, markdown, read_results, summary_by_row
 
     found = [r for r in read_results(args.results) if r.get("metrics") and "config" in r and r.get("tag") == args.tag]
     if not found:
         raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
     try:
-        cells = _cells(found, labels(found), args.category)
+        cells = summary_by_row(found, labels(found), args.category)
     except (KeyError, TypeError, AttributeError) as error:
         raise DumenetError(
             f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
@@ -231,24 +231,6 @@ def _table(args: argparse.Namespace) -> None:
         texts = [" / ".join(_plus_minus(cells, row, *key) for key in keys) for keys in shown]
         lines.append([row, *texts, f"{cells.loc[row].n.max()}"])
     print(markdown(lines))
-
-
-def _cells(found: list[dict[str, Any]], names: list[str], categories: list[str] | None) -> Any:
-    """`summary` of some categories, or of all, where models of other categories have rows of their own."""
-    import pandas as pd
-
-    from dumenet.results import runs, summary
-
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record, name in zip(found, names):
-        parts = record["metrics"]["per_category"]
-        for category in categories or ():
-            if category not in parts:
-                raise unknown("category of these results", category, parts)
-        chosen = {c: parts[c] for c in categories or parts}
-        title = "" if categories else f"{' + '.join(parts)}: "
-        groups.setdefault(title, []).append(record | {"row": title + name, "metrics": {"per_category": chosen}})
-    return pd.concat([summary(runs(group, lambda r: r["row"])) for group in groups.values()])
 
 
 def _plus_minus(cells: Any, row: str, part: str, metric: str) -> str:
@@ -278,15 +260,15 @@ def _export(args: argparse.Namespace) -> None:
 
 
 # option -> what it is where it is not given
-OF_A_TABLE = {
+TABLE_OPTIONS = {
     "--method": [], "--category": [], "--seed": None, "--setting": "unified", "--set": [], "--out": None,
     "--scheduler": None,
 }  # fmt: skip
-OF_LESSONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
+LESSON_OPTIONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    for option, absent in (OF_LESSONS if args.table else OF_A_TABLE).items():
+    for option, absent in (LESSON_OPTIONS if args.table else TABLE_OPTIONS).items():
         if getattr(args, "parameters" if option == "-p" else option.strip("-")) != absent:
             other = (
                 "the lessons: leave out --table"
@@ -387,11 +369,11 @@ def _path(default: str | None = None, text: str | None = None) -> dict[str, Any]
     return {"type": Path, "help": text} | ({"default": Path(default)} if default else {})
 
 
-MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
+ONE_OR_MORE: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 FLAG: dict[str, Any] = {"action": "store_true"}
 CHECKPOINT, DATA = _path(), '"factory", "digits", or a folder (MVTec layout, CIFAR-10)'
-OF_DATA = {"--data": {"help": DATA}, "--category": MANY | {"help": 'category names, or "all"'}}
-SET: dict[str, Any] = MANY | {"default": [], "metavar": "KEY=VALUE"}
+DATA_OPTIONS = {"--data": {"help": DATA}, "--category": ONE_OR_MORE | {"help": 'category names, or "all"'}}
+SET: dict[str, Any] = ONE_OR_MORE | {"default": [], "metavar": "KEY=VALUE"}
 TABLES = "mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"
 COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it does, function, arguments
     "data": ("make, check or index a data set", None, {}),
@@ -405,18 +387,18 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
     "train": ("train and evaluate one unified model, or one for each category", _train, {
         "--config": {"help": f"YAML file, or one of: {', '.join(_packaged())}"},
         "--separate": FLAG | {"help": "one model for each category"},
-        "--seed": MANY | {"type": int, "help": "one or several seeds"},
+        "--seed": ONE_OR_MORE | {"type": int, "help": "one or several seeds"},
         "--tag": {"help": "prefix of the results files, to find a series again"},
-        **OF_DATA, "--set": SET | {"help": "e.g. train.epochs=3"},
+        **DATA_OPTIONS, "--set": SET | {"help": "e.g. train.epochs=3"},
     }),
     "evaluate": ("evaluate a checkpoint again, on its own data or another folder", _evaluate, {
-        "checkpoint": CHECKPOINT, **OF_DATA,
+        "checkpoint": CHECKPOINT, **DATA_OPTIONS,
         "--set": SET | {"help": "data.* and evaluation.*, e.g. evaluation.pooling=mean"},
     }),
     "table": ("the results files as a table: mean over seeds ± half of its 95 %% interval", _table, {
         "--tag": {"help": "the series (default: results without a tag)"}, "--results": _path("data/results"),
         "--csv": FLAG | {"help": "CSV instead of Markdown"},
-        "--category": MANY | {"help": "these categories and their mean: image / pixel AUROC in percent"},
+        "--category": ONE_OR_MORE | {"help": "these categories and their mean: image / pixel AUROC in percent"},
     }),
     "predict": ("heatmaps, scores and verdicts for images", _predict, {
         "checkpoint": _path(text="a checkpoint, or a file of `dumenet export`"),
@@ -433,13 +415,13 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
     "reproduce": ("run the lessons headless through papermill, or the jobs of a table", _reproduce, {
         "--profile": {"choices": ("quick", "laptop", "paper"), "default": "quick"},
         "--data": {"help": f"{DATA}; default: the lesson's or table's own"},
-        "--only": MANY | {"metavar": "NN", "help": "numbers or names of lessons"},
+        "--only": ONE_OR_MORE | {"metavar": "NN", "help": "numbers or names of lessons"},
         "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "NAME=VALUE"},
         "--force": FLAG | {"help": "run lessons again that did not change"},
         "--table": {"metavar": "NAME", "help": f"instead: {TABLES}"},
-        "--method": MANY | {"default": [], "help": "columns of the table (default: all)"},
-        "--category": MANY | {"default": [], "help": "categories, or splits such as 01234 (default: all)"},
-        "--seed": MANY | {"type": int, "help": "one or several seeds (default: 0)"},
+        "--method": ONE_OR_MORE | {"default": [], "help": "columns of the table (default: all)"},
+        "--category": ONE_OR_MORE | {"default": [], "help": "categories, or splits such as 01234 (default: all)"},
+        "--seed": ONE_OR_MORE | {"type": int, "help": "one or several seeds (default: 0)"},
         "--setting": {"choices": ("unified", "separate"), "default": "unified"},
         "--set": SET | {"help": "as of train, or US.steps=30 for one column or method alone"},
         "--workers": {"type": int, "default": 0,

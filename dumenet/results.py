@@ -194,6 +194,29 @@ def summary(found: "pd.DataFrame") -> "pd.DataFrame":
     return made.loc[made.defined == made.n, ["mean", "half", "n"]]
 
 
+def summary_by_row(
+    records: Sequence[dict], rows: Sequence[str], categories: Sequence[str] | None = None
+) -> "pd.DataFrame":
+    """`summary` of records of our own networks, each in the row that `rows` names: of some categories, or of all, where
+    models of other categories have rows of their own.
+
+    Raises:
+        DumenetError: a record without one of the categories, or two records for one row, part and seed.
+    """
+    import pandas as pd
+
+    groups: dict[str, list[dict]] = {}
+    for record, row in zip(records, rows):
+        parts = record["metrics"]["per_category"]
+        for category in categories or ():
+            if category not in parts:
+                raise unknown("category of these results", category, parts)
+        chosen = {c: parts[c] for c in categories or parts}
+        title = "" if categories else f"{' + '.join(parts)}: "
+        groups.setdefault(title, []).append({**record, "row": title + row, "metrics": {"per_category": chosen}})
+    return pd.concat([summary(runs(group, lambda r: r["row"])) for group in groups.values()])
+
+
 def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
     """ "93.4 ± 0.5", or "93.4"."""
     return f"{mean:.{digits}f}" + ("" if half is None or math.isnan(half) else f" ± {half:.{digits}f}")

@@ -23,7 +23,7 @@ def test_a_matrix_steps_along_all_its_directions_alike(net):
     for i, stretch in ((0, (20 / 12) ** 0.5), (3, 1), (4, 2**0.5)):
         step, gradient = before[i].weight - net[i].weight, net[i].weight.grad
         sizes, of_gradient = (torch.linalg.svdvals(m.detach()) for m in (step, gradient))
-        assert sizes.max() < 1.3 * stretch * 1e-3 * MATRIX_RATE
+        assert 0.7 < sizes.median() / (stretch * 1e-3 * MATRIX_RATE) < 1.3
         assert of_gradient.max() / of_gradient.median() > 2 > sizes.max() / sizes.median()
         assert (step * gradient).sum() > 0  # downhill
 
