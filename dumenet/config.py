@@ -20,8 +20,6 @@ Several = BeforeValidator(lambda value: value if isinstance(value, (list, tuple)
 Integer = Annotated[int, Field(strict=True)]  # neither 2.5 nor yes
 Count = Annotated[Integer, Field(ge=1, le=1_000_000)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
-
-
 Grid = Annotated[Integer, Field(ge=2, le=256)]
 Names = Annotated[tuple[str, ...], Several]
 Stages = Annotated[tuple[Annotated[Integer, Field(ge=0, lt=100)], ...], Several]
@@ -284,11 +282,7 @@ def make_config(**overrides: Any) -> Config:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values (tuples as lists) that `config_from_dict` reads back to an equal config."""
-    plain = dataclasses.asdict(config)
-    return {
-        k: {a: list(b) if isinstance(b, tuple) else b for a, b in v.items()} if isinstance(v, dict) else v
-        for k, v in plain.items()
-    }
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
 def counted(settings: Any) -> dict[str, Any]:

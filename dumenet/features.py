@@ -6,12 +6,9 @@ Shapes: B images, C channels over all stages, H x W the grid (14 x 14).
 import difflib
 import hashlib
 import importlib.util
-import json
-import mmap
 import os
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -187,39 +184,38 @@ def load_tensors(path: str | Path) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of some samples: rows of one memory-mapped file, read batch by batch."""
+    """Features of some samples, read batch by batch."""
 
     samples: list[Sample]
-    rows: np.ndarray  # (n,) row of each sample
-    store: np.ndarray  # (rows, C, H, W) float16, memory-mapped
+    rows: Sequence[Path | np.ndarray]  # of each sample: its file in the cache, or (C, H, W)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, index: np.ndarray | Tensor) -> Tensor:
+    def batch(self, index: Iterable[int] | Tensor) -> Tensor:
         """(len(index), C, H, W) float32.
 
         Raises:
-            DumenetError: somebody has cut the cache's file short; to read on would end the process (SIGBUS).
+            DumenetError: somebody has deleted or damaged a file of the cache since it was opened.
         """
-        file = self.store.base
-        if isinstance(file, mmap.mmap) and file.size() < self.store.nbytes:
+        found = [self.rows[int(i)] for i in index]
+        try:
+            arrays = [row if isinstance(row, np.ndarray) else _read(row) for row in found]
+        except UNREADABLE as error:
             raise DumenetError(
-                "The feature cache was cut short while it was read: run the same command again, it fills the gap."
-            )
-        values = torch.from_numpy(self.store[self.rows[np.asarray(index)]].astype(np.float32))
-        if isinstance(file, mmap.mmap) and not self.store.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
-            file.madvise(mmap.MADV_DONTNEED)  # or an epoch would end with all of the cache in this process's memory
-        return values
+                f"The feature cache was damaged while it was read ({error}): run the same command again, it fills the "
+                "gap."
+            ) from None
+        return torch.from_numpy(np.stack(arrays).astype(np.float32))
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All features in order, `size` images at a time."""
         for start in range(0, len(self), size):
-            yield self.batch(np.arange(start, min(start + size, len(self))))
+            yield self.batch(range(start, min(start + size, len(self))))
 
     def subset(self, index: Sequence[int]) -> "Features":
         """The features of some of the samples."""
-        return Features([self.samples[i] for i in index], self.rows[np.asarray(index, dtype=int)], self.store)
+        return Features([self.samples[i] for i in index], [self.rows[i] for i in index])
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel, (C, 1, 1) each, summed in double precision."""
@@ -245,10 +241,9 @@ def extract(
 ) -> Features:
     """Features of `samples` from the cache; the backbone runs only for images it does not hold yet.
 
-    The cache is one folder for each `Backbone.key`: `features.f16`, a growing file of rows, and `index.jsonl`,
-    one line for each row with the image's SHA-256 and the row's CRC. A line is written after its row, so an
-    interrupted run loses one batch at most, and what it left half-written is never read. A file lock lets
-    several runs share the cache. Memory does not grow with the data set: one batch is computed, the next one decoded.
+    The cache is one folder for each `Backbone.key`, with one file for each image, named by the image's SHA-256; NumPy's
+    npz, whose checksum tells a damaged one, which is computed anew. So an interrupted run loses one batch at most.
+    Memory does not grow with the data set: one batch is computed, the next one decoded.
 
     Raises:
         DumenetError: no samples, an unreadable image or one that was replaced after it was hashed, NaN or infinite
@@ -256,53 +251,52 @@ def extract(
     """
     if not samples:
         raise DumenetError("No images to compute features of: the data set, or its part asked for, is empty.")
-    c, g = sum(backbone.stage_channels), backbone.config.grid
-    folder = Path(cache) / backbone.key
-    states = [_state(s) for s in samples]
+    folder, size = Path(cache) / backbone.key, backbone.config.image_size
     keys = [content_key(s) for s in progress_bar(samples, "hashing images", show=progress, leave=False)]
+    files = [folder / f"{key}.npz" for key in keys]
+
+    def read(i: int) -> np.ndarray:
+        image = load_image(samples[i], size)
+        if content_key(samples[i]) != keys[i]:
+            raise DumenetError(f"{samples[i].name} was replaced while it was read: run the same command again.")
+        return image
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            held = _read_index(folder, (c, g, g), set(keys))
-            first = {k: i for i, k in reversed(list(enumerate(keys))) if k not in held.rows}  # a duplicate runs once
-            todo = sorted(first.values())
+        with FileLock(folder / "lock"):  # a second process waits, and finds them here
+            first = {file: i for i, file in reversed(list(enumerate(files)))}  # a duplicate runs once
+            todo = sorted(i for file, i in first.items() if not _whole(file))
+            run = _runner(backbone, folder) if todo else None
             bar = progress_bar(None, f"features ({backbone.config.backbone})", len(todo), show=progress and bool(todo))
-            with open(folder / "features.f16", "ab") as data, open(folder / "index.jsonl", "ab") as index:
-                data.truncate(held.count * c * g * g * 2)  # rows without a line are from an interrupted run
-                index.truncate(held.index_bytes)
-                run = _runner(backbone, folder) if todo else None
-                size = backbone.config.image_size
-                read = lambda i: load_image(samples[i], size)  # noqa: E731
-                with bar, closing(read_ahead(read, todo, backbone.config.batch_size)) as batches:
-                    for batch, images in batches:
-                        for i in batch:
-                            if _state(samples[i]) != states[i] and content_key(samples[i]) != keys[i]:
-                                raise DumenetError(
-                                    f"{samples[i].name} was replaced while it was read: run the same command again."
-                                )
-                        values = _compute(run, np.stack(images), [samples[i] for i in batch])
-                        data.write(values.tobytes())
-                        data.flush()
-                        for i, row in zip(batch, values):
-                            held.rows[keys[i]] = held.count
-                            line = {"key": keys[i], "row": held.count, "crc": zlib.crc32(row.tobytes())}
-                            index.write(json.dumps(line).encode() + b"\n")
-                            held.count += 1
-                        index.flush()
-                        bar.update(len(batch))
+            with bar, closing(read_ahead(read, todo, backbone.config.batch_size)) as batches:
+                for batch, images in batches:
+                    values = _compute(run, np.stack(images), [samples[i] for i in batch])
+                    for i, row in zip(batch, values):
+                        part = files[i].with_suffix(".part")
+                        with open(part, "wb") as file:
+                            np.savez(file, features=row)
+                        part.replace(files[i])
+                    bar.update(len(batch))
     except OSError as error:
         raise refused(f"keep features in {folder}", error, "what is computed so far is kept") from None
-    store = np.memmap(folder / "features.f16", np.float16, "r", shape=(held.count, c, g, g))
-    return Features(list(samples), np.array([held.rows[k] for k in keys]), store)
+    return Features(list(samples), files)
 
 
-def _state(sample: Sample) -> tuple[int, ...] | None:
-    """Changes when the sample's file is written to or replaced; None for an image in memory, or no file."""
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what a missing or damaged npz raises
+
+
+def _read(file: Path) -> np.ndarray:
+    """(C, H, W) float16 of a file of the cache."""
+    with np.load(file) as content:
+        return content["features"]
+
+
+def _whole(file: Path) -> bool:
+    """Whether the cache holds this file undamaged."""
     try:
-        found = None if isinstance(sample.source, np.ndarray) else os.stat(sample.source)
-    except (OSError, ValueError):
-        return None
-    return found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return _read(file).size > 0
+    except UNREADABLE:
+        return False
 
 
 def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -346,42 +340,3 @@ def _compute(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, sample
         if not np.isfinite(row).all():
             raise DumenetError(f"The features of {sample.name} are not finite: check the image and the weights.")
     return values
-
-
-@dataclass
-class _Held:
-    """What a cache folder holds."""
-
-    rows: dict[str, int]  # row of each image key
-    count: int  # rows with a whole line
-    index_bytes: int  # length of the whole lines
-
-
-def _read_index(folder: Path, shape: tuple[int, int, int], wanted: set[str]) -> _Held:
-    """Whole lines of the index; a `wanted` row whose CRC does not fit is left out, and so computed anew."""
-    index, data = folder / "index.jsonl", folder / "features.f16"
-    held = _Held({}, 0, 0)
-    if not (index.exists() and data.exists()):
-        return held
-    size = 2 * int(np.prod(shape))
-    on_disk = data.stat().st_size // size
-    with open(index, "rb") as lines, open(data, "rb", buffering=0) as values:
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                key, row, crc = entry["key"], entry["row"], entry["crc"]
-                if not (isinstance(key, str) and isinstance(row, int) and isinstance(crc, int)):
-                    break
-            except (ValueError, KeyError, TypeError, RecursionError):
-                break
-            if row != held.count or row >= on_disk or not line.endswith(b"\n"):
-                break
-            held.count += 1
-            held.index_bytes += len(line)
-            if key in wanted:
-                values.seek(row * size)
-            if key not in wanted or zlib.crc32(values.read(size)) == crc:
-                held.rows[key] = row
-            else:
-                held.rows.pop(key, None)
-    return held

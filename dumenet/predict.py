@@ -157,10 +157,9 @@ def list_images(images: Path) -> list[Path]:
     """
     if not images.exists():
         raise DumenetError(f"There is nothing at {images}: give an image or a folder of images.")
-    usable = lambda p: (  # noqa: E731
-        p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and not p.name.endswith(HEATMAP)
-    )
-    files = [images] if images.is_file() else sorted(p for p in images.rglob("*") if usable(p) and not p.is_dir())
+    found = [p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+    hidden = lambda p: p.name.startswith(".") or p.name.endswith(HEATMAP)  # noqa: E731
+    files = [images] if images.is_file() else sorted(p for p in found if not hidden(p))
     if not files:
         raise DumenetError(f"No images in {images}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return files
@@ -199,9 +198,7 @@ def predict(
             return error
 
     def draw(row: dict[str, object], image: np.ndarray, anomaly_map: np.ndarray) -> None:
-        threshold = float(row["threshold"]) if row["threshold"] else None
-        page = _overlay(image, anomaly_map, threshold, f"{row['image']}: {row['verdict']}")
-        write_atomic(_beside(out / str(row["image"])), page)
+        write_atomic(_beside(out / str(row["image"])), _overlay(row, image, anomaly_map))
 
     try:
         with (
@@ -209,15 +206,12 @@ def predict(
             progress_bar(total=len(files), desc="predicting", unit="image") as bar,
         ):
             for part, decoded in read_ahead(read, files, detector.batch):
-                good = []  # rows and images of what could be read
-                for file, image in zip(part, decoded):
-                    name = file.relative_to(images).as_posix() if images.is_dir() else file.name
-                    name = name.encode("utf-8", "backslashreplace").decode()  # a byte of the name that is not UTF-8
-                    rows.append(dict.fromkeys(COLUMNS, "") | {"image": name})
-                    if isinstance(image, DumenetError):
-                        rows[-1] |= {"verdict": "unreadable", "problem": str(image)}
-                    else:
-                        good.append((rows[-1], image))
+                new = [_row(file.relative_to(images) if images.is_dir() else Path(file.name)) for file in part]
+                rows += new
+                good = [pair for pair in zip(new, decoded) if isinstance(pair[1], np.ndarray)]
+                for row, problem in zip(new, decoded):
+                    if isinstance(problem, DumenetError):
+                        row |= {"verdict": "unreadable", "problem": str(problem)}
                 if good:
                     batch = np.stack([image for _, image in good])
                     maps, scores, found = detector.run(batch, np.full(len(batch), number))
@@ -230,6 +224,11 @@ def predict(
     finally:  # an interruption or a full disk costs no score that is there
         _write_scores(rows, out / "scores.csv")
     return rows
+
+
+def _row(file: Path) -> dict[str, object]:
+    """An empty row for an image; a byte of its name that is not UTF-8 is escaped."""
+    return dict.fromkeys(COLUMNS, "") | {"image": file.as_posix().encode("utf-8", "backslashreplace").decode()}
 
 
 def _write_scores(rows: list[dict[str, object]], path: Path) -> None:
@@ -257,15 +256,15 @@ def _beside(image: Path) -> Path:
     return image.with_name(f"{image.name}{HEATMAP}")
 
 
-def _overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float | None, title: str) -> bytes:
+def _overlay(row: dict[str, object], image: np.ndarray, anomaly_map: np.ndarray) -> bytes:
     """PNG of the image (S, S, 3) beside its `overlay`; a figure of matplotlib would take many times as long."""
-    top = 2 * threshold if threshold else float(anomaly_map.max())
+    top = 2 * float(row["threshold"]) if row["threshold"] else float(anomaly_map.max())
     side = math.ceil(PANEL / len(image)) * len(image)
     page = Image.new("RGB", (2 * side + 3 * GAP, TITLE + side + GAP), "white")
     for i, panel in enumerate((image, overlay(image, anomaly_map, top))):
         panel = Image.fromarray(panel).resize((side, side), Image.Resampling.NEAREST)
         page.paste(panel, (GAP + i * (side + GAP), TITLE))
-    title = " ".join(title.split())  # one line
+    title = " ".join(f"{row['image']}: {row['verdict']}".split())  # one line
     title = title if len(title) < 90 else f"{title[:40]}...{title[-40:]}"
     font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)
     ImageDraw.Draw(page).text((page.width / 2, TITLE / 2), title, "black", font, anchor="mm")

@@ -1,13 +1,13 @@
 """Training: one visible loop, a fixed budget, the last step kept. Nothing here sees a test image."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dumenet.checkpoint import Trained, pick_device, resume, save_state
 from dumenet.config import Config, TrainConfig
@@ -116,29 +116,47 @@ def train(
     bar = progress_bar(range(start, epochs), "training", epochs, initial=start, show=progress, unit="epoch")
     for epoch in bar:
         torch.manual_seed(c.seed * 100_003 + epoch + 1)
-        model.train()
-        losses, images = torch.zeros((), device=device), 0
-        for index in torch.randperm(len(features)).split(c.batch_size)[: total - epoch * in_epoch]:
-            rows, weight, noise = processes.part(index)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                result = forward(features.batch(index[rows]).to(device), noise)  # of (B, C, H, W)
-            loss = nn.functional.mse_loss(result.features.float(), result.target.float()) * weight
-            optimizer.zero_grad(set_to_none=True)
-            processes.backward(loss)
-            nn.utils.clip_grad_norm_(model.parameters(), c.clip)
-            optimizer.step()
-            schedule.step()
-            losses, images = losses + loss.detach() * len(index), images + len(index)
-        trained.history["loss"].append(processes.mean(losses / images))
+        order = torch.randperm(len(features)).split(c.batch_size)[: total - epoch * in_epoch]
+        loss = one_epoch(trained, forward, features, order, optimizer, schedule, processes)
+        trained.history["loss"].append(loss)
         trained.history["lr"].append(schedule.get_last_lr()[0])
-        if not np.isfinite(trained.history["loss"][-1]):
+        if not np.isfinite(loss):
             raise DumenetError(f"The loss is not a number in epoch {epoch + 1}: lower train.lr or train.clip.")
-        bar.set_postfix(loss=f"{trained.history['loss'][-1]:.4f}")
-        model.eval()
+        bar.set_postfix(loss=f"{loss:.4f}")
         if on_epoch:
             on_epoch(epoch, model)
         if state_file and processes.first and (epoch + 1) % max(1, epochs // STATES) == 0:
             spent = trained.earlier + time.perf_counter() - begun
             save_state(state_file, trained, optimizer, schedule, epoch + 1, spent)
-    model.eval()
     return trained
+
+
+def one_epoch(
+    trained: Trained,
+    forward: nn.Module,
+    features: Features,
+    order: Iterable[Tensor],
+    optimizer: Any,
+    schedule: Any,
+    processes: Processes,
+) -> float:
+    """A step for each batch of `order`, indices (B,) into `features`; returns the mean loss of an image.
+
+    `forward` is the model of `trained`, as Fabric wraps it where several processes train.
+    """
+    model, device = trained.model.train(), processes.device
+    bf16 = trained.origin["precision"] == "bf16"
+    losses, images = torch.zeros((), device=device), 0
+    for index in order:
+        rows, weight, noise = processes.part(index)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            result = forward(features.batch(index[rows]).to(device), noise)  # of (B, C, H, W)
+        loss = nn.functional.mse_loss(result.features.float(), result.target.float()) * weight
+        optimizer.zero_grad(set_to_none=True)
+        processes.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), trained.config.train.clip)
+        optimizer.step()
+        schedule.step()
+        losses, images = losses + loss.detach() * len(index), images + len(index)
+    model.eval()
+    return processes.mean(losses / images)

@@ -100,7 +100,7 @@ def make_features():
     def make(n=12, seed=0, channels=8, grid=4):
         store = np.random.default_rng(seed).normal(1, 2, (n, channels, grid, grid)).astype(np.float16)
         samples = [Sample(f"{i}", "ab"[i % 2], "good", np.zeros((1, 1, 3), np.uint8)) for i in range(n)]
-        return Features(samples, np.arange(n), store)
+        return Features(samples, store)
 
     return make
 
