@@ -243,17 +243,20 @@ def _plus_minus(cells: Any, row: str, part: str, metric: str) -> str:
 def _predict(args: argparse.Namespace) -> int:
     from dumenet.predict import predict
 
-    rows = predict(args.checkpoint, args.images, args.out, args.category, args.device, args.runtime)
-    bad = [r for r in rows if r["verdict"] == "unreadable"]
-    counts = {v: sum(r["verdict"] == v for r in rows) for v in sorted({r["verdict"] for r in rows})}
-    print(f"{', '.join(f'{n} {v}' for v, n in counts.items())}: {args.out / 'scores.csv'}, heatmaps beside it.")
+    rows = predict(
+        args.checkpoint, args.images, args.out, args.category, args.device, args.runtime, args.threshold, args.save,
+        args.format,
+    )  # fmt: skip
+    verdicts, scores = [r.verdict for r in rows], args.out / f"scores.{args.format}"
+    print(f"{', '.join(f'{verdicts.count(v)} {v}' for v in sorted(set(verdicts)))}: {scores}, heatmaps beside it.")
+    bad = verdicts.count("unreadable")
     if bad:
-        print(f"dumenet: {len(bad)} of {len(rows)} images could not be read; scores.csv says why.", file=sys.stderr)
+        print(f"dumenet: {bad} of {len(rows)} images could not be read; {scores.name} says why.", file=sys.stderr)
     return 2 if bad else 0
 
 
 def _export(args: argparse.Namespace) -> None:
-    from dumenet.predict import export
+    from dumenet.detector import export
 
     out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.onnx"
     print(f"The graph is in {export(args.checkpoint, out, args.error)}.")
@@ -407,6 +410,10 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "--device": {"default": "auto", "help": "of the runtime torch"},
         "--runtime": {"choices": ("torch", "onnx", "openvino"),
                       "help": "what computes (default: torch, or onnx for an exported file)"},
+        "--threshold": {"type": float, "help": "of the score, instead of the checkpoint's own"},
+        "--save": ONE_OR_MORE | {"default": [], "choices": ("map", "mask", "overlay"),
+                                 "help": "write these too, at each photograph's own shape"},
+        "--format": {"choices": ("csv", "json"), "default": "csv", "help": "of scores.csv or scores.json"},
     }),
     "export": ("a checkpoint as one ONNX graph, from images to anomaly maps and scores", _export, {
         "checkpoint": CHECKPOINT, "--out": _path(text="file to write (default: beside the checkpoint)"),

@@ -11,7 +11,7 @@ Shapes: B images, C channels, H x W grid positions, S image size.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,10 +58,19 @@ def thresholds(normal: Normal, config: EvalConfig) -> dict[str, float]:
     """For each category, and for "all" images together, the score that a normal image stays under with chance
     `config.quantile`.
     """
-    logs = np.log(np.maximum(normal.scores[f"{config.error} {config.pooling}"], 1e-12))
-    names, held = np.array(normal.categories), np.array(normal.held)
-    groups = {name: names == name for name in sorted(set(normal.categories))} | {"all": names == names}
-    return {name: _bound(logs[own], held[own], config.quantile) for name, own in groups.items() if own.sum() > 1}
+    held, names = np.array(normal.held), np.array(normal.categories)
+    return {
+        name: _bound(np.log(np.maximum(scores, 1e-12)), held if name == "all" else held[names == name], config.quantile)
+        for name, scores in scores_of_normal(normal, config).items()
+        if len(scores) > 1
+    }
+
+
+def scores_of_normal(normal: Normal, config: EvalConfig) -> dict[str, list[float]]:
+    """Image scores of the normal training images by category, and of "all" together."""
+    scores, names = np.array(normal.scores[f"{config.error} {config.pooling}"]), np.array(normal.categories)
+    own = {name: scores[names == name].tolist() for name in sorted(set(normal.categories))}
+    return own | {"all": scores.tolist()}
 
 
 def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
@@ -166,17 +175,3 @@ def evaluated(trained: Trained, overrides: dict[str, Any]) -> Trained:
     return replace(
         trained, config=config, thresholds=thresholds(trained.normal, config.evaluation) if trained.normal else {}
     )
-
-
-class HasThresholds(Protocol):
-    """`Trained`, or what else knows them."""
-
-    thresholds: dict[str, float]
-
-
-def verdicts(trained: HasThresholds, scores: Sequence[float], category: str = "all") -> list[str]:
-    """ "anomalous", "normal", or "no threshold" where the checkpoint holds none."""
-    threshold = trained.thresholds.get(category, trained.thresholds.get("all"))
-    if threshold is None:
-        return ["no threshold"] * len(scores)
-    return ["anomalous" if s > threshold else "normal" for s in scores]

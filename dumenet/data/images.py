@@ -73,6 +73,22 @@ def load_image(sample: Sample, size: int) -> np.ndarray:
     return np.asarray(to_rgb(_opened(sample)).resize((size, size), Image.Resampling.BILINEAR))
 
 
+def photograph(sample: Sample) -> np.ndarray:
+    """(H, W, 3) uint8 RGB at the image's own shape.
+
+    Raises:
+        DumenetError: a file that cannot be read.
+    """
+    return np.asarray(to_rgb(_opened(sample)))
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images below a folder, and other files that it holds."""
+    files = sorted(p for p in folder.rglob("*") if not p.is_dir() and not p.name.startswith("."))
+    usable = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(".heatmap.png")]
+    return usable, [p for p in files if p not in usable]
+
+
 def mask_array(image: Image.Image) -> np.ndarray:
     """(H, W) bool of an opened mask: whatever is not black and not transparent is defect.
 

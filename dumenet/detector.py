@@ -1,0 +1,381 @@
+"""Five lines of Python: normal photographs in, scores, verdicts and heatmaps of new ones out.
+
+    detector = dumenet.Detector().fit("photos/part/train/good")
+    result = detector.predict("new/001.png")
+    result.score, result.anomalous, result.map, result.overlay()
+    detector.save("part.pt")
+    detector = dumenet.load("part.pt")
+
+`dumenet predict` is made of it. The graph of `dumenet export` holds the same computation.
+"""
+
+import hashlib
+import inspect
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dumenet import engine
+from dumenet.checkpoint import Normal, Trained, load_backbone, load_checkpoint, save_checkpoint
+from dumenet.config import EvalConfig, config_from_dict, merge, to_dict
+from dumenet.data import Sample, find_images, load_image, photograph, read_folder
+from dumenet.errors import DumenetError, unknown
+from dumenet.features import Backbone, read_ahead
+from dumenet.methods import METHODS, NETWORKS, Method
+from dumenet.methods.network import NetworkSettings
+from dumenet.metrics import pool
+from dumenet.plots import overlay
+from dumenet.score import evaluated, lengths, scores_of_normal, thresholds, upsample
+
+GRAPHS = Path("build/export")  # graphs of checkpoints, made when first asked for: safe to delete
+OUTPUTS = ("maps", "scores", "categories")  # names of what a graph gives
+BATCH = 8  # images that an engine or a method gets at once
+HELD = 10  # of a method without thresholds of its own every tenth normal image is kept out, for them
+
+Image = str | Path | np.ndarray
+Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a detector says of one image; without numbers where `problem` says why it could not be read."""
+
+    name: str  # path of the file, or its place in the list
+    sample: Sample = field(repr=False)
+    score: float = math.nan
+    threshold: float | None = None  # None where there were too few normal images for one
+    category: str = "all"
+    seen: np.ndarray | None = field(default=None, repr=False)  # (S, S, 3) uint8: the photograph as the network sees it
+    grid: np.ndarray | None = field(default=None, repr=False)  # (S, S) float32: its anomaly map
+    rank: float | None = None  # share of the normal training images that score lower, 0 to 1
+    problem: str = ""
+
+    @property
+    def anomalous(self) -> bool | None:
+        """Whether the score is above the threshold; None without one."""
+        return None if self.threshold is None or self.problem else self.score > self.threshold
+
+    @property
+    def verdict(self) -> str:
+        """ "anomalous", "normal", "no threshold" or "unreadable"."""
+        found = {None: "no threshold", True: "anomalous", False: "normal"}[self.anomalous]
+        return "unreadable" if self.problem else found
+
+    @property
+    def photograph(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB as it was given."""
+        return photograph(self.sample)
+
+    @property
+    def map(self) -> np.ndarray:
+        """(H, W) float32 anomaly map at the photograph's own shape, in units of the score."""
+        shape = self.photograph.shape[:2]
+        return F.interpolate(torch.from_numpy(self.grid)[None, None], shape, mode="bilinear")[0, 0].numpy()
+
+    def overlay(self) -> np.ndarray:
+        """(H, W, 3) uint8: the photograph in grey under its map; the middle of the colours is the threshold."""
+        return overlay(self.photograph, self.map, 2 * self.threshold if self.threshold else float(self.grid.max()))
+
+
+class Detector:
+    """A method that learns what is normal from photographs, and judges new ones.
+
+    Args:
+        method: a name of `dumenet.methods.METHODS`: "dumenet", "uniad", "padim", "patchcore", ...
+        settings: of `dumenet train` or of the method, with `__` for the dot: ``Detector(train__steps=400)``,
+            ``Detector("padim", seed=1)``.
+
+    Raises:
+        DumenetError: unknown method or setting (names the nearest).
+    """
+
+    def __init__(self, method: str = "dumenet", **settings: Any):
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+        given = {k.replace("__", "."): v for k, v in settings.items()}
+        self.trained: Trained | None = None  # of this package's own networks
+        self.thresholds: dict[str, float] = {}  # image score by category, and "all"
+        self.categories: list[str] = []  # found at prediction, where there are several
+        self.normal: dict[str, list[float]] = {}  # scores of normal training images by category, and "all"
+        self._method, self._run, self.batch = method, None, BATCH
+        if method in NETWORKS:
+            self._settings = NetworkSettings.of(config_from_dict(merge({}, {"model.name": method} | given)))
+        else:
+            kind = type(inspect.signature(METHODS[method]).parameters["settings"].default)
+            flat = {k: v for k, v in given.items() if "." not in k}
+            dotted = {k: v for k, v in given.items() if "." in k}
+            self._settings = config_from_dict(merge(flat, dotted), kind, method)
+        self.size: int = self._settings.features.image_size  # pixels: images are resized to a square of this side
+
+    def fit(self, images: Image | Sequence[Image], *, bgr: bool = False) -> "Detector":
+        """Learn from normal photographs.
+
+        Args:
+            images: a folder of them, a folder in MVTec-AD's layout (its train/good, one category or several), or a list
+                of paths and arrays, see `predict`.
+
+        Raises:
+            DumenetError: no images, one that cannot be read, or too few for the method.
+        """
+        samples = _normal(images, bgr)
+        with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
+            method = METHODS[self._method](replace(self._settings, cache=Path(cache)))
+            if self._method in NETWORKS:
+                method.fit(samples)
+                self._take(method.trained, method.backbone)
+            else:
+                held = samples[:: HELD if len(samples) >= HELD else 2] if len(samples) > 1 else []
+                method.fit([s for s in samples if all(s is not h for h in held)])
+                self._run = partial(_of_method, method)
+                self._calibrate(held)
+        return self
+
+    def predict(
+        self, images: Image | Sequence[Image], category: str = "all", *, bgr: bool = False
+    ) -> "Result | list[Result]":
+        """Judge one image, or several.
+
+        Args:
+            images: a path or an array, which gives one result; a folder or a list, which give a list. Arrays are uint8
+                RGB, 0 to 255: (H, W, 3), grey (H, W), or RGBA (H, W, 4), whose alpha is dropped; any shape H x W.
+            category: of the images, where the detector knows several; "all" finds the category of each.
+            bgr: the channels of arrays are in the order of OpenCV.
+
+        Raises:
+            DumenetError: not fitted yet, no image, an array of another kind, or a single image that cannot be read; of
+                several, the result of such a one has the sentence in `problem`.
+        """
+        one = not isinstance(images, (list, tuple)) and not (isinstance(images, (str, Path)) and Path(images).is_dir())
+        found = list(self.stream([images] if one else images, category, bgr=bgr))
+        if one and found[0].problem:
+            raise DumenetError(found[0].problem)
+        return found[0] if one else found
+
+    def stream(self, images: Image | Sequence[Image], category: str = "all", *, bgr: bool = False) -> Iterator[Result]:
+        """As `predict`, result by result: threads decode the next images while these are computed."""
+        if self._run is None:
+            raise DumenetError("This detector has seen no normal images yet: call fit first, or dumenet.load.")
+        known = list(dict.fromkeys(["all", *self.categories]))
+        if category not in known and (self.categories or self.thresholds):
+            raise unknown("category of this detector", category, known)
+        number, samples = known.index(category) - 1 if category in known else -1, _samples(images, bgr)
+
+        def read(sample: Sample) -> np.ndarray | DumenetError:
+            try:
+                return load_image(sample, self.size)
+            except DumenetError as error:
+                return error
+
+        for part, decoded in read_ahead(read, samples, self.batch):
+            good = np.array([isinstance(image, np.ndarray) for image in decoded])
+            made = iter(())
+            if good.any():
+                batch = np.stack([image for image in decoded if isinstance(image, np.ndarray)])
+                maps, scores, found = self._run(batch, np.full(len(batch), number))
+                if not np.isfinite(scores).all():
+                    raise DumenetError("The detector gives scores that are NaN or infinite: train it again.")
+                made = zip(maps, scores, found)
+            for sample, image in zip(part, decoded):
+                if isinstance(image, DumenetError):
+                    yield Result(sample.name, sample, problem=str(image))
+                else:
+                    yield self._result(sample, image, *next(made))
+
+    def _result(self, sample: Sample, seen: np.ndarray, grid: np.ndarray, score: float, category: int) -> Result:
+        name = self.categories[category] if category >= 0 else "all"
+        threshold = self.thresholds.get(name, self.thresholds.get("all"))
+        usual = self.normal.get(name, self.normal.get("all"))
+        rank = float(np.mean(np.array(usual) < score)) if usual else None
+        return Result(sample.name, sample, float(score), threshold, name, seen, grid, rank)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint, which `dumenet.load`, `dumenet predict` and `dumenet export` read.
+
+        Raises:
+            DumenetError: not fitted, a method that keeps no file, or a disk that cannot take it.
+        """
+        if self.trained is None:
+            raise DumenetError(
+                f"{self._method} has no checkpoint to save: fit it again where it is needed, or use one of "
+                f"{', '.join(NETWORKS)}."
+            )
+        return save_checkpoint(self.trained, path)
+
+    def _take(self, trained: Trained, backbone: Backbone) -> None:
+        """Become the detector of a trained network."""
+        self.trained, self.thresholds = trained, trained.thresholds
+        self.categories = list(trained.spread.categories) if trained.spread else []
+        self.normal = scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {}
+        self.size, self.batch = trained.config.features.image_size, 1
+        self._run = partial(_eager, Graph(trained, backbone))
+
+    def _calibrate(self, held: Sequence[Sample]) -> None:
+        """Thresholds from normal images that the method has not seen."""
+        if held:
+            images = np.stack([load_image(s, self.size) for s in held])
+            scores = self._run(images, np.full(len(held), -1))[1].tolist()
+            normal, how = (
+                Normal(["all"] * len(held), [True] * len(held), {"norm max": scores}),
+                EvalConfig(error="norm"),
+            )
+            self.thresholds, self.normal = thresholds(normal, how), {"all": scores}
+
+
+def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> Detector:
+    """The detector of a checkpoint, or of a file that `dumenet export` wrote.
+
+    Args:
+        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file) or "openvino"; maps are
+            equal to 1e-3. For an engine a checkpoint is exported into build/export, unless that was done before.
+        device: of torch; engines run on the CPU.
+
+    Raises:
+        DumenetError: the file is missing, damaged or foreign, or the runtime's package is not installed.
+    """
+    path = Path(path)
+    runtime = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
+    if runtime not in engine.RUNTIMES:
+        raise unknown("runtime", runtime, engine.RUNTIMES)
+    detector = Detector()
+    if runtime == "torch":
+        if path.suffix == ".onnx":
+            raise DumenetError(f"{path} is for the runtimes {', '.join(engine.ENGINES)}; torch runs a checkpoint.")
+        trained = load_checkpoint(path, device)
+        detector._take(trained, load_backbone(trained))
+        return detector
+    content, metadata = engine.read(path if path.suffix == ".onnx" else _exported(path))
+    try:
+        detector.categories = [str(name) for name in metadata["categories"]]
+        detector.thresholds = {str(k): float(v) for k, v in metadata["thresholds"].items()}
+        detector.normal = {str(k): [float(x) for x in v] for k, v in metadata.get("normal", {}).items()}
+        detector.size = config_from_dict(metadata["config"]).features.image_size
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
+    session = engine.Engine(content, runtime)
+    detector._run = lambda images, category: tuple(session(images=images, category=category))
+    return detector
+
+
+class Graph(nn.Module):
+    """Backbone, reconstruction, anomaly map and image score as one module."""
+
+    def __init__(self, trained: Trained, backbone: Backbone):
+        super().__init__()
+        self.backbone, self.model, self.spread, self.trained = backbone, trained.model, trained.spread, trained
+
+    def forward(self, images: Tensor, category: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 images (B, S, S, 3) and the numbers of their categories (B,), negative where they are to be found, to
+        anomaly maps (B, S, S), image scores (B,) and categories (B,)."""
+        config = self.trained.config
+        grids, found = lengths(self.trained, self.model(self.backbone(images)), category)
+        maps = upsample(grids, config.features.image_size, config.features.align)
+        return maps, pool(maps, config.evaluation.pooling), category if found is None else found
+
+
+def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
+    """Write a checkpoint and its backbone as one ONNX graph.
+
+    From uint8 `images` (B, S, S, 3), B as many as wanted, and int64 `category` (B,), numbers in the metadata's
+    "categories" or -1 where it is to be found, to `maps` (B, S, S), `scores` (B,) and `categories` (B,). Thresholds,
+    categories, scores of normal images and configuration are in the metadata.
+
+    Args:
+        error: "norm" or "mahalanobis" instead of the checkpoint's own `evaluation.error`.
+
+    Raises:
+        DumenetError: no checkpoint, packages of the extra `fast` are missing, or `out` cannot be written.
+    """
+    trained = evaluated(load_checkpoint(checkpoint, "cpu"), {"evaluation.error": error} if error else {})
+    metadata = {
+        "config": to_dict(trained.config),
+        "thresholds": trained.thresholds,
+        "backbone": trained.origin.get("backbone"),
+        "categories": list(trained.spread.categories) if trained.spread else [],
+        "normal": scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {},
+    }
+    size = trained.config.features.image_size
+    example = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8), "category": torch.full((2,), -1)}
+    engine.export(Graph(trained, load_backbone(trained)), example, OUTPUTS, metadata, Path(out))
+    return Path(out)
+
+
+def _exported(checkpoint: Path) -> Path:
+    """The graph of a checkpoint, made now if there is no whole one."""
+    engine.package("onnx")
+    try:
+        digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    except OSError:
+        digest = ""  # `export` has a sentence for it
+    path = GRAPHS / f"{digest[:16]}.onnx"
+    try:
+        engine.read(path)
+    except DumenetError:
+        export(checkpoint, path)
+    return path
+
+
+@torch.no_grad()
+def _eager(graph: Graph, images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
+    device = graph.backbone.mean.device
+    found = graph(torch.tensor(images).to(device), torch.tensor(category).to(device))
+    return tuple(part.cpu().numpy() for part in found)
+
+
+def _of_method(method: Method, images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of another method, which has no categories; its features are not kept."""
+    with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
+        method.settings = replace(method.settings, cache=Path(cache))
+        scores = method.score([Sample(str(i), "", "good", image) for i, image in enumerate(images)])
+    return scores.maps, scores.image, np.full(len(images), -1)
+
+
+def _normal(images: Image | Sequence[Image], bgr: bool) -> list[Sample]:
+    """The normal photographs that `Detector.fit` is given."""
+    if isinstance(images, (str, Path)):
+        if any(Path(images).glob("*/train/good")):
+            return read_folder(images).train
+        if (Path(images) / "train" / "good").is_dir():
+            images = Path(images) / "train" / "good"
+        if not Path(images).is_dir():
+            raise DumenetError(f"{images} is no folder: give the folder of the normal photographs, or a list of them.")
+    return _samples(images, bgr)
+
+
+def _samples(images: Image | Sequence[Image], bgr: bool) -> list[Sample]:
+    """Images of a folder, or of a list, as samples of one category."""
+    if isinstance(images, (str, Path)):
+        root, found = Path(images), find_images(Path(images))[0]
+        return [Sample(file.relative_to(root).as_posix(), "all", "good", file) for file in found]
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        raise DumenetError("An array is one image, and a detector learns from several: give a list of them.")
+    arrays = [image if isinstance(image, (str, Path)) else as_rgb(image, bgr) for image in images]
+    return [
+        Sample(str(k), "all", "good", a) if isinstance(a, np.ndarray) else Sample(str(a), "all", "good", Path(a))
+        for k, a in enumerate(arrays)
+    ]
+
+
+def as_rgb(image: np.ndarray, bgr: bool = False) -> np.ndarray:
+    """An array as (H, W, 3) uint8 RGB: grey (H, W) or (H, W, 1) is repeated, the alpha of (H, W, 4) dropped.
+
+    Raises:
+        DumenetError: an array of another type or shape; its scale could only be guessed.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise DumenetError(
+            f"Image arrays must be uint8, 0 to 255, of shape (H, W, 3), (H, W) or (H, W, 4), not {image.dtype} of "
+            f"shape {image.shape}: convert it first, for example (255 * image).round().astype('uint8') from 0..1."
+        )
+    image = image[:, :, None] if image.ndim == 2 else image
+    image = image.repeat(3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
+    return image[:, :, ::-1] if bgr else image

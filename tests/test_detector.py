@@ -1,0 +1,134 @@
+"""The five lines of Python: what goes in, what comes out, and what is refused."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import TINY, photos
+from PIL import Image
+
+import dumenet
+from dumenet.errors import DumenetError
+
+SETTINGS = {f"{section}__{key}": value for section, group in TINY.items() for key, value in group.items()}
+
+
+@pytest.fixture(scope="module")
+def fitted(photographs):
+    return dumenet.Detector(**SETTINGS).fit(photographs / "bolt" / "train" / "good")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("detector"))
+
+
+def test_a_folder_of_normal_photographs_gives_a_detector_that_finds_the_hole(fitted, photographs):
+    results = fitted.predict(photographs / "bolt" / "test")
+    assert [r.name for r in results] == [f"good/{i:03d}.png" for i in (8, 9, 10)] + [
+        f"hole/{i:03d}.png" for i in (11, 12, 13)
+    ]
+    scores = [r.score for r in results]
+    assert max(scores[:3]) < min(scores[3:]) and all(r.anomalous and r.rank == 1 for r in results[3:])
+    row, column = np.unravel_index(results[3].map.argmax(), results[3].map.shape)
+    assert 12 < row < 44 and 16 < column < 52  # in or at the hole
+
+
+def test_maps_and_overlays_have_the_photographs_own_shape(fitted, photographs, tmp_path):
+    wide = Image.open(photographs / "bolt" / "test" / "hole" / "011.png").resize((200, 90))
+    wide.save(tmp_path / "wide.png")
+    result = fitted.predict(tmp_path / "wide.png")
+    assert result.map.shape == (90, 200) and result.overlay().shape == (90, 200, 3) == result.photograph.shape
+
+
+def test_arrays_are_converted_by_a_stated_rule(fitted, photographs):
+    path = photographs / "bolt" / "test" / "hole" / "011.png"
+    image = np.asarray(Image.open(path))
+    score = fitted.predict(str(path)).score
+    assert fitted.predict(image).score == score
+    assert fitted.predict(np.dstack([image, image[:, :, :1]])).score == score  # alpha is dropped
+    assert fitted.predict(image[:, :, ::-1], bgr=True).score == score
+    grey = image[:, :, 0]
+    assert fitted.predict(grey).score == fitted.predict(grey[:, :, None]).score
+    assert fitted.predict(grey).score == fitted.predict(np.dstack([grey] * 3)).score
+    assert [r.score for r in fitted.predict([image, path])] == pytest.approx([score, score])
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (np.zeros((64, 64, 3)), "must be uint8, 0 to 255, .* not float64"),
+        (np.zeros((64, 64, 3), np.uint16), "not uint16"),
+        (np.zeros((64, 64, 2), np.uint8), r"not uint8 of shape \(64, 64, 2\)"),
+        (np.zeros((2, 64, 64, 3), np.uint8), r"shape \(2, 64, 64, 3\)"),
+        (3, "not int64"),
+        ("nothing.png", "There is no image file nothing.png"),
+    ],
+)
+def test_other_images_get_a_sentence(fitted, bad, says):
+    with pytest.raises(DumenetError, match=says):
+        fitted.predict(bad)
+
+
+def test_one_unreadable_image_does_not_end_the_others(fitted, photographs, tmp_path):
+    (tmp_path / "broken.png").write_text("no image")
+    bad, good = fitted.predict([tmp_path / "broken.png", photographs / "bolt" / "test" / "good" / "008.png"])
+    assert "broken.png is empty, cut short or not an image" in bad.problem and bad.verdict == "unreadable"
+    assert bad.anomalous is None and np.isfinite(good.score)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_saved_and_loaded_it_says_the_same(fitted, photographs, tmp_path, monkeypatch, runtime):
+    monkeypatch.chdir(tmp_path)  # an exported graph goes to build/export
+    if runtime == "onnx":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install -e '.[fast]'")
+    loaded = dumenet.load(fitted.save("part.pt"), runtime)
+    for ours, theirs in zip(
+        fitted.predict(photographs / "bolt" / "test"), loaded.predict(photographs / "bolt" / "test")
+    ):
+        assert theirs.score == pytest.approx(ours.score, rel=1e-3)
+        assert (theirs.anomalous, theirs.rank, theirs.threshold) == (ours.anomalous, ours.rank, ours.threshold)
+
+
+def test_several_categories_are_found(photographs):
+    detector = dumenet.Detector(**SETTINGS).fit(photographs)  # MVTec-AD's layout
+    found = [detector.predict(photographs / c / "test" / "good" / "008.png").category for c in ("bolt", "felt")]
+    assert found == detector.categories == ["bolt", "felt"]
+    with pytest.raises(DumenetError, match="Unknown category of this detector 'feld': did you mean 'felt'"):
+        detector.predict(photographs / "bolt" / "test", "feld")
+
+
+def test_other_methods_too(photographs, tmp_path):
+    settings = {
+        k: v for k, v in SETTINGS.items() if k.startswith("features__") and "stages" not in k and "grid" not in k
+    }
+    padim = dumenet.Detector("padim", **settings).fit(photographs / "bolt")
+    good, bad = (
+        padim.predict(photographs / "bolt" / "test" / "good"),
+        padim.predict(photographs / "bolt" / "test" / "hole"),
+    )
+    assert max(r.score for r in good) < min(r.score for r in bad) and all(r.anomalous for r in bad)
+    assert padim.categories == [] and padim.thresholds.keys() == {"all"}
+    with pytest.raises(DumenetError, match="padim has no checkpoint to save"):
+        padim.save(tmp_path / "padim.pt")
+
+
+def test_what_it_cannot_do_it_says(fitted, tmp_path):
+    for make, says in (
+        (lambda: dumenet.Detector("padimm"), "Unknown method 'padimm': did you mean 'padim'"),
+        (lambda: dumenet.Detector(train__stepz=3), "did you mean 'steps'"),
+        (lambda: dumenet.Detector("padim", ridg=3), "did you mean 'ridge'"),
+        (lambda: dumenet.Detector().predict(np.zeros((8, 8, 3), np.uint8)), "call fit first"),
+        (lambda: dumenet.Detector().fit(tmp_path / "nowhere"), "nowhere is no folder"),
+        (lambda: dumenet.Detector().fit([]), "No images"),
+        (lambda: dumenet.Detector().fit(tmp_path), "No images"),
+        (lambda: dumenet.Detector().fit(np.zeros((8, 8, 3), np.uint8)), "give a list of them"),
+    ):
+        with pytest.raises(DumenetError, match=says):
+            make()
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, dumenet; assert 'torch' not in sys.modules; dumenet.Detector; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
