@@ -1,31 +1,26 @@
-"""Seconds of all pixel metrics of 83 images of 224 x 224 (MVTec-AD's bottle has as many), beside the common way to compute PRO.
+"""Seconds of all pixel metrics of 83 images of 224 x 224, as many as MVTec-AD's bottle has, beside the usual PRO.
 
-    python benchmarks/metrics.py             # writes data/results/bench-metrics.json and its section of benchmarks/RESULTS.md
-    python benchmarks/metrics.py --quick     # a try on few images: prints, writes nothing
+    python benchmarks/metrics.py
 
-The baseline is the loop of many repositories (RD4AD's `compute_pro`, say): 200 thresholds between the least and the largest score,
-and for each of them every image, whose mask scikit-image labels anew, and every region, whose pixels are looked up. Beside it stand
-the same loop on SciPy's faster labels, the same with the labels kept, and the loop together with scikit-learn's AUROC, AP and F1-max
-of all pixels, which is what ours computes: pixel AUROC, AP, F1-max and PRO, from one sort, without thresholds. All are given bool masks.
-The difference is also held against the exact integral, a threshold at every score, on a part small enough for that.
+The baseline is the loop of many repositories (RD4AD's `compute_pro`, say): 200 thresholds between the least and the
+largest score, and for each of them every image, whose mask scikit-image labels anew, and every region, whose pixels are
+looked up. Beside it stands the same loop with the labels kept. Ours computes pixel AUROC, AP and F1-max too, from one
+sort, without thresholds; its PRO is compared with a threshold at every score, on few enough pixels.
 """
 
-import argparse
 import statistics
-import time
 import tracemalloc
-from collections.abc import Callable, Iterator
 
 import numpy as np
-from report import publish, where
+from report import arguments, in_turn, publish
 from scipy import ndimage
 from skimage import measure
 from sklearn.metrics import auc
 
-from dumenet.metrics import auroc, average_precision, evaluate_scores, f1_max, pro
+from dumenet.metrics import evaluate_scores, pro
 
-NAME, TITLE = "bench-metrics", "Pixel metrics"
-LIMIT = 0.3  # largest false positive rate of PRO
+FPR_LIMIT = 0.3  # largest false positive rate of PRO
+BASELINE = "PRO, a loop over 200 thresholds (baseline)"
 
 
 def scene(images: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -41,99 +36,59 @@ def scene(images: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return masks, maps
 
 
-def anew_by_skimage(mask: np.ndarray) -> Iterator[tuple]:
+def regions_of(mask: np.ndarray) -> list[tuple]:
     """Index of the pixels of each region, as published."""
-    for region in measure.regionprops(measure.label(mask)):
-        yield region.coords[:, 0], region.coords[:, 1]
+    return [tuple(region.coords.T) for region in measure.regionprops(measure.label(mask))]
 
 
-def anew_by_scipy(mask: np.ndarray) -> Iterator[np.ndarray]:
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    for region in range(1, count + 1):
-        yield labels == region
-
-
-def common_pro(masks: np.ndarray, maps: np.ndarray, thresholds: np.ndarray, regions_of: Callable | None) -> float:
-    """PRO by loops over thresholds, images and regions; regions found anew for each threshold, or once (None)."""
-    kept = [list(anew_by_scipy(mask)) for mask in masks]
-    normal, rates, overlaps = (~masks).sum(), [], []
+def common_pro(masks: np.ndarray, maps: np.ndarray, thresholds: np.ndarray, keep: bool) -> float:
+    """PRO by loops over thresholds, images and regions; regions found anew for each threshold, or kept."""
+    kept = [regions_of(mask) for mask in masks] if keep else None
+    normal, rates, overlaps = (~masks).sum(), [0.0], [0.0]
     for threshold in thresholds:
         above, found = maps >= threshold, []
-        for image, mask, regions in zip(above, masks, kept):
-            for inside in regions_of(mask) if regions_of else regions:
-                found.append(image[inside].mean())
+        for i, image in enumerate(above):
+            found += [image[inside].mean() for inside in (kept[i] if kept else regions_of(masks[i]))]
         rates.append((above & ~masks).sum() / normal)
         overlaps.append(np.mean(found))
-    x, y = np.array([0.0, *rates]), np.array([0.0, *overlaps])
-    inside = x <= LIMIT
-    x, y = np.append(x[inside], LIMIT), np.append(y[inside], np.interp(LIMIT, x, y))
-    return auc(x, y) / LIMIT
-
-
-def by_sklearn(masks: np.ndarray, maps: np.ndarray) -> tuple[float, float, float]:
-    """Pixel AUROC, AP and F1-max of all pixels together."""
-    labels, scores = masks.ravel(), maps.ravel()
-    return auroc(labels, scores), average_precision(labels, scores), f1_max(labels, scores)
-
-
-def timed(job, rounds: int) -> tuple[float, object]:
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        result = job()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), result
-
-
-def said(ratio: float) -> str:
-    return f"{'met' if ratio >= 100 else 'missed'}, {ratio:.0f},"
+    x, y = np.array(rates), np.array(overlaps)
+    low = x <= FPR_LIMIT
+    return auc(np.append(x[low], FPR_LIMIT), np.append(y[low], np.interp(FPR_LIMIT, x, y))) / FPR_LIMIT
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=83)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=5, help="of ours; the loop runs once")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    images, size = (6, 64) if options.quick else (options.images, options.size)
+    args = arguments(__doc__, rounds=5)
+    images, size = (4, 48) if args.quick else (83, 224)
     masks, maps = scene(images, size)
-    labels, scores = masks.any((1, 2)).astype(int), maps.max((1, 2))
-    one = np.full(images, "one")
-    ours, metrics = timed(
-        lambda: evaluate_scores(labels, scores, one, masks, maps, n_bootstrap=0)["per_category"]["one"], options.rounds
-    )
     thresholds = np.linspace(maps.max(), maps.min(), 200)
-    loop, rough = timed(lambda: common_pro(masks, maps, thresholds, anew_by_skimage), 1)
-    faster, _ = timed(lambda: common_pro(masks, maps, thresholds, anew_by_scipy), 1)
-    kept, _ = timed(lambda: common_pro(masks, maps, thresholds, None), 1)
-    pixels, same = timed(lambda: by_sklearn(masks, maps), 1)
-    assert np.allclose(same, [metrics[f"pixel_{k}"] for k in ("auroc", "ap", "f1max")]), (
-        "scikit-learn's numbers are others"
-    )
+    labels, scores, one = masks.any((1, 2)).astype(int), maps.max((1, 2)), np.full(images, "one")
+    found = {}
+
+    def ours() -> None:
+        found["ours"] = evaluate_scores(labels, scores, one, masks, maps, n_bootstrap=0)["mean"]["pro"]
+
+    def loop(name: str, keep: bool) -> None:
+        found[name] = common_pro(masks, maps, thresholds, keep)
+
+    kept, four = "the same, each mask labelled once", "pixel AUROC, AP, F1-max and PRO, exact"
+    seconds = in_turn({BASELINE: lambda: loop(BASELINE, False), kept: lambda: loop(kept, True)}, 1)
+    seconds |= in_turn({four: ours}, args.rounds)
+    found[four] = found.pop("ours")
     part_masks, part_maps = scene(4, 48, seed=1)
-    exact = common_pro(part_masks, part_maps, np.sort(np.unique(part_maps))[::-1], None)
-    gap = abs(pro(part_masks, part_maps) - exact)
+    exact = common_pro(part_masks, part_maps, np.unique(part_maps)[::-1], True)
     tracemalloc.start()
-    evaluate_scores(labels, scores, one, masks, maps, n_bootstrap=0)
-    peak = tracemalloc.get_traced_memory()[1] / maps.size
-    tracemalloc.stop()
-    ways = {
-        "the published loop, 200 thresholds, scikit-image, PRO alone (baseline)": loop, "the same loop, SciPy's labels": faster,
-        "the same, each mask labelled once": kept, "the published loop, and scikit-learn's AUROC, AP and F1-max": loop + pixels,
+    ours()
+    raw = {
+        "seconds": seconds, "difference_from_exact": abs(pro(part_masks, part_maps) - exact),
+        "bytes_a_pixel": tracemalloc.get_traced_memory()[1] / maps.size,
     }  # fmt: skip
-    rows = [f"| {way} | {seconds:.2f} | {loop / seconds:.1f} | {rough:.4f} |" for way, seconds in ways.items()]
-    rows += [f"| ours: pixel AUROC, AP, F1-max and PRO | {ours:.3f} | {loop / ours:.0f} | {metrics['pro']:.4f} |"]
-    text = [
-        f"`python benchmarks/metrics.py --rounds {options.rounds}`, {images} images of {size} x {size}, median of {options.rounds} rounds, the loop once; {where(NAME)}",
-        "", "| way | seconds | ratio to baseline | PRO |", "|---|---|---|---|", *rows, "",
-        f"Against a threshold at every score, on 4 images of 48 x 48, PRO differs by {gap:.1e}. Peak memory {peak:.0f} bytes a pixel. "
-        f"Aims: under 2 s ({'met' if ours < 2 else 'missed'}), 100 times the loop ({said(loop / ours)} against the loop and its PRO alone; "
-        f"{said((loop + pixels) / ours)} against the same four numbers by the loop and scikit-learn), 1e-4 of the exact value ({'met' if gap <= 1e-4 else 'missed'}).",
-    ]  # fmt: skip
-    record = {"images": images, "size": size, "seconds": ways | {"ours": ours}, "pro": {"loop": rough, "ours": metrics["pro"]},
-              "difference_from_exact": gap, "bytes_a_pixel": peak}  # fmt: skip
-    publish(NAME, TITLE, record, text, options.quick)
+    tracemalloc.stop()
+    took = {name: statistics.median(values) for name, values in seconds.items()}
+    rows = [
+        {"way": name, "seconds": value, "ratio": took[BASELINE] / value, "PRO": found[name]}
+        for name, value in took.items()
+    ]
+    publish("metrics", {"exact": (took[four], took[BASELINE])}, rows, raw, args.quick)
 
 
 if __name__ == "__main__":
