@@ -43,13 +43,14 @@ def stop_after(epoch):
 # --- the loop
 
 
-@pytest.mark.parametrize("name", ["dumenet", "gaussian"])
-def test_same_seed_same_model_bit_for_bit(go, name):
-    first = go(model__name=name)
+def test_same_seed_same_model_bit_for_bit(go):
+    first = go()
     torch.rand(3)  # what ran before does not matter
-    second = go(model__name=name)
+    second = go()
     assert torch.equal(weights(first), weights(second)) and first.history == second.history
-    assert torch.equal(weights(first), weights(go(model__name=name, train__seed=1))) == (name == "gaussian")
+    assert not torch.equal(weights(first), weights(go(train__seed=1)))
+    starts = [weights(go(train__seed=seed, train__lr=1e-9)) for seed in (0, 1)]
+    assert not torch.allclose(*starts, atol=1e-2)
 
 
 def test_trains_a_fixed_number_of_epochs(go):
@@ -118,10 +119,10 @@ def test_step_divides_by_ten(go):
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "stable"])
-@pytest.mark.parametrize("epochs", [1, 2, 3, 10, 11])
-def test_a_run_of_a_few_steps_is_no_error(go, make_features, epochs, schedule):
-    history = go(features=make_features(2), train__epochs=epochs, train__schedule=schedule).history  # one step an epoch
-    assert len(history["loss"]) == epochs and all(lr >= 0 for lr in history["lr"])
+def test_a_run_of_a_few_steps_is_no_error(go, make_features, schedule):
+    for epochs in (1, 2, 10):  # of one step each
+        history = go(features=make_features(2), train__epochs=epochs, train__schedule=schedule).history
+        assert len(history["loss"]) == epochs and all(lr >= 0 for lr in history["lr"])
 
 
 def test_refuses_a_loss_that_is_not_finite(go, make_features):
@@ -160,10 +161,9 @@ def test_a_state_is_not_written_after_every_one_of_very_many_epochs(go, make_fea
 # --- half the bits
 
 
-@pytest.mark.parametrize("name", ["dumenet", "mlp"])
-def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features, name):
-    settings = {"model__name": name, "train__epochs": 6, "train__lr": 0.01, "train__precision": "fp32"}
-    full, half = go(**settings), go(**settings | {"train__precision": "bf16"})
+def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features):
+    settings = {"train__epochs": 6, "train__lr": 0.01}
+    full, half = go(**settings, train__precision="fp32"), go(**settings, train__precision="bf16")
     assert half.history["loss"] == pytest.approx(full.history["loss"], rel=0.05)
     assert half.history["loss"] != full.history["loss"]  # it did something
     assert {v.dtype for v in half.model.state_dict().values()} == {torch.float32}
@@ -183,12 +183,11 @@ def test_auto_precision_is_what_the_processor_is_fast_at(go, monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"train__schedule": "step", "train__step_epoch": 2}, {"train__schedule": "onecycle"}, {"model__name": "conv"},
-    {"train__precision": "bf16"}, {"model__dropout": 0.2}, {"train__epochs": None, "train__steps": 11},
+    {"train__epochs": 4},
+    {"train__epochs": 4, "train__schedule": "step", "train__step_epoch": 2, "train__optimizer": "adamw"},
+    {"train__steps": 11, "train__schedule": "onecycle", "train__precision": "bf16", "model__dropout": 0.2},
 ])  # fmt: skip
 def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
-    settings = {"train__epochs": 4} | settings
-    settings = {k: v for k, v in settings.items() if v is not None}
     whole, state = go(**settings), tmp_path / "run" / "state.pt"
     for epoch in (2, 2):  # the state of epoch 1 is there; interrupted twice
         with pytest.raises(KeyboardInterrupt):
@@ -203,15 +202,13 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
     assert seen == [2, 3] and torch.equal(weights(again), weights(whole))
 
 
-@pytest.mark.parametrize("what", ["other settings", "other images", "cut short", "foreign"])
+@pytest.mark.parametrize("what", ["other settings", "other images", "cut short"])
 def test_a_state_of_something_else_is_not_read(go, tmp_path, what):
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
         go(state, stop_after(1), train__epochs=3, origin={"data": "a"}, train__lr=0.5 if "sett" in what else 0.001)
     if what == "cut short":
         state.write_bytes(state.read_bytes()[:-100])
-    if what == "foreign":
-        torch.save({"epoch": 2}, state)
     seen = []
     origin = {"data": "b" if what == "other images" else "a"}
     go(state, lambda epoch, _: seen.append(epoch), train__epochs=3, origin=origin)
@@ -229,7 +226,7 @@ def trained(go, make_features):
     return trained
 
 
-@pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp", "gaussian"])
+@pytest.mark.parametrize("name", ["dumenet", "gaussian"])
 def test_a_loaded_model_gives_the_same_maps(go, make_features, tmp_path, name):
     trained = go(model__name=name)
     loaded = load_checkpoint(save_checkpoint(trained, tmp_path / "c.pt"), "cpu")
@@ -258,7 +255,7 @@ class Foreign:
         return os.mkdir, ("owned",)
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "cut short", "foreign", "object", "other model", "folder"])
+@pytest.mark.parametrize("what", ["missing", "cut short", "object", "other model", "folder"])
 def test_refuses_other_files(trained, tmp_path, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
     path = save_checkpoint(trained, tmp_path / "c.pt")
@@ -267,12 +264,8 @@ def test_refuses_other_files(trained, tmp_path, monkeypatch, what):
         path.unlink()
     if what == "folder":
         path.mkdir()
-    if what == "empty":
-        path.write_text("")
     if what == "cut short":
         path.write_bytes(path.read_bytes()[:-500])
-    if what == "foreign":
-        torch.save({"model": content["model"]}, path)
     if what == "object":
         torch.save(content | {"model": Foreign()}, path)
     if what == "other model":
