@@ -1,4 +1,4 @@
-"""No file that is read can run code: no pickle, plain YAML, no program started by an image; servers listen locally."""
+"""No file that is read can run code: no pickle, plain YAML, no program for an image; processes listen locally."""
 
 import ast
 import os
@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dumenet.cli import main
 from dumenet.data import read_cifar10
 from dumenet.data.images import open_image
 from dumenet.errors import DumenetError
@@ -106,23 +105,6 @@ def test_no_image_starts_a_program_or_fills_the_memory(owned, tmp_path, monkeypa
     (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 0, 0, 0, 54) + size)
     with pytest.raises(DumenetError, match="pixels: scale it down"):
         open_image(tmp_path / "a.bmp")
-
-
-def test_the_explorer_makes_a_new_token_each_time(tmp_path, monkeypatch):
-    """And listens on this machine alone; tests/test_cli.py tests the rest of its command."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "12_explorer.ipynb").write_text("{}")
-    monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
-    calls = []
-    monkeypatch.setattr("os.execve", lambda *call: calls.append(call))
-    for _ in range(2):
-        assert main(["explore", "--no-browser"]) == 0
-    tokens = {environment["JUPYTER_TOKEN"] for _, _, environment in calls}
-    assert len(tokens) == 2 and min(map(len, tokens)) >= 32
-    for _, command, _ in calls:
-        assert "--ServerApp.ip=127.0.0.1" in command
-        assert not any(word in " ".join(command) for word in (*tokens, "token=''", "disable"))
 
 
 def test_jobs_on_several_processes_listen_on_this_machine_alone(monkeypatch):
