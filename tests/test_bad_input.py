@@ -121,18 +121,16 @@ def trained_bytes():
     return path.read_bytes()
 
 
-def checkpoint(home, change=None):
+def checkpoint(change=lambda trained: None):
     """That checkpoint, with something changed in it."""
-    (home / "checkpoint.pt").write_bytes(trained_bytes())
-    if change:
+
+    def put(home):
+        (home / "checkpoint.pt").write_bytes(trained_bytes())
         trained = load_checkpoint(home / "checkpoint.pt", "cpu")
         change(trained)
         save_checkpoint(trained, home / "checkpoint.pt")
 
-
-def altered(change):
-    """A checkpoint with something changed in it."""
-    return lambda home: checkpoint(home, change)
+    return put
 
 
 def lesson(old="", new=""):
@@ -228,7 +226,7 @@ ALIASES = "train:\n- &a [x, x, x, x, x, x, x, x, x]\n" + "".join(  # stands for 
     f"- &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")
 )
 RESULT, LACKING = "data/results/a.json", '{"schema": 1, "tag": null, "config": {}, "metrics": {"mean": {}}}'
-OTHER_WEIGHTS = altered(lambda t: t.origin.update(backbone="other-weights"))
+OTHER_WEIGHTS = checkpoint(lambda t: t.origin.update(backbone="other-weights"))
 
 COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that the sentence names)
     "missing data folder": (None, "train --config tiny.yaml --data nowhere", "nowhere"),
@@ -240,14 +238,14 @@ COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that 
     "tag that leads into another folder": (None, f"{TRAIN} --tag a/b", "'a/b'"),
     "very long data folder": (None, f"train --config tiny.yaml --data {LONG}", "aaa"),
     "missing checkpoint": (None, PREDICT, "checkpoint.pt"),
-    "checkpoint that diverged": (altered(lambda t: next(t.model.parameters()).data.fill_(np.nan)), PREDICT, "NaN"),
-    "threshold that is not a number": (altered(lambda t: t.thresholds.update(all=np.nan)), PREDICT, "checkpoint.pt"),
+    "checkpoint that diverged": (checkpoint(lambda t: next(t.model.parameters()).data.fill_(np.nan)), PREDICT, "NaN"),
+    "threshold that is not a number": (checkpoint(lambda t: t.thresholds.update(all=np.nan)), PREDICT, "checkpoint.pt"),
     "checkpoint of other weights": (OTHER_WEIGHTS, PREDICT, "other-weights"),
-    "checkpoint on an unknown device": (checkpoint, f"{PREDICT} --device gpu", "'gpu'"),
-    "category that the checkpoint does not know": (checkpoint, f"{PREDICT} --category bold", "did you mean 'bolt'"),
-    "missing images": (checkpoint, "predict checkpoint.pt nowhere", "nowhere"),
-    "no images": (both(checkpoint, folder("empty")), "predict checkpoint.pt empty", "empty"),
-    "heatmaps into a file": (checkpoint, f"{PREDICT} --out checkpoint.pt", "checkpoint.pt"),
+    "checkpoint on an unknown device": (checkpoint(), f"{PREDICT} --device gpu", "'gpu'"),
+    "category that the checkpoint does not know": (checkpoint(), f"{PREDICT} --category bold", "did you mean 'bolt'"),
+    "missing images": (checkpoint(), "predict checkpoint.pt nowhere", "nowhere"),
+    "no images": (both(checkpoint(), folder("empty")), "predict checkpoint.pt empty", "empty"),
+    "heatmaps into a file": (checkpoint(), f"{PREDICT} --out checkpoint.pt", "checkpoint.pt"),
     "export of a folder": (None, "export .", ". is not a whole dumenet checkpoint"),
     "factory over something else": (None, "data make --out photos", "photos holds something else"),
     "no results": (None, "table", "data/results"),
@@ -498,7 +496,7 @@ def test_odd_names_train_and_predict(home, tree, capfd):
 
 
 def test_an_image_is_predicted_although_its_name_is_not_text(home):
-    checkpoint(home)
+    checkpoint()(home)
     odd_name(b"\xff.png")(home)
     assert main(f"predict checkpoint.pt {FELT} --out out".split()) == 0
     assert "\\udcff.png," in (home / "out" / "scores.csv").read_text()

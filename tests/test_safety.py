@@ -47,12 +47,11 @@ def test_no_reader_of_the_package_can_run_code():
                 assert not {name.split(".")[0] for name in names} & UNSAFE_MODULES, where
             if isinstance(node, ast.Call):
                 name, words = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-                assert name not in UNSAFE_CALLS and not name.endswith("extractall"), (
-                    where
-                )  # which could write elsewhere
+                assert name not in UNSAFE_CALLS, where
+                assert not name.endswith("extractall"), where  # which could write elsewhere
                 assert words.get("shell", "False") == words.get("allow_pickle", "False") == "False", where
                 assert name != "torch.load" or words.get("weights_only") == "True", where
-                assert name != "yaml.load" or ast.unparse(node.args[1]) == "_PlainLoader", where
+                assert name != "yaml.load" or "PlainLoader" in ast.unparse(node.args[1]), where
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
