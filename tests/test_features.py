@@ -137,8 +137,9 @@ def test_stages_with_their_channels_last_are_turned(backbone):
 
 def test_stays_frozen_and_in_eval_mode(backbone):
     assert not any(p.requires_grad for p in backbone.parameters())
-    backbone.train()
-    assert not any(m.training for m in backbone.modules())
+    for _ in range(2):
+        assert not any(m.training for m in backbone.net.modules())
+        backbone.train()
     x = pixels(2)
     assert torch.equal(backbone(x), backbone(x)) and not backbone(x).requires_grad
 
