@@ -273,7 +273,6 @@ SETTINGS = {  # what is wrong: (a value of --set, the culprit)
     "out of range": ("train.lr=-1", "config.train.lr"),
     "unknown choice": ("model.fusion_mode=gat", "did you mean 'gate'"),
     "heads that do not fit": ("model.hidden_dim=15", "model.hidden_dim"),
-    "mask that hides everything": ("model.neighbour_mask=[encoder] model.neighbour_size=7", "7 x 7"),
     "image smaller than the pooling window": ("features.image_size=8", "16 x 16"),
 }
 

@@ -132,13 +132,10 @@ def test_refuses_a_loss_that_is_not_finite(go, make_features):
         go(features=features, model__target="raw")
 
 
-def test_refuses_an_unknown_device(go):
+def test_refuses_an_unknown_device():
     for name in ("gpu", "cuda:99", "meta", ""):
         with pytest.raises(DumenetError, match=f"no device '{name}'"):
             pick_device(name)
-    with pytest.raises(DumenetError, match="no device 'tpu9'"):
-        go(train__device="tpu9")
-    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda", "mps")
 
 
 def test_a_budget_in_steps_does_not_depend_on_the_number_of_images(go, make_features):

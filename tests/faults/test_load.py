@@ -90,7 +90,8 @@ def test_many_small_jobs(tmp_path, monkeypatch, workers):
     assert not alive
 
 
-def test_many_short_steps_in_flat_memory(tiny, make_features, tmp_path):
+def test_many_short_steps_in_flat_memory(tiny, make_features, tmp_path, monkeypatch):
+    monkeypatch.setattr("dumenet.train.STATES", 10)  # written to the disk, which takes longer than the steps
     seen = []
 
     def look(epoch, model):
