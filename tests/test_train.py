@@ -1,7 +1,6 @@
 """Training: one loop, a fixed budget, nothing left to chance, and checkpoints that are whole or refused."""
 
 import dataclasses
-import os
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 
 from dumenet import checkpoint
 from dumenet.checkpoint import load_checkpoint, pick_device, save_checkpoint
-from dumenet.config import config_from_dict, make_config, to_dict
+from dumenet.config import config_from_dict
 from dumenet.errors import DumenetError
 from dumenet.score import calibrate
 from dumenet.train import make_schedule, pick_precision, split_holdout, train
@@ -223,16 +222,7 @@ def trained(go, make_features):
     return trained
 
 
-@pytest.mark.parametrize("name", ["dumenet", "gaussian"])
-def test_a_loaded_model_gives_the_same_maps(go, make_features, tmp_path, name):
-    trained = go(model__name=name)
-    loaded = load_checkpoint(save_checkpoint(trained, tmp_path / "c.pt"), "cpu")
-    x = next(make_features(5, seed=9).batches(5))
-    assert not loaded.model.training
-    assert torch.equal(loaded.model(x).anomaly_map, trained.model(x).anomaly_map)
-
-
-def test_everything_comes_back(trained, tmp_path):
+def test_everything_comes_back(trained, make_features, tmp_path):
     path = save_checkpoint(trained, tmp_path / "runs" / "c.pt")
     content = torch.load(path, weights_only=True)  # plain values only
     assert config_from_dict(content["config"]) == trained.config
@@ -243,36 +233,23 @@ def test_everything_comes_back(trained, tmp_path):
     assert vars(loaded.normal) == vars(trained.normal) and loaded.spread.categories == trained.spread.categories
     for name, value in trained.spread.state_dict().items():  # the large one is kept in float16, which it is exact in
         assert torch.equal(loaded.spread.state_dict()[name], value), name
+    x = next(make_features(5, seed=9).batches(5))
+    assert not loaded.model.training
+    assert torch.equal(loaded.model(x).anomaly_map, trained.model(x).anomaly_map)
 
 
-class Foreign:
-    """An object that would make a folder where it is loaded."""
-
-    def __reduce__(self):
-        return os.mkdir, ("owned",)
-
-
-@pytest.mark.parametrize("what", ["missing", "cut short", "object", "other model", "folder"])
-def test_refuses_other_files(trained, tmp_path, monkeypatch, what):
-    monkeypatch.chdir(tmp_path)
+def test_refuses_other_files(trained, tiny, tmp_path):
     path = save_checkpoint(trained, tmp_path / "c.pt")
-    content = torch.load(path, weights_only=True)
-    if what in ("missing", "folder"):
-        path.unlink()
-    if what == "folder":
-        path.mkdir()
-    if what == "cut short":
-        path.write_bytes(path.read_bytes()[:-500])
-    if what == "object":
-        torch.save(content | {"model": Foreign()}, path)
-    if what == "other model":
-        content["config"] = to_dict(make_config())
-        torch.save(content, path)
-    with pytest.raises(DumenetError) as error:
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(DumenetError, match="c.pt is not a whole dumenet checkpoint"):
         load_checkpoint(path, "cpu")
-    assert "c.pt" in str(error.value) and "\n" not in str(error.value)
-    assert ("No checkpoint at" in str(error.value)) == (what == "missing")
-    assert not os.path.exists("owned")
+    uniad = tiny(model__name="uniad")  # most of its weights are there, under the same names
+    save_checkpoint(dataclasses.replace(trained, config=uniad), path)
+    with pytest.raises(DumenetError, match="c.pt is not a whole dumenet checkpoint"):
+        load_checkpoint(path, "cpu")
+    path.unlink()
+    with pytest.raises(DumenetError, match="No checkpoint at .*c.pt"):
+        load_checkpoint(path, "cpu")
 
 
 # --- hold-out and thresholds
