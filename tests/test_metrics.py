@@ -230,11 +230,6 @@ def test_interval_equals_a_plain_bootstrap():
 
 
 def test_of_one_category_the_pooled_numbers_are_its_own_and_those_of_the_same_images_in_two():
-    rng = np.random.default_rng(0)
-    labels, scores, maps = np.tile([0, 1], 4), rng.random(8), rng.random((8, 20, 20))
-    masks = np.zeros((8, 20, 20), bool)
-    masks[1::2, 3:9, 3:9] = True
-    one, two = (
-        evaluate_scores(labels, scores, list(names), masks, maps, n_bootstrap=20) for names in ("aaaaaaaa", "aaaabbbb")
-    )
+    masks, maps, names = two_categories()
+    one, two = evaluate(masks, maps, ["a"] * 12), evaluate(masks, maps, names)
     assert one["pooled"] == one["per_category"]["a"] == two["pooled"]
