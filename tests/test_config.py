@@ -1,12 +1,10 @@
 """Settings: one set of dataclasses, however they are filled, and what is refused."""
 
-import dataclasses
-
 import pytest
 import yaml
 
 from dumenet.cli import main
-from dumenet.config import CONFIGS, ModelConfig, config_from_dict, load_config, make_config, merge, to_dict
+from dumenet.config import CONFIGS, config_from_dict, load_config, make_config, merge, to_dict
 from dumenet.errors import DumenetError, unknown
 
 
@@ -114,11 +112,3 @@ def test_unknown_names_the_nearest_or_none():
         "Unknown fruit 'aple': did you mean 'apple'? Known: apple, pear."
     )
     assert str(unknown("fruit", "zzz", [])) == "Unknown fruit 'zzz': Known: none."
-
-
-def test_every_field_of_the_model_is_used():
-    """A setting that no code reads would be a promise not kept."""
-    package = CONFIGS.parent
-    code = "".join(p.read_text() for p in [*package.glob("models/*.py"), package / "train.py"])
-    unread = {f.name for f in dataclasses.fields(ModelConfig)} - {"preset"}
-    assert not {name for name in unread if f"config.{name}" not in code and f"model.{name}" not in code}

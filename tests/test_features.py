@@ -1,6 +1,7 @@
 """Frozen features: the embedded weights are the real ones, and the cache never lies."""
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -298,6 +299,13 @@ def test_an_image_replaced_after_it_was_hashed_is_not_cached_under_the_old_hash(
     files[1].write_bytes(old)
     found = rows(extract(samples, backbone, tmp_path, False))
     assert torch.equal(found, rows(extract(samples, backbone, tmp_path / "fresh", False)))
+
+
+def test_a_cache_that_is_cut_short_while_it_is_read_is_a_sentence(backbone, samples, tmp_path):
+    features = extract(samples, backbone, tmp_path, False)
+    os.truncate(tmp_path / backbone.key / "features.f16", 100)
+    with pytest.raises(DumenetError, match="cut short while it was read: run the same command again"):
+        rows(features)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e6])

@@ -61,15 +61,6 @@ def test_makefile_installs_the_same_extras():
     assert f"'.[{extras}]'" in (ROOT / "Makefile").read_text()
 
 
-def test_every_package_has_its_reason():
-    text = (ROOT / "pyproject.toml").read_text()
-    project = pyproject()["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    for package in [p for group in groups for p in group]:
-        (line,) = [x for x in text.splitlines() if x.strip().startswith(f'"{package}"')]
-        assert re.search(r"#\s*\w+.{5,}", line), f"why {package}?"
-
-
 def test_every_package_is_declared():
     """Whatever the package and the tests import is in pyproject.toml or in the standard library."""
     project, installed = pyproject()["project"], metadata.packages_distributions()

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from conftest import TINY, photos
@@ -25,11 +24,10 @@ from test_kill import PROCESSES, TABLE, content, lesson
 import dumenet
 from dumenet import features, run
 from dumenet.cli import main
-from dumenet.config import make_config
 from dumenet.data import factory as scenes
 from dumenet.data import make_factory
 from dumenet.errors import DumenetError
-from dumenet.features import Backbone, extract
+from dumenet.features import Backbone
 from dumenet.methods import network
 from dumenet.results import write_atomic
 
@@ -225,24 +223,6 @@ def test_an_image_vanishes_between_listing_and_reading(home, capfd):
             assert do(TRAIN) == 2 and victim.name in capfd.readouterr().err
         victim.write_bytes(kept)
     assert do(TRAIN) == 0
-
-
-@pytest.mark.parametrize("fault", ["deleted", "cut short"])
-def test_a_cache_file_in_use(home, fault):
-    config = make_config(data__source="photos", **{f"features__{k}": v for k, v in TINY["features"].items()})
-    backbone, samples = Backbone(config.features), run.load_data(config).train
-    used = extract(samples, backbone, "cache", progress=False)
-    expected = used.batch(np.arange(len(used)))
-    file = next(Path("cache").glob("*/features.f16"))
-    if fault == "deleted":  # what is mapped stays
-        file.unlink()
-        assert used.batch(np.arange(len(used))).equal(expected)
-    else:
-        os.truncate(file, 100)
-        with pytest.raises(DumenetError, match="cut short while it was read: run the same command again"):
-            used.batch(np.arange(len(used)))
-    again = extract(samples, backbone, "cache", progress=False)
-    assert again.batch(np.arange(len(again))).equal(expected)
 
 
 def test_states_caches_and_checkpoints_may_be_deleted(home, monkeypatch):
