@@ -18,14 +18,18 @@ def net():
 
 
 def test_a_matrix_steps_along_all_its_directions_alike(net):
-    before = copy.deepcopy(net)
-    make_optimizer(net, "muon", 1e-3, 0.0).step()
+    before, optimizer = copy.deepcopy(net), make_optimizer(net, "muon", 1e-3, 0.0)
+    optimizer.step()
     for i, stretch in ((0, (20 / 12) ** 0.5), (3, 1), (4, 2**0.5)):
         step, gradient = before[i].weight - net[i].weight, net[i].weight.grad
         sizes, of_gradient = (torch.linalg.svdvals(m.detach()) for m in (step, gradient))
         assert 0.7 < sizes.median() / (stretch * 1e-3 * MATRIX_RATE) < 1.3
         assert of_gradient.max() / of_gradient.median() > 2 > sizes.max() / sizes.median()
         assert (step * gradient).sum() > 0  # downhill
+    there = net[0].weight.clone()
+    net[0].weight.grad.zero_()
+    optimizer.step()
+    assert not torch.equal(net[0].weight, there)  # momentum
 
 
 def test_all_else_steps_by_adamw(net):
