@@ -16,7 +16,7 @@ from conftest import TINY, photos
 
 from dumenet import parallel
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
-from dumenet.config import make_config
+from dumenet.config import config_from_dict
 from dumenet.errors import DumenetError
 from dumenet.paper import jobs, tables
 from dumenet.run import Folders, run, run_jobs
@@ -62,8 +62,7 @@ def test_two_processes_give_the_result_of_one(tree, tmp_path):
     done = torchrun(tmp_path, config)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("checkpoint:") == 1
-    flat = {f"{s}__{k}": v for s, group in config.items() for k, v in group.items()}
-    one = run(make_config(**flat), Folders(tmp_path / "one"), progress=False)
+    one = run(config_from_dict(config), Folders(tmp_path / "one"), progress=False)
     (path,) = (tmp_path / "build" / "runs").rglob("checkpoint.pt")
     two = load_checkpoint(path, "cpu")
     assert two.history["loss"] == pytest.approx(one.trained.history["loss"], rel=1e-5)
