@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 from scipy import ndimage
 
-from dumenet.config import make_config
+from dumenet.config import config_from_dict, merge
 from dumenet.data import Sample, load_mask, make_factory, open_dataset
 from dumenet.features import Features
 from dumenet.metrics import auroc
@@ -32,8 +32,7 @@ TINY = {  # a whole run takes about a second
 @pytest.fixture(scope="session")
 def tiny():
     """`make_config` on top of the tiny settings: ``tiny(train__epochs=3)``."""
-    flat = {f"{section}__{key}": value for section, group in TINY.items() for key, value in group.items()}
-    return lambda **overrides: make_config(**flat | overrides)
+    return lambda **overrides: config_from_dict(merge(TINY, {k.replace("__", "."): v for k, v in overrides.items()}))
 
 
 @pytest.fixture

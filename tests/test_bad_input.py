@@ -20,9 +20,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-import timm
-import torch
-from conftest import TINY, write
+from conftest import write
 from PIL import Image
 
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
@@ -115,18 +113,6 @@ def huge(home):
     (home / PHOTO).write_bytes(raw_png(20_000, 20_000, 1, 0, bytes(20_000 * 2_501)))
 
 
-def torch_file(path, content):
-    """What torch saves of an object."""
-    return lambda home: torch.save(content, home / path)
-
-
-def weights(value):
-    """Weights of the tiny backbone with one number replaced, in w.pt."""
-    tensors = timm.create_model(TINY["features"]["backbone"], pretrained=False).state_dict()
-    tensors["conv_stem.weight"][0, 0, 0, 0] = value
-    return torch_file("w.pt", tensors)
-
-
 @functools.cache
 def trained_bytes():
     """A checkpoint whose thresholds know bolt and felt, trained in the working folder before anything is done to it."""
@@ -135,18 +121,16 @@ def trained_bytes():
     return path.read_bytes()
 
 
-def checkpoint(home, change=None):
+def checkpoint(change=lambda trained: None):
     """That checkpoint, with something changed in it."""
-    (home / "checkpoint.pt").write_bytes(trained_bytes())
-    if change:
+
+    def put(home):
+        (home / "checkpoint.pt").write_bytes(trained_bytes())
         trained = load_checkpoint(home / "checkpoint.pt", "cpu")
         change(trained)
         save_checkpoint(trained, home / "checkpoint.pt")
 
-
-def altered(change):
-    """A checkpoint with something changed in it."""
-    return lambda home: checkpoint(home, change)
+    return put
 
 
 def lesson(old="", new=""):
@@ -193,7 +177,6 @@ def tar(*members):
 BLACK, CONSTANT = np.zeros((64, 64), np.uint8), np.full((64, 64, 3), 7, np.uint8)
 INVERTED, RED_ON_WHITE = BLACK + 255, np.full((64, 64, 3), 255, np.uint8)
 INVERTED[20:36, 24:44], RED_ON_WHITE[20:36, 24:44] = 0, (255, 0, 0)
-CLEAR = np.full((64, 64, 4), (255, 255, 255, 0), np.uint8)
 TWO = {"save_all": True, "append_images": [Image.fromarray(255 - NOISE)]}  # frames or pages
 TRAINED_ON, LEAKED = "photos/bolt/train/good/1.png", "photos/felt/test/good/1.png"
 LINE, KEYS = "train.json line 1", "train.json line 1 is not a JSON object with filename, label"
@@ -201,53 +184,41 @@ GHOST = '{"filename": "a.png", "label": 0, "label_name": "good", "clsname": "a"}
 
 FOLDERS = {  # what is wrong: (what to do, what training says, the line that the check prints); None: not looked at
     "zero-byte image": (text(PHOTO), "003.png", "003.png: unreadable"),
-    "decompression bomb": (huge, "003.png", "003.png: unreadable; .* pixels"),
-    "input of a program": (text(PHOTO, saved("EPS", Image.new("RGB", (9, 9)))), "003.png", "003.png: unreadable"),
     "pixels that are NaN": (image(f"{FELT}/9.tif", BLACK + np.float32(np.nan)), "9.tif holds pixels", "9.tif: .* NaN"),
     "link to nothing": (link(PHOTO, "nothing.png"), "003.png", "003.png: unreadable"),
-    "folder that links to itself": (link("photos/felt/test/scratch", "scratch"), None, "scratch: link to nothing"),
     "name with a line break": (odd_name(b"a\nb.png"), "a\\nb.png", r"a\\nb.png': name with a control character"),
     "name that is not UTF-8": (odd_name(b"\xff.png"), "udcff.png", r"udcff.png': name .* not in UTF-8; rename it"),
-    "no training images": (gone("photos/bolt/train"), "Category bolt", "bolt: empty category"),
     "no image": (gone(FELT), "Category felt", "felt: empty category"),
     "one image": (one_image, None, "felt: one image; no other is left for the verdict's threshold"),
     "missing mask": (gone(MASK), "012_mask.png", "012.png: image without mask"),
     "mask without image": (gone(DEFECT), None, "012_mask.png: mask without image"),
     "empty mask": (image(MASK, BLACK), "012_mask.png is empty", "012_mask.png: empty mask"),
     "broken mask": (text(MASK, "?"), "012_mask.png", "012_mask.png: unreadable"),
-    "transparent mask": (image(MASK, CLEAR), "012_mask.png is empty", "012_mask.png: empty mask"),
     "mask off by a pixel": (image(MASK, INVERTED[1:]), "is 64 x 63", "012_mask.png: mask is 64 x 63, its image 64 x"),
     "coloured mask on white": (image(MASK, RED_ON_WHITE), None, "012_mask.png: mask marks 100%.* exchanged"),
     "broken index": (text(INDEX, '{"filename": 3}\n'), LINE, KEYS),
     "index nested too deep": (text(INDEX, '{"filename":' + "[" * 100_000), LINE, KEYS),
-    "index that is not text": (text(INDEX, bytes(range(256))), LINE, None),
     "index of a missing file": (text(INDEX, GHOST), "a.png", f"{LINE} names .*a.png, which is not there"),
-    "index without labels": (indexed({"label": None}), LINE, KEYS),
-    "half a label": (indexed({"label": 0.5}), LINE, KEYS),
     "file in a folder above": (indexed({"filename": "../tiny.yaml"}), f"{LINE} names ../tiny.yaml", LINE),
     "file elsewhere": (indexed({"filename": "/etc/hostname"}), f"{LINE} names /etc/hostname", LINE),
     "category elsewhere": (indexed({"clsname": "/../../x"}), f"{LINE} holds the name '/../../x'", LINE),
     "category that is the folder above": (indexed({"clsname": ".."}), f"{LINE} holds the name '..'", LINE),
-    "category with a zero": (indexed({"clsname": "a\0b"}), f"{LINE} holds the name 'a\\x00b'", LINE),
     "image listed twice": (indexed({}, {}), "000.png 2 times", "000.png 2 times: delete all lines but one"),
     "defect to train on": (indexed({"label": 1}), "must have label 0", "lists the defect .*000.png"),
     "image that the index forgets": (both(indexed({}), image(f"{FELT}/new.png", NOISE)), None, "new.png: neither in"),
     "picture under another name": (copy(PHOTO, f"{FELT}/4.dat"), None, "4.dat: not read; save it as PNG"),
-    "WebP": (image(f"{FELT}/4.webp", NOISE), None, "4.webp: not read; save it as PNG"),
     "animation": (text(f"{FELT}/4.png", saved("PNG", NOISE, **TWO)), None, "4.png: holds 2 frames or pages; only the"),
     "constant image": (image(f"{FELT}/4.png", CONSTANT), None, "4.png: every pixel has the same colour"),
     "test image that is trained on": (copy(PHOTO, LEAKED), None, "1.png: the same .*003.png, which is trained on"),
     "defect that is trained on": (copy(DEFECT, TRAINED_ON), None, "012.png: the same .*1.png, which is trained on"),
     "two labels": (copy("photos/bolt/test/good/008.png", DEFECT), None, "012.png: the same image .* another label"),
     "folder among the images": (folder(f"{FELT}/more"), None, "more: stray folder; images lie directly in good"),
-    "folder that leads back": (link(f"{FELT}/back", ".."), None, "back: stray folder; images lie directly in good"),
     "folder of no split": (folder("photos/felt/tset"), None, "tset: stray folder; expected train, test"),
     "folder beside good": (folder("photos/felt/train/bad"), None, "bad: stray folder; train holds good only"),
     "image beside its folder": (image("photos/felt/train/4.png", NOISE), None, "4.png: stray image"),
 }
 
 LARGE = tar(*((f"{p}/{c}/0.png", saved("PNG", CONSTANT.repeat(5, axis=0))) for p in ("train", "test") for c in CLASSES))
-LARGE_FILE = tar(("c/train/cat/0.png", bytes(2 << 20)))
 OUTSIDE = tar(("../../owned/0.png", b""), ("/owned/cat/0.png", b""))
 NAME_BOMB = tarfile.TarInfo("././@LongLink")  # a member whose name alone is said to have 300 MB
 NAME_BOMB.type, NAME_BOMB.size = tarfile.GNUTYPE_LONGNAME, 300_000_000
@@ -255,49 +226,35 @@ ALIASES = "train:\n- &a [x, x, x, x, x, x, x, x, x]\n" + "".join(  # stands for 
     f"- &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")
 )
 RESULT, LACKING = "data/results/a.json", '{"schema": 1, "tag": null, "config": {}, "metrics": {"mean": {}}}'
-OTHER_WEIGHTS = altered(lambda t: t.origin.update(backbone="other-weights"))
+OTHER_WEIGHTS = checkpoint(lambda t: t.origin.update(backbone="other-weights"))
 
 COMMANDS = {  # what is wrong: (what to do first, the command, the culprit that the sentence names)
     "missing data folder": (None, "train --config tiny.yaml --data nowhere", "nowhere"),
-    "missing folder to check": (None, "data check nowhere", "nowhere"),
     "empty folder": (folder("empty"), "train --config tiny.yaml --data empty", "empty"),
-    "category without training images": (gone("photos/bolt/train"), f"{TRAIN} --category bolt", "train/good"),
-    "category that links to itself": (link("photos/felt", "felt"), f"{TRAIN} --category felt", "'felt'"),
-    "data folder that links to itself": (link("loop", "loop"), "data check loop", "loop"),
     "unknown category": (None, f"{TRAIN} --category bold", "did you mean 'bolt'"),
-    "category of ten classes": (None, "train --config tiny.yaml --data digits --category 3", "data.normals=56789"),
-    "unknown split": (None, "train --config tiny.yaml --data digits --set data.normals=01239a", "01239a"),
-    "negative seed": (None, f"{TRAIN} --seed -1", "config.train.seed"),
     "missing YAML": (None, "train --config nowhere.yaml", "nowhere.yaml"),
     "unknown configuration": (None, "train --config mvtec", "did you mean 'mvtec_ad'"),
     "no place for results": (text("build/runs", "a file"), TRAIN, "build/runs"),
     "tag that leads into another folder": (None, f"{TRAIN} --tag a/b", "'a/b'"),
     "very long data folder": (None, f"train --config tiny.yaml --data {LONG}", "aaa"),
-    "very long configuration": (None, f"train --config {LONG}.yaml", "aaa"),
-    "NaN in the weights": (weights(float("nan")), f"{TRAIN} --set features.weights=w.pt", "not finite"),
-    "features beyond half precision": (weights(1e30), f"{TRAIN} --set features.weights=w.pt", "not finite"),
     "missing checkpoint": (None, PREDICT, "checkpoint.pt"),
-    "checkpoint that diverged": (altered(lambda t: next(t.model.parameters()).data.fill_(np.nan)), PREDICT, "NaN"),
-    "threshold that is not a number": (altered(lambda t: t.thresholds.update(all=np.nan)), PREDICT, "checkpoint.pt"),
+    "checkpoint that diverged": (checkpoint(lambda t: next(t.model.parameters()).data.fill_(np.nan)), PREDICT, "NaN"),
+    "threshold that is not a number": (checkpoint(lambda t: t.thresholds.update(all=np.nan)), PREDICT, "checkpoint.pt"),
     "checkpoint of other weights": (OTHER_WEIGHTS, PREDICT, "other-weights"),
-    "evaluation of nothing": (checkpoint, "evaluate checkpoint.pt --data nowhere", "nowhere"),
-    "fixed setting": (checkpoint, "evaluate checkpoint.pt --set model.heads=1", "model.heads"),
-    "checkpoint on an unknown device": (checkpoint, f"{PREDICT} --device gpu", "'gpu'"),
-    "category that the checkpoint does not know": (checkpoint, f"{PREDICT} --category bold", "did you mean 'bolt'"),
-    "missing images": (checkpoint, "predict checkpoint.pt nowhere", "nowhere"),
-    "no images": (both(checkpoint, folder("empty")), "predict checkpoint.pt empty", "empty"),
-    "heatmaps into a file": (checkpoint, f"{PREDICT} --out checkpoint.pt", "checkpoint.pt"),
+    "checkpoint on an unknown device": (checkpoint(), f"{PREDICT} --device gpu", "'gpu'"),
+    "category that the checkpoint does not know": (checkpoint(), f"{PREDICT} --category bold", "did you mean 'bolt'"),
+    "missing images": (checkpoint(), "predict checkpoint.pt nowhere", "nowhere"),
+    "no images": (both(checkpoint(), folder("empty")), "predict checkpoint.pt empty", "empty"),
+    "heatmaps into a file": (checkpoint(), f"{PREDICT} --out checkpoint.pt", "checkpoint.pt"),
     "export of a folder": (None, "export .", ". is not a whole dumenet checkpoint"),
     "factory over something else": (None, "data make --out photos", "photos holds something else"),
     "no results": (None, "table", "data/results"),
-    "no results of that tag": (lambda home: main(TRAIN.split()), "table --tag none", "'none'"),
+    "no results of that tag": (text(RESULT, LACKING), "table --tag other", "'other'"),
     "result that is not JSON": (text(RESULT, "{"), "table", "a.json"),
     "result of another version": (text(RESULT, '{"schema": 99}'), "table", "a.json has result schema 99"),
     "result that lacks its numbers": (text(RESULT, LACKING), "table", "not whole"),
-    "archive with a large file": (text("tars/a.tar.gz", LARGE_FILE), TARS, "a.tar.gz unpacks"),
     "archive with a large header": (text("tars/a.tar", NAME_BOMB.tobuf() + bytes(1024)), TARS, "a.tar unpacks"),
     "archive of large images": (text("tars/a.tar.gz", LARGE), TARS, "64 x 320"),
-    "archive cut short": (text("tars/a.tar.gz", LARGE[:-9]), TARS, "a.tar.gz is not a whole tar archive"),
     "archive that leads elsewhere": (text("tars/a.tar.gz", OUTSIDE), TARS, "train/airplane"),
     "no lessons": (None, "reproduce", "notebooks"),
     "unknown lesson": (lesson(), "reproduce --only 07", "'07'"),
@@ -311,17 +268,12 @@ SETTINGS = {  # what is wrong: (a value of --set, the culprit)
     "unknown section": ("trian.epochs=3", "did you mean 'train'"),
     "setting without section": ("epochs=3", "'epochs'"),
     "setting without =": ("train.epochs", "'train.epochs'"),
-    "value that is no YAML": ("train.epochs=[", "train.epochs"),
     "value nested too deep": (f"train.epochs={'[' * 1000}", "train.epochs"),
     "tag on the command line": ("train.epochs=!!python/name:os.mkdir", "train.epochs"),
     "out of range": ("train.lr=-1", "config.train.lr"),
-    "more than a million": ("model.hidden_dim=160000000000", "model.hidden_dim"),
     "unknown choice": ("model.fusion_mode=gat", "did you mean 'gate'"),
     "heads that do not fit": ("model.hidden_dim=15", "model.hidden_dim"),
-    "mask that hides everything": ("model.neighbour_mask=[encoder] model.neighbour_size=7", "7 x 7"),
-    "stage beyond numbers": (f"features.stages=[0,{'9' * 30}]", "config.features.stages"),
     "image smaller than the pooling window": ("features.image_size=8", "16 x 16"),
-    "unknown device": ("train.device=gpu", "'gpu'"),
 }
 
 YAML = {  # what is wrong: (the content of bad.yaml, the culprit)
@@ -330,25 +282,16 @@ YAML = {  # what is wrong: (the content of bad.yaml, the culprit)
     "YAML in another encoding": ("a: ä".encode("utf-16"), "bad.yaml"),
     "YAML nested too deep": ("train: " + "[" * 1000, "bad.yaml"),
     "YAML that grows when shown": (ALIASES, "config.train"),
-    "YAML that holds itself": ("train: &a [*a]", "config.train"),
     "key given twice": ("train: {epochs: 1}\ntrain: {lr: 1}", "'train'"),
     "YAML that would run something": ("data: !!python/object/apply:os.mkdir [owned]", "bad.yaml"),
-    "number for a section": ("train: 5", "config.train"),
-    "tag that names a class": ("train: !!python/name:os.mkdir", "bad.yaml"),
-    "date for a number": ("train: {epochs: 2024-01-01}", "config.train.epochs"),
-    "number too large for any": (f"train: {{lr: 1{'0' * 400}}}", "config.train.lr"),
     "number too long to print": (f"train: {{epochs: 0x{'f' * 9000}}}", "config.train.epochs"),
 }
 
 PARAMETERS = {  # what is wrong: (a value of -p for the lesson, the culprit)
     "parameter of another type": ("epochs=many", "epochs of 00_start must be a valid integer"),
-    "parameter that is half": ("epochs=2.5", "epochs of 00_start must be a valid integer"),
     "parameter that is no list": ("categories=cap", "categories of 00_start must be a list"),
-    "parameter with a list of others": ("categories=[1.5]", "categories of 00_start must be a valid string"),
-    "parameter that constructs": ("epochs=!!python/name:os.mkdir", "epochs"),
     "profile by another way": ("profile=slow", "'slow'"),
     "unknown parameter": ("epoch=3", "did you mean 'epochs'"),
-    "parameter without =": ("epochs", "'epochs'"),
 }
 
 COMMANDS |= {name: (None, f"{TRAIN} --set {words}", culprit) for name, (words, culprit) in SETTINGS.items()}
@@ -417,18 +360,6 @@ def test_unknown_words_of_the_command_itself(capsys):
 # --- what looks odd and is read right
 
 
-TURNED = NOISE[::-1, ::-1]
-STORED = [NOISE, NOISE[:, ::-1], TURNED, NOISE[::-1]]  # for each EXIF orientation, from 1, what it turns into NOISE
-STORED += [NOISE.swapaxes(0, 1), np.rot90(NOISE), TURNED.swapaxes(0, 1), np.rot90(NOISE, -1)]
-
-
-def oriented(kind, orientation):
-    """An image file of NOISE, stored under an EXIF orientation."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return saved(kind, STORED[orientation - 1], exif=exif)
-
-
 def grey(values):
     """(H, W) to (H, W, 3) uint8."""
     return np.repeat(np.asarray(values).astype(np.uint8)[..., None], 3, axis=2)
@@ -444,33 +375,23 @@ SMOOTH = np.asarray(Image.fromarray(NOISE[:3, :3]).resize((64, 64), Image.Resamp
 CMYK, SMOOTH_CMYK = (Image.fromarray(np.dstack([255 - x, x[..., 0] * 0]), "CMYK") for x in (NOISE, SMOOTH))
 ROWS = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in NOISE)
 DEEP = raw_png(64, 64, 16, 2, ROWS)
+TURN = Image.Exif()
+TURN[0x0112] = 6  # by 90 degrees
 
 IMAGES = {  # what it is: (name, bytes, pixels, largest difference)
     "16-bit grey PNG": ("a.png", saved("PNG", RAMP), GREY, 0),
-    "16-bit grey TIFF": ("a.tif", saved("TIFF", RAMP), GREY, 0),
     "16-bit colour PNG": ("a.png", DEEP, NOISE, 0),
     "32-bit grey of 16-bit tones": ("a.tif", saved("TIFF", RAMP.astype(np.int32)), GREY, 0),
     "float from 0 to 1": ("a.tif", saved("TIFF", (RED / 255).astype(np.float32)), GREY, 1),
-    "grey PNG": ("a.png", saved("PNG", RED), GREY, 0),
-    "grey with alpha": ("a.png", saved("PNG", Image.fromarray(ALPHA[..., 2:], "LA")), grey(NOISE[..., 2]), 0),
-    "black and white": ("a.png", saved("PNG", RED > 127), grey((RED > 127) * 255), 0),
     "CMYK TIFF": ("a.tif", saved("TIFF", CMYK), NOISE, 0),
     "CMYK JPEG": ("a.jpg", saved("JPEG", SMOOTH_CMYK, quality=98), SMOOTH, 12),
     "palette PNG": ("a.png", saved("PNG", PALETTE), COLOURS, 0),
     "palette with a transparent colour": ("a.png", saved("PNG", PALETTE, transparency=3), COLOURS, 0),
     "alpha PNG": ("a.png", saved("PNG", ALPHA), NOISE, 0),
-    "progressive JPEG": ("a.jpg", saved("JPEG", SMOOTH, quality=98, progressive=True), SMOOTH, 12),
-    "one pixel": ("a.png", saved("PNG", NOISE[:1, :1]), NOISE[0, 0], 0),
-    "JPEG named PNG": ("a.png", saved("JPEG", SMOOTH, quality=98), SMOOTH, 12),
     "WebP named JPEG": ("a.jpg", saved("WEBP", NOISE, lossless=True), NOISE, 0),
-    "pages of a TIFF": ("a.tif", saved("TIFF", NOISE, **TWO), NOISE, 0),
+    "turned by EXIF": ("a.png", saved("PNG", np.rot90(NOISE), exif=TURN), NOISE, 0),
     "animated GIF named PNG": ("a.png", saved("GIF", PALETTE, **TWO), COLOURS, 0),
-    "name in Unicode": ("\u56fe\u50cf \u00e9\u202f\U0001f642.png", saved("PNG", NOISE), NOISE, 0),
-    "name with formulas": ("$x^$_{%s}\\.png", saved("PNG", NOISE), NOISE, 0),
-    "name as long as names can be": ("a" * 251 + ".png", saved("PNG", NOISE), NOISE, 0),
 }
-IMAGES |= {f"orientation {k}": ("a.png", oriented("PNG", k), NOISE, 0) for k in range(1, 9)}
-IMAGES["orientation in TIFF"] = "a.tif", oriented("TIFF", 6), NOISE, 0
 
 
 @pytest.mark.parametrize("case", IMAGES)
@@ -489,11 +410,9 @@ TWO_GREYS = Image.fromarray(np.where(SQUARE[..., None], 255, WHITE // 2).astype(
 MASKS = {  # what it is: the file; all of them mark SQUARE
     "black and white": saved("PNG", SQUARE),
     "grey": saved("PNG", BYTES * 255),
-    "16-bit": saved("PNG", SQUARE.astype(np.uint16)),
     "float": saved("TIFF", SQUARE.astype(np.float32)),
     "blue on black": saved("PNG", np.dstack([BYTES * 0, BYTES * 0, BYTES * 9])),
     "white where it is not transparent": saved("PNG", np.dstack([WHITE, BYTES * 255])),
-    "white on opaque black": saved("PNG", np.dstack([WHITE * SQUARE[..., None], WHITE[..., 0]])),
     "grey and alpha": saved("PNG", Image.fromarray(np.dstack([WHITE[..., 0], BYTES * 255]), "LA")),
     "palette": saved("PNG", Image.fromarray(WHITE * SQUARE[..., None]).quantize(2)),
     "palette with transparency": saved("PNG", TWO_GREYS, transparency=TWO_GREYS.getpixel((0, 0))),
@@ -529,22 +448,8 @@ print(code, peak_memory_mb() - before)
 # --- odd data sets train and predict
 
 
-def sound(home):
-    """The records, each metric a number from 0 to 1 or not defined."""
-    found = [json.loads(path.read_text()) for path in (home / "data" / "results").glob("*.json")]
-    assert found
-    for record in found:
-        for value in [v for k, v in record["metrics"]["mean"].items() if k != "count"]:
-            assert value is None or 0 <= value <= 1
-        assert np.isfinite(record["history"]["loss"]).all()
-    return found
-
-
-POOR = [(case, "dumenet") for case in ("constant images", "one image", "one-pixel images")]
-
-
-@pytest.mark.parametrize(("case", "model"), [*POOR, ("constant images", "gaussian")])
-def test_poor_data_trains_to_sound_numbers(case, model, home, tree, capfd):
+@pytest.mark.parametrize("case", ["constant images", "one-pixel images", "one image"])
+def test_poor_data_trains_to_sound_numbers(case, home, tree, capfd):
     if case == "one image":
         one_image(home)
     else:
@@ -553,13 +458,14 @@ def test_poor_data_trains_to_sound_numbers(case, model, home, tree, capfd):
             write(path, np.full((side, side, 3), 90, np.uint8))
         for path in (tree / "felt/ground_truth/hole").glob("*.png"):
             write(path, np.full((side, side), 255, np.uint8))
-    assert main(f"{TRAIN} --category felt --set model.name={model}".split()) == 0
-    (record,) = sound(home)
-    if model == "gaussian":  # all test images are alike; a network's scores differ by rounding
-        assert record["metrics"]["mean"]["image_auroc"] == 0.5
-    assert (record["thresholds"] == {}) == (case == "one image")  # none could be held out
+    assert main(f"{TRAIN} --category felt".split()) == 0
+    record = json.loads(next(home.glob("data/results/*.json")).read_text())
+    values = [v for k, v in record["metrics"]["mean"].items() if k != "count"]
+    assert all(value is None or 0 <= value <= 1 for value in values) and np.isfinite(record["history"]["loss"]).all()
     shutil.copy(next(home.glob("build/runs/*/checkpoint.pt")), "checkpoint.pt")
     assert main(["predict", "checkpoint.pt", "photos/felt/test/good", "--out", "out"]) == 0
+    verdicts = {row.split(",")[3] for row in Path("out/scores.csv").read_text().splitlines()[1:]}
+    assert (verdicts == {"no threshold"}) == (case == "one image")  # none could be held out
     error = capfd.readouterr().err
     assert "Traceback" not in error and "Warning" not in error
 
@@ -574,7 +480,8 @@ def test_odd_names_train_and_predict(home, tree, capfd):
     assert main(["data", "check", str(odd)]) == 0
     assert main(["data", "index", str(odd)]) == 0
     assert main(["train", "--config", "tiny.yaml", "--data", str(odd)]) == 0
-    assert set(sound(home)[0]["metrics"]["per_category"]) == {"bolt", "\u7d19 $^$"}
+    (record,) = home.glob("data/results/*.json")
+    assert set(json.loads(record.read_text())["metrics"]["per_category"]) == {"bolt", "\u7d19 $^$"}
     checkpoint = str(next(home.glob("build/runs/*/checkpoint.pt")))
     capfd.readouterr()
     assert main(["predict", checkpoint, str(good), "--out", "out"]) == 0
@@ -588,7 +495,7 @@ def test_odd_names_train_and_predict(home, tree, capfd):
 
 
 def test_an_image_is_predicted_although_its_name_is_not_text(home):
-    checkpoint(home)
+    checkpoint()(home)
     odd_name(b"\xff.png")(home)
     assert main(f"predict checkpoint.pt {FELT} --out out".split()) == 0
     assert "\\udcff.png," in (home / "out" / "scores.csv").read_text()

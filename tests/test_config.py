@@ -1,22 +1,24 @@
 """Settings: one set of dataclasses, however they are filled, and what is refused."""
 
-import dataclasses
-
 import pytest
 import yaml
 
-from dumenet.cli import _pairs
-from dumenet.config import CONFIGS, ModelConfig, config_from_dict, load_config, make_config, merge, to_dict
+from dumenet.cli import main
+from dumenet.config import CONFIGS, config_from_dict, load_config, make_config, merge, to_dict
 from dumenet.errors import DumenetError, unknown
 
 
-def test_yaml_keywords_and_command_line_give_the_same(tmp_path):
+def test_yaml_keywords_and_command_line_give_the_same(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text("train: {epochs: 3, lr: 1e-3}\nfeatures: {stages: [0, 2]}\n")
-    from_yaml = config_from_dict(load_config(tmp_path / "a.yaml"))
-    from_line = config_from_dict(merge({}, _pairs(["train.epochs=3", "train.lr=1e-3", "features.stages=[0, 2]"])))
+    made = []
+    monkeypatch.setattr("dumenet.run.run", lambda config, tag: made.append(config))
+    for words in (f"--config {tmp_path}/a.yaml", "--set train.epochs=3 train.lr=1e-3 features.stages=[0,2]"):
+        main(["train", *words.split()])
+    from_yaml, from_line = made
     assert from_yaml == from_line == make_config(train__epochs=3, train__lr=1e-3, features__stages=(0, 2))
     assert from_yaml.train.lr == 0.001 and from_yaml.features.stages == (0, 2)  # YAML reads 1e-3 as text
-    assert _pairs(["data.normals=01234"]) == {"data.normals": "01234"}  # a split keeps its leading zero
+    main(["train", "--set", "data.normals=01234"])
+    assert made[2].data.normals == "01234"  # a split keeps its leading zero
 
 
 def test_plain_values_give_an_equal_config_back():
@@ -81,22 +83,14 @@ def test_merge_leaves_its_input_alone_and_fills_empty_sections():
     ("overrides", "says"),
     [
         ({"model__preset": ["described"]}, "config.model.preset"),
-        ({"train__precision": "fp16"}, "config.train.precision"),
         ({"data__contamination": 0.6}, "contamination must be less than or equal to 0.5, not 0.6"),
-        ({"train__epochs": 2.5}, "config.train.epochs must be a valid integer"),
         ({"train__epochs": True}, "config.train.epochs must be a valid integer"),
         ({"train__lr": "fast"}, "config.train.lr must be a valid number"),
         ({"train__lr": float("nan")}, "config.train.lr must be less than or equal to 10, not nan"),
-        ({"train__weight_decay": -1}, "config.train.weight_decay must be greater than"),
-        ({"train__epochs": 0}, "config.train.epochs must be greater than or equal to 1"),
-        ({"model__dropout": 1.5}, "config.model.dropout must be less than"),
-        ({"model__hidden_dim": 100}, "model.hidden_dim must be a multiple of 2 x heads (8)"),
         ({"features__stages": []}, "features.stages must be rising"),
-        ({"features__stages": [3, 0]}, "features.stages must be rising"),
         ({"features__stages": [0, 0]}, "features.stages must be rising"),
         ({"features__stages": ["a"]}, "config.features.stages.0 must be a valid integer"),
-        ({"features__grid": 1}, "config.features.grid must be greater"),
-        ({"data__categories": [[]]}, "config.data.categories.0 must be a valid string"),
+        ({"features__stages": [0, 10**30]}, "config.features.stages"),
     ],
 )
 def test_refuses(overrides, says):
@@ -118,11 +112,3 @@ def test_unknown_names_the_nearest_or_none():
         "Unknown fruit 'aple': did you mean 'apple'? Known: apple, pear."
     )
     assert str(unknown("fruit", "zzz", [])) == "Unknown fruit 'zzz': Known: none."
-
-
-def test_every_field_of_the_model_is_used():
-    """A setting that no code reads would be a promise not kept."""
-    package = CONFIGS.parent
-    code = "".join(p.read_text() for p in [*package.glob("models/*.py"), package / "train.py"])
-    unread = {f.name for f in dataclasses.fields(ModelConfig)} - {"preset"}
-    assert not {name for name in unread if f"config.{name}" not in code and f"model.{name}" not in code}

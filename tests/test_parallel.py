@@ -16,7 +16,7 @@ from conftest import TINY, photos
 
 from dumenet import parallel
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
-from dumenet.config import make_config
+from dumenet.config import config_from_dict
 from dumenet.errors import DumenetError
 from dumenet.paper import jobs, tables
 from dumenet.run import Folders, run, run_jobs
@@ -35,7 +35,7 @@ def torchrun(folder, config, *options):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
 
-@pytest.mark.parametrize("world", [1, 2, 5])
+@pytest.mark.parametrize("world", [2, 5])
 @pytest.mark.parametrize("size", [1, 7, 8])
 def test_every_image_is_taken_once_and_counts_the_same(tiny, world, size):
     losses, taken = np.random.default_rng(0).random(size), []
@@ -62,16 +62,13 @@ def test_two_processes_give_the_result_of_one(tree, tmp_path):
     done = torchrun(tmp_path, config)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("checkpoint:") == 1
-    flat = {f"{s}__{k}": v for s, group in config.items() for k, v in group.items()}
-    one = run(make_config(**flat), Folders(tmp_path / "one"), progress=False)
+    one = run(config_from_dict(config), Folders(tmp_path / "one"), progress=False)
     (path,) = (tmp_path / "build" / "runs").rglob("checkpoint.pt")
     two = load_checkpoint(path, "cpu")
     assert two.history["loss"] == pytest.approx(one.trained.history["loss"], rel=1e-5)
     found = two.model.state_dict()
     for name, value in one.trained.model.state_dict().items():
-        if not name.endswith(
-            "key.bias"
-        ):  # softmax does not depend on it: its gradient is rounding, which AdamW enlarges
+        if not name.endswith("key.bias"):  # softmax cancels it: its gradient is rounding, which AdamW enlarges
             assert (found[name] - value).abs().max() < 1e-4, name
     (record,) = (tmp_path / "data" / "results").glob("*.json")
     metrics = json.loads(record.read_text())["metrics"]["mean"]
@@ -87,18 +84,15 @@ def test_what_reads_across_a_batch_is_refused_in_several_processes(tiny, monkeyp
 # --- threads, batches, devices: the bounds of docs/ARCHITECTURE.md
 
 
-@pytest.mark.parametrize(
-    ("name", "optimizer", "bound"), [("dumenet", "adamw", 1e-4), ("uniad", "adamw", 1e-4), ("dumenet", "muon", 1e-3)]
-)
-def test_threads_change_rounding_alone(tiny, make_features, name, optimizer, bound):
+@pytest.mark.parametrize(("optimizer", "bound"), [("adamw", 1e-4), ("muon", 1e-3)])
+def test_threads_change_rounding_alone(tiny, make_features, optimizer, bound):
     """A batch of 32 and hidden size 128: less is done by one thread whatever their number."""
     found, test = [], make_features(40, seed=5)
-    wide = dict(model__name=name, model__hidden_dim=128, model__ffn_dim=256, train__batch_size=32, train__epochs=3)
-    wide |= {"train__optimizer": optimizer}
+    wide = {"model__hidden_dim": 128, "model__ffn_dim": 256, "train__batch_size": 32, "train__optimizer": optimizer}
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            trained = train(tiny(**wide), make_features(64), (3, 5), progress=False)
+            trained = train(tiny(**wide, train__epochs=3), make_features(64), (3, 5), progress=False)
             calibrate(trained, make_features(64), None)
             found.append((np.array(trained.history["loss"]), score(trained, test).maps))
     finally:
@@ -108,7 +102,7 @@ def test_threads_change_rounding_alone(tiny, make_features, name, optimizer, bou
     assert np.abs(two - one).max() / one.max() < bound
 
 
-@pytest.mark.parametrize("name", ["dumenet", "uniad", "gaussian"])
+@pytest.mark.parametrize("name", ["dumenet", "gaussian"])
 def test_the_batch_of_an_evaluation_changes_rounding_alone(tiny, make_features, name):
     trained, test = train(tiny(model__name=name), make_features(13), (3, 5), progress=False), make_features(40, seed=5)
     calibrate(trained, make_features(13), None)
@@ -145,11 +139,8 @@ def test_a_table_is_the_same_file_by_0_and_2_workers(tmp_path, monkeypatch):
         records = {j.path().name: json.loads(j.path().read_text()) for j in wanted}
         measured = ("seconds", "machine", "peak_memory_mb")
         records = {name: {k: v for k, v in record.items() if k not in measured} for name, record in records.items()}
-        written = {
-            p.name: p.read_bytes()
-            for p in tables.write(wanted, Path("."), Path("figures"))
-            if p.suffix in (".csv", ".md")
-        }
+        paths = [p for p in tables.write(wanted, Path("."), Path("figures")) if p.suffix in (".csv", ".md")]
+        written = {p.name: p.read_bytes() for p in paths}
         assert len(records) == 4 and written
         found[workers] = records, written
     assert found[0] == found[2]

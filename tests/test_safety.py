@@ -1,16 +1,14 @@
-"""No file that is read can run code: no pickle, plain YAML, no program started by an image; servers listen locally."""
+"""No file that is read can run code: no pickle, plain YAML, no program for an image; processes listen locally."""
 
 import ast
 import os
 import pickle
-import struct
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from dumenet.cli import main
 from dumenet.data import read_cifar10
 from dumenet.data.images import open_image
 from dumenet.errors import DumenetError
@@ -49,12 +47,11 @@ def test_no_reader_of_the_package_can_run_code():
                 assert not {name.split(".")[0] for name in names} & UNSAFE_MODULES, where
             if isinstance(node, ast.Call):
                 name, words = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-                assert name not in UNSAFE_CALLS and not name.endswith("extractall"), (
-                    where
-                )  # which could write elsewhere
+                assert name not in UNSAFE_CALLS, where
+                assert not name.endswith("extractall"), where  # which could write elsewhere
                 assert words.get("shell", "False") == words.get("allow_pickle", "False") == "False", where
                 assert name != "torch.load" or words.get("weights_only") == "True", where
-                assert name != "yaml.load" or ast.unparse(node.args[1]) == "_PlainLoader", where
+                assert name != "yaml.load" or "PlainLoader" in ast.unparse(node.args[1]), where
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -64,10 +61,9 @@ def test_a_pickle_among_weights_or_in_cifars_archive_is_refused(owned, tmp_path)
         torch.save(content, file)
         with pytest.raises(pickle.UnpicklingError):
             load_tensors(file)
-    for protocol in range(5):  # not written by torch at all
-        file.write_bytes(pickle.dumps(Runs(owned), protocol))
-        with pytest.raises(Exception, match="(?i)weights|unsupported|invalid|magic"):
-            load_tensors(file)
+    file.write_bytes(pickle.dumps(Runs(owned)))  # not written by torch at all
+    with pytest.raises(Exception, match="(?i)weights|unsupported|invalid|magic"):
+        load_tensors(file)
     folder = tmp_path / "cifar-10-batches-py"  # whose own pickles are compared with their MD5 sums first
     folder.mkdir()
     for name in ("batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6))):
@@ -91,8 +87,8 @@ def test_a_pickle_or_half_a_state_in_place_of_a_state_costs_its_epochs_only(owne
             assert torch.equal(a, b)
 
 
-def test_no_image_starts_a_program_or_fills_the_memory(owned, tmp_path, monkeypatch):
-    """Pillow hands EPS to Ghostscript, whatever the file's name; a header may promise any size."""
+def test_no_image_starts_a_program(owned, tmp_path, monkeypatch):
+    """Pillow hands EPS to Ghostscript, whatever the file's name. Huge images: tests/test_bad_input.py."""
     ghostscript = tmp_path / "bin" / "gs"
     ghostscript.parent.mkdir()
     ghostscript.write_text(f"#!/bin/sh\nmkdir {owned}\n")
@@ -102,27 +98,6 @@ def test_no_image_starts_a_program_or_fills_the_memory(owned, tmp_path, monkeypa
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     with pytest.raises(DumenetError, match="not an image"):
         open_image(tmp_path / "a.png")
-    size = struct.pack("<IiiHHIIiiII", 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0)
-    (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 0, 0, 0, 54) + size)
-    with pytest.raises(DumenetError, match="pixels: scale it down"):
-        open_image(tmp_path / "a.bmp")
-
-
-def test_the_explorer_makes_a_new_token_each_time(tmp_path, monkeypatch):
-    """And listens on this machine alone; tests/test_cli.py tests the rest of its command."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "12_explorer.ipynb").write_text("{}")
-    monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
-    calls = []
-    monkeypatch.setattr("os.execve", lambda *call: calls.append(call))
-    for _ in range(2):
-        assert main(["explore", "--no-browser"]) == 0
-    tokens = {environment["JUPYTER_TOKEN"] for _, _, environment in calls}
-    assert len(tokens) == 2 and min(map(len, tokens)) >= 32
-    for _, command, _ in calls:
-        assert "--ServerApp.ip=127.0.0.1" in command
-        assert not any(word in " ".join(command) for word in (*tokens, "token=''", "disable"))
 
 
 def test_jobs_on_several_processes_listen_on_this_machine_alone(monkeypatch):

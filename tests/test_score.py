@@ -76,7 +76,7 @@ def test_leave_one_out_lengths_are_those_of_a_fit_without_the_image():
         assert torch.allclose(found[i].flatten().double(), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("normal", [errors(1, 40), errors(2, 40), errors(5, 40), torch.zeros(5, 40, 3, 3)])
+@pytest.mark.parametrize("normal", [errors(1, 40), torch.zeros(5, 40, 3, 3)])
 def test_images_that_are_few_or_all_alike_give_a_spread_all_the_same(normal):
     n = len(normal)
     spread, found = fit_spread(normal, torch.zeros(n, 40), ["a"] * n)
@@ -121,14 +121,6 @@ def test_without_a_spread_only_the_norm_is_measured(trained, make_features):
     with pytest.raises(DumenetError, match="^This checkpoint holds no spread.*evaluation.error=norm.$"):
         score(made, make_features())
     assert score(evaluated(made, {"evaluation.error": "norm"}), make_features()).found is None
-
-
-def test_upsampling_keeps_corners_or_cells():
-    ramp = torch.linspace(0, 3, 4).expand(2, 4, 4)
-    assert torch.allclose(upsample(ramp, 64, "bilinear"), torch.linspace(0, 3, 64).expand(2, 64, 64), atol=1e-5)
-    cells = upsample(ramp, 64, "area")[0, 0]
-    assert cells[:8].eq(0).all() and cells[-8:].eq(3).all() and cells[7:9].mean() == pytest.approx(0, abs=0.05)
-    assert cells[23:25].mean() == pytest.approx(1, abs=0.01)  # the middle of the second cell
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

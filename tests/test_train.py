@@ -1,7 +1,6 @@
 """Training: one loop, a fixed budget, nothing left to chance, and checkpoints that are whole or refused."""
 
 import dataclasses
-import os
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 
 from dumenet import checkpoint
 from dumenet.checkpoint import load_checkpoint, pick_device, save_checkpoint
-from dumenet.config import config_from_dict, make_config, to_dict
+from dumenet.config import config_from_dict
 from dumenet.errors import DumenetError
 from dumenet.score import calibrate
 from dumenet.train import make_schedule, pick_precision, split_holdout, train
@@ -43,13 +42,14 @@ def stop_after(epoch):
 # --- the loop
 
 
-@pytest.mark.parametrize("name", ["dumenet", "gaussian"])
-def test_same_seed_same_model_bit_for_bit(go, name):
-    first = go(model__name=name)
+def test_same_seed_same_model_bit_for_bit(go):
+    first = go()
     torch.rand(3)  # what ran before does not matter
-    second = go(model__name=name)
+    second = go()
     assert torch.equal(weights(first), weights(second)) and first.history == second.history
-    assert torch.equal(weights(first), weights(go(model__name=name, train__seed=1))) == (name == "gaussian")
+    assert not torch.equal(weights(first), weights(go(train__seed=1)))
+    starts = [weights(go(train__seed=seed, train__lr=1e-9)) for seed in (0, 1)]
+    assert not torch.allclose(*starts, atol=1e-2)
 
 
 def test_trains_a_fixed_number_of_epochs(go):
@@ -118,10 +118,10 @@ def test_step_divides_by_ten(go):
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "stable"])
-@pytest.mark.parametrize("epochs", [1, 2, 3, 10, 11])
-def test_a_run_of_a_few_steps_is_no_error(go, make_features, epochs, schedule):
-    history = go(features=make_features(2), train__epochs=epochs, train__schedule=schedule).history  # one step an epoch
-    assert len(history["loss"]) == epochs and all(lr >= 0 for lr in history["lr"])
+def test_a_run_of_a_few_steps_is_no_error(go, make_features, schedule):
+    for epochs in (1, 2, 10):  # of one step each
+        history = go(features=make_features(2), train__epochs=epochs, train__schedule=schedule).history
+        assert len(history["loss"]) == epochs and all(lr >= 0 for lr in history["lr"])
 
 
 def test_refuses_a_loss_that_is_not_finite(go, make_features):
@@ -131,13 +131,10 @@ def test_refuses_a_loss_that_is_not_finite(go, make_features):
         go(features=features, model__target="raw")
 
 
-def test_refuses_an_unknown_device(go):
+def test_refuses_an_unknown_device():
     for name in ("gpu", "cuda:99", "meta", ""):
         with pytest.raises(DumenetError, match=f"no device '{name}'"):
             pick_device(name)
-    with pytest.raises(DumenetError, match="no device 'tpu9'"):
-        go(train__device="tpu9")
-    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda", "mps")
 
 
 def test_a_budget_in_steps_does_not_depend_on_the_number_of_images(go, make_features):
@@ -160,10 +157,9 @@ def test_a_state_is_not_written_after_every_one_of_very_many_epochs(go, make_fea
 # --- half the bits
 
 
-@pytest.mark.parametrize("name", ["dumenet", "mlp"])
-def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features, name):
-    settings = {"model__name": name, "train__epochs": 6, "train__lr": 0.01, "train__precision": "fp32"}
-    full, half = go(**settings), go(**settings | {"train__precision": "bf16"})
+def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features):
+    settings = {"train__epochs": 6, "train__lr": 0.01}
+    full, half = go(**settings, train__precision="fp32"), go(**settings, train__precision="bf16")
     assert half.history["loss"] == pytest.approx(full.history["loss"], rel=0.05)
     assert half.history["loss"] != full.history["loss"]  # it did something
     assert {v.dtype for v in half.model.state_dict().values()} == {torch.float32}
@@ -183,12 +179,11 @@ def test_auto_precision_is_what_the_processor_is_fast_at(go, monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"train__schedule": "step", "train__step_epoch": 2}, {"train__schedule": "onecycle"}, {"model__name": "conv"},
-    {"train__precision": "bf16"}, {"model__dropout": 0.2}, {"train__epochs": None, "train__steps": 11},
+    {"train__epochs": 4},
+    {"train__epochs": 4, "train__schedule": "step", "train__step_epoch": 2, "train__optimizer": "adamw"},
+    {"train__steps": 11, "train__schedule": "onecycle", "train__precision": "bf16", "model__dropout": 0.2},
 ])  # fmt: skip
 def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
-    settings = {"train__epochs": 4} | settings
-    settings = {k: v for k, v in settings.items() if v is not None}
     whole, state = go(**settings), tmp_path / "run" / "state.pt"
     for epoch in (2, 2):  # the state of epoch 1 is there; interrupted twice
         with pytest.raises(KeyboardInterrupt):
@@ -203,15 +198,13 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
     assert seen == [2, 3] and torch.equal(weights(again), weights(whole))
 
 
-@pytest.mark.parametrize("what", ["other settings", "other images", "cut short", "foreign"])
+@pytest.mark.parametrize("what", ["other settings", "other images", "cut short"])
 def test_a_state_of_something_else_is_not_read(go, tmp_path, what):
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
         go(state, stop_after(1), train__epochs=3, origin={"data": "a"}, train__lr=0.5 if "sett" in what else 0.001)
     if what == "cut short":
         state.write_bytes(state.read_bytes()[:-100])
-    if what == "foreign":
-        torch.save({"epoch": 2}, state)
     seen = []
     origin = {"data": "b" if what == "other images" else "a"}
     go(state, lambda epoch, _: seen.append(epoch), train__epochs=3, origin=origin)
@@ -229,16 +222,7 @@ def trained(go, make_features):
     return trained
 
 
-@pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp", "gaussian"])
-def test_a_loaded_model_gives_the_same_maps(go, make_features, tmp_path, name):
-    trained = go(model__name=name)
-    loaded = load_checkpoint(save_checkpoint(trained, tmp_path / "c.pt"), "cpu")
-    x = next(make_features(5, seed=9).batches(5))
-    assert not loaded.model.training
-    assert torch.equal(loaded.model(x).anomaly_map, trained.model(x).anomaly_map)
-
-
-def test_everything_comes_back(trained, tmp_path):
+def test_everything_comes_back(trained, make_features, tmp_path):
     path = save_checkpoint(trained, tmp_path / "runs" / "c.pt")
     content = torch.load(path, weights_only=True)  # plain values only
     assert config_from_dict(content["config"]) == trained.config
@@ -249,40 +233,23 @@ def test_everything_comes_back(trained, tmp_path):
     assert vars(loaded.normal) == vars(trained.normal) and loaded.spread.categories == trained.spread.categories
     for name, value in trained.spread.state_dict().items():  # the large one is kept in float16, which it is exact in
         assert torch.equal(loaded.spread.state_dict()[name], value), name
+    x = next(make_features(5, seed=9).batches(5))
+    assert not loaded.model.training
+    assert torch.equal(loaded.model(x).anomaly_map, trained.model(x).anomaly_map)
 
 
-class Foreign:
-    """An object that would make a folder where it is loaded."""
-
-    def __reduce__(self):
-        return os.mkdir, ("owned",)
-
-
-@pytest.mark.parametrize("what", ["missing", "empty", "cut short", "foreign", "object", "other model", "folder"])
-def test_refuses_other_files(trained, tmp_path, monkeypatch, what):
-    monkeypatch.chdir(tmp_path)
+def test_refuses_other_files(trained, tiny, tmp_path):
     path = save_checkpoint(trained, tmp_path / "c.pt")
-    content = torch.load(path, weights_only=True)
-    if what in ("missing", "folder"):
-        path.unlink()
-    if what == "folder":
-        path.mkdir()
-    if what == "empty":
-        path.write_text("")
-    if what == "cut short":
-        path.write_bytes(path.read_bytes()[:-500])
-    if what == "foreign":
-        torch.save({"model": content["model"]}, path)
-    if what == "object":
-        torch.save(content | {"model": Foreign()}, path)
-    if what == "other model":
-        content["config"] = to_dict(make_config())
-        torch.save(content, path)
-    with pytest.raises(DumenetError) as error:
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(DumenetError, match="c.pt is not a whole dumenet checkpoint"):
         load_checkpoint(path, "cpu")
-    assert "c.pt" in str(error.value) and "\n" not in str(error.value)
-    assert ("No checkpoint at" in str(error.value)) == (what == "missing")
-    assert not os.path.exists("owned")
+    uniad = tiny(model__name="uniad")  # most of its weights are there, under the same names
+    save_checkpoint(dataclasses.replace(trained, config=uniad), path)
+    with pytest.raises(DumenetError, match="c.pt is not a whole dumenet checkpoint"):
+        load_checkpoint(path, "cpu")
+    path.unlink()
+    with pytest.raises(DumenetError, match="No checkpoint at .*c.pt"):
+        load_checkpoint(path, "cpu")
 
 
 # --- hold-out and thresholds

@@ -5,10 +5,10 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,17 +20,26 @@ import torch
 import yaml
 from conftest import TINY, photos
 
+from dumenet.cli import main
+from dumenet.data import make_factory
+from dumenet.features import Backbone
+from dumenet.methods import network
+
 TIMES = int(os.environ.get("FAULTS", 1))
 VOLATILE = {"seconds", "machine", "peak_memory_mb"}  # of a record: what may differ between two runs of one thing
 EPOCHS, BATCH, IMAGES = 20, 2, 28
+TABLE = "reproduce --table mvtec --data photos --set features.backbone=mobilenetv3_small_050 features.weights=random"
+TABLE += " features.image_size=64 features.grid=4"
 WORKS = {
     "data": "factory",
     "run": f"train --config tiny.yaml --data photos --set train.epochs={EPOCHS} features.batch_size={BATCH}",
-    "table": "reproduce --table mvtec --data photos --seed 0 1 --method Gaussian PaDiM DuMeNet --set device=cpu"
-    " features.image_size=64 DuMeNet.features.grid=4 DuMeNet.model.hidden_dim=32 DuMeNet.train.epochs=4",
+    "table": f"{TABLE} DuMeNet.model.hidden_dim=32 DuMeNet.train.epochs=4 device=cpu --seed 0 1"
+    " --method Gaussian PaDiM DuMeNet",
     "lessons": "reproduce",
 }
 CHOSEN = list(WORKS) if "FAULTS" in os.environ else ["run", "table"]
+PROCESSES = multiprocessing.get_context("forkserver")  # forks of a process that has done nothing but these imports
+PROCESSES.set_forkserver_preload(["dumenet.course.reproduce", "dumenet.paper.tables", "nbformat", "pytest"])
 
 
 def lesson(path, seconds):
@@ -66,12 +75,28 @@ def content(home):
     return found
 
 
-def start(home, command):
-    return subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("drive.py"), home, command],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"},
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def note(text):
+    """A line in the log of the work: at its start, for each batch of images that the backbone sees, for each epoch."""
+    with open("log", "a") as log:
+        log.write(f"{text}\n")
+        log.flush()
+        os.fsync(log.fileno())
+
+
+def drive(home, command):
+    """The work, in a process of its own; "factory" makes a small data set."""
+    os.setsid()  # what it starts is killed with it
+    os.environ.update(TQDM_DISABLE="1", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    os.chdir(home)
+    forward, train = Backbone.forward, network.train
+    Backbone.forward = lambda self, images: (forward(self, images), note(f"images {len(images)}"))[0]
+    network.train = lambda *given: train(*given[:4], lambda epoch, model: note(f"epoch {epoch}"), *given[5:])
+    note("start")
+    if command == "factory":
+        make_factory(Path("data/factory"), seed=1, train=10, test_good=5, per_defect=1, size=64)
+    else:
+        sys.exit(main(command.split()))
 
 
 def log(home):
@@ -79,29 +104,29 @@ def log(home):
 
 
 def started(home, command):
-    """The process, once its imports are done."""
-    known, process = len(log(home)), start(home, command)
-    while process.poll() is None and len(log(home)) == known:
+    """The process, at the start of its work."""
+    known, process = len(log(home)), PROCESSES.Process(target=drive, args=(home, command))
+    process.start()
+    while process.is_alive() and len(log(home)) == known:
         time.sleep(0.01)
     return process
 
 
 def finish(home, command):
-    """Seconds that the work takes after its imports."""
+    """Seconds that the work takes."""
     process, begun = started(home, command), time.monotonic()
-    error = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, error[-2000:]
+    process.join(300)
+    assert process.exitcode == 0
     return time.monotonic() - begun
 
 
 def kill(home, command, seconds):
-    """Start the work and kill it so long after its imports; it may have ended before."""
+    """Start the work and kill it so long after; it may have ended before."""
     process = started(home, command)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
+    process.join(seconds)
+    if process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.join()
 
 
 @pytest.fixture(scope="module", params=CHOSEN)
