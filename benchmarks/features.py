@@ -38,8 +38,8 @@ def main() -> None:
 
             def job(title=title) -> None:
                 cache = Path(folder, title)
-                for name in ("index.jsonl", "features.f16"):
-                    (cache / backbones[title].key / name).unlink(missing_ok=True)
+                for file in (cache / backbones[title].key).glob("*.npz"):
+                    file.unlink()
                 features[title] = extract(samples, backbones[title], cache, progress=False).batch(np.arange(count))
 
             job()

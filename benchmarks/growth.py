@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dumenet.checkpoint import Trained
 from dumenet.config import make_config
-from dumenet.data import Sample, load_mask
+from dumenet.data import Sample, content_key, load_mask
 from dumenet.features import Backbone, Features, extract
 from dumenet.metrics import evaluate_scores
 from dumenet.models import build_model
@@ -82,8 +82,7 @@ def on_images(stage: str, count: int, categories: int, folder: Path, quick: bool
     if stage in ("extract", "cache", "open"):
         return lambda: extract(samples, backbone, folder / ("own" if stage == "extract" else "cache"), progress=False)
     size, grid, channels = config.features.image_size, config.features.grid, backbone.stage_channels
-    path, shape = folder / "cache" / backbone.key / "features.f16", (count, sum(channels), grid, grid)
-    held = Features(samples, np.arange(count), np.memmap(path, np.float16, "r", shape=shape))
+    held = Features(samples, [folder / "cache" / backbone.key / f"{content_key(s)}.npz" for s in samples])
     if stage == "train":
         return lambda: train(config, held, channels, progress=False)
     trained = Trained(config, build_model(config.model, channels, grid).eval(), channels)
@@ -104,8 +103,8 @@ def on_grid(grid: int, images: int) -> Callable[[], Any]:
     """Training steps of the paper's network, image by image, after one to warm up."""
     config = make_config(**PAPER, features__grid=grid, train__epochs=1, train__device="cpu")
     store = np.random.default_rng(0).normal(size=(images, sum(CHANNELS), grid, grid)).astype(np.float16)
-    train(config, Features([], np.arange(1), store), CHANNELS, progress=False)
-    return lambda: train(config, Features([], np.arange(images), store), CHANNELS, progress=False)
+    train(config, Features([], store[:1]), CHANNELS, progress=False)
+    return lambda: train(config, Features([], store), CHANNELS, progress=False)
 
 
 def point(axis: str, value: int, stage: str, folder: Path, quick: bool) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from report import TINY, arguments, in_turn, publish
 from dumenet import engine
 from dumenet.config import make_config
 from dumenet.data import load_image, make_factory
+from dumenet.detector import Detector, export, load
 from dumenet.features import read_ahead
-from dumenet.predict import Detector, export, load_detector
 from dumenet.run import Folders, run
 
 BASELINE = "spread, eager torch (baseline)"
@@ -27,13 +27,13 @@ BASELINE = "spread, eager torch (baseline)"
 
 def at_once(detector: Detector, samples: list) -> np.ndarray:
     """Maps of images that are decoded before they are computed."""
-    images = [load_image(s, detector.config.features.image_size) for s in samples]
+    images = [load_image(s, detector.size) for s in samples]
     return detector.run(np.stack(images), np.full(len(images), -1))[0]
 
 
 def ahead(detector: Detector, samples: list) -> np.ndarray:
     """Maps as `dumenet predict` computes them."""
-    parts = read_ahead(lambda s: load_image(s, detector.config.features.image_size), samples, detector.batch)
+    parts = read_ahead(lambda s: load_image(s, detector.size), samples, detector.batch)
     return np.concatenate([detector.run(np.stack(images), np.full(len(images), -1))[0] for _, images in parts])
 
 
@@ -46,13 +46,13 @@ def main() -> None:
         settings = {"data__source": str(data), "train__steps": steps, "train__device": "cpu"}
         outcome = run(make_config(**TINY if args.quick else {}, **settings), Folders(home), progress=False)
         files, checkpoint = outcome.dataset.test[:many], home / outcome.record["files"]["checkpoint"]
-        eager = load_detector(checkpoint, "torch", "cpu")
+        eager = load(checkpoint, "torch", "cpu")
         runs = {BASELINE: lambda samples: at_once(eager, samples)}
         for error in ("mahalanobis", "norm"):
             export(checkpoint, home / f"{error}.onnx", error)
             for runtime, (package, _) in engine.ENGINES.items():
                 if importlib.util.find_spec(package):
-                    detector = load_detector(home / f"{error}.onnx", runtime)
+                    detector = load(home / f"{error}.onnx", runtime)
                     title = f"{'spread' if error == 'mahalanobis' else error}, {package}"
                     runs[title] = lambda samples, detector=detector: ahead(detector, samples)
         expected = runs[BASELINE](files)

@@ -106,7 +106,8 @@ class Detector:
         self.thresholds: dict[str, float] = {}  # image score by category, and "all"
         self.categories: list[str] = []  # found at prediction, where there are several
         self.normal: dict[str, list[float]] = {}  # scores of normal training images by category, and "all"
-        self._method, self._run, self.batch = method, None, BATCH
+        self._method, self.batch = method, BATCH
+        self.compute: Run | None = None  # what `run` calls
         if method in NETWORKS:
             self._settings = NetworkSettings.of(config_from_dict(merge({}, {"model.name": method} | given)))
         else:
@@ -135,7 +136,7 @@ class Detector:
             else:
                 held = samples[:: HELD if len(samples) >= HELD else 2] if len(samples) > 1 else []
                 method.fit([s for s in samples if all(s is not h for h in held)])
-                self._run = partial(_of_method, method)
+                self.compute = partial(_of_method, method)
                 self._calibrate(held)
         return self
 
@@ -162,8 +163,6 @@ class Detector:
 
     def stream(self, images: Image | Sequence[Image], category: str = "all", *, bgr: bool = False) -> Iterator[Result]:
         """As `predict`, result by result: threads decode the next images while these are computed."""
-        if self._run is None:
-            raise DumenetError("This detector has seen no normal images yet: call fit first, or dumenet.load.")
         known = list(dict.fromkeys(["all", *self.categories]))
         if category not in known and (self.categories or self.thresholds):
             raise unknown("category of this detector", category, known)
@@ -180,15 +179,31 @@ class Detector:
             made = iter(())
             if good.any():
                 batch = np.stack([image for image in decoded if isinstance(image, np.ndarray)])
-                maps, scores, found = self._run(batch, np.full(len(batch), number))
-                if not np.isfinite(scores).all():
-                    raise DumenetError("The detector gives scores that are NaN or infinite: train it again.")
-                made = zip(maps, scores, found)
+                made = zip(*self.run(batch, np.full(len(batch), number)))
             for sample, image in zip(part, decoded):
                 if isinstance(image, DumenetError):
                     yield Result(sample.name, sample, problem=str(image))
                 else:
                     yield self._result(sample, image, *next(made))
+
+    def run(self, images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images (B, S, S, 3) uint8 at the detector's `size` S, and the numbers of their categories (B,), -1 where they
+        are to be found, to maps (B, S, S), scores (B,) and categories (B,).
+
+        Raises:
+            DumenetError: not fitted, images of another type or shape, or scores that are not finite.
+        """
+        if self.compute is None:
+            raise DumenetError("This detector has seen no normal images yet: call fit first, or dumenet.load.")
+        if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
+            raise DumenetError(
+                f"Images must be uint8 of shape (n, {self.size}, {self.size}, 3), not {images.dtype} of shape "
+                f"{images.shape}: `predict` resizes them."
+            )
+        maps, scores, found = self.compute(images, category)
+        if not np.isfinite(scores).all():
+            raise DumenetError("The detector gives scores that are NaN or infinite: train it again.")
+        return maps, scores, found
 
     def _result(self, sample: Sample, seen: np.ndarray, grid: np.ndarray, score: float, category: int) -> Result:
         name = self.categories[category] if category >= 0 else "all"
@@ -216,13 +231,13 @@ class Detector:
         self.categories = list(trained.spread.categories) if trained.spread else []
         self.normal = scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {}
         self.size, self.batch = trained.config.features.image_size, 1
-        self._run = partial(_eager, Graph(trained, backbone))
+        self.compute = partial(_eager, Graph(trained, backbone))
 
     def _calibrate(self, held: Sequence[Sample]) -> None:
         """Thresholds from normal images that the method has not seen."""
         if held:
             images = np.stack([load_image(s, self.size) for s in held])
-            scores = self._run(images, np.full(len(held), -1))[1].tolist()
+            scores = self.run(images, np.full(len(held), -1))[1].tolist()
             normal, how = (
                 Normal(["all"] * len(held), [True] * len(held), {"norm max": scores}),
                 EvalConfig(error="norm"),
@@ -261,7 +276,7 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
     session = engine.Engine(content, runtime)
-    detector._run = lambda images, category: tuple(session(images=images, category=category))
+    detector.compute = lambda images, category: tuple(session(images=images, category=category))
     return detector
 
 

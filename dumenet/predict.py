@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
-from dumenet.data import IMAGE_SUFFIXES, find_images
+from dumenet.data import IMAGE_SUFFIXES, OUTPUTS, find_images
 from dumenet.detector import Result, load
 from dumenet.errors import DumenetError
 from dumenet.features import READERS, progress_bar
@@ -22,12 +23,6 @@ from dumenet.plots import overlay
 from dumenet.results import write_atomic
 
 COLUMNS = ("image", "score", "rank", "threshold", "verdict", "category", "problem")
-HEATMAP = ".heatmap.png"  # never read as an image, so that `out` may lie inside the folder of images
-EXTRAS = {  # at the photograph's own shape: what --save takes -> end of the file's name
-    "map": ".map.tiff",  # 32-bit float, in units of the score
-    "mask": ".mask.png",  # white where the map is above the threshold
-    "overlay": ".overlay.png",
-}
 NAME_BYTES = 255  # of a file name, on every usual disk
 PANEL, TITLE, GAP = 336, 26, 8  # pixels of a page: side of image and heatmap at least, height of the title, margins
 
@@ -53,7 +48,8 @@ def predict(
         checkpoint, device, runtime: see `dumenet.load`.
         category: of the images; "all" finds the category of each.
         threshold: of the score, instead of the checkpoint's own.
-        save: what else to write for each image, names of EXTRAS.
+        save: what else to write for each image, at its own shape: "map" (32-bit float TIFF, in units of the score),
+            "mask" (PNG, white where the map is above the threshold), "overlay".
         form: "csv", or "json" for scores.json.
 
     Raises:
@@ -94,7 +90,11 @@ def list_images(images: Path) -> list[Path]:
     """
     if not images.exists():
         raise DumenetError(f"There is nothing at {images}: give an image or a folder of images.")
-    files = [images] if images.is_file() else find_images(images)[0]
+    files, others = ([images], []) if images.is_file() else find_images(images)
+    others = [p for p in others if p.name not in ("scores.csv", "scores.json")]
+    if others:
+        names = ", ".join(p.name for p in others[:3]) + (", ..." if len(others) > 3 else "")
+        print(f"{len(others)} files in {images} are not read as images: {names}", file=sys.stderr)
     if not files:
         raise DumenetError(f"No images in {images}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return files
@@ -123,14 +123,14 @@ def _as_csv(rows: Sequence[Result]) -> str:
 
 def _draw(result: Result, image: Path, save: Sequence[str]) -> None:
     """The heatmap of an image, and what else is to be saved."""
-    write_atomic(_beside(image, HEATMAP), _page(result))
+    write_atomic(_beside(image, OUTPUTS["heatmap"]), _page(result))
     made = {
         "map": lambda: Image.fromarray(result.map),
         "mask": lambda: Image.fromarray(result.map > (math.inf if result.threshold is None else result.threshold)),
         "overlay": lambda: Image.fromarray(result.overlay()),
     }
     for name in save:
-        write_atomic(_beside(image, EXTRAS[name]), _encoded(made[name](), "TIFF" if name == "map" else "PNG"))
+        write_atomic(_beside(image, OUTPUTS[name]), _encoded(made[name](), "TIFF" if name == "map" else "PNG"))
 
 
 def _beside(image: Path, end: str) -> Path:

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 
-from dumenet import predict
+from dumenet import detector
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import main
 
@@ -153,7 +153,7 @@ def test_predict_a_folder_with_a_broken_image(tree, checkpoint, capsys):
         captured = capsys.readouterr()
         assert "dumenet: 1 of 7 images could not be read" in captured.err and "Traceback" not in captured.err
     rows = scores(photos)
-    assert list(rows[0]) == ["image", "score", "threshold", "verdict", "category", "problem"]
+    assert list(rows[0]) == ["image", "score", "rank", "threshold", "verdict", "category", "problem"]
     assert [r["image"] for r in rows] == sorted(
         ["good/broken.jpg", *(f"good/{i:03d}.png" for i in (8, 9, 10)), *(f"hole/{i:03d}.png" for i in (11, 12, 13))]
     )
@@ -184,7 +184,7 @@ def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint, 
 def test_an_interrupted_prediction_leaves_the_scores_that_it_had(home, tree, checkpoint, stop_at):
     command = ["predict", str(checkpoint), str(tree / "bolt" / "test"), "--out"]
     assert main([*command, "whole"]) == 0
-    stop_at(predict, "verdicts", 3, KeyboardInterrupt)  # on the third image
+    stop_at(detector, "Result", 3, KeyboardInterrupt)  # on the third image
     assert main([*command, "out"]) == 130
     assert scores(home / "out") == scores(home / "whole")[:2]
 

@@ -19,14 +19,14 @@ import dumenet.features as features_module
 from dumenet import engine
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import main
-from dumenet.config import make_config
 from dumenet.data import Sample, load_image
+from dumenet.detector import OUTPUTS, Detector, Graph, load
 from dumenet.engine import Engine
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, extract
 from dumenet.metrics import image_score
 from dumenet.plots import overlay
-from dumenet.predict import GAP, OUTPUTS, TITLE, Detector, Graph, load_detector, predict
+from dumenet.predict import GAP, TITLE, predict
 from dumenet.results import write_atomic
 from dumenet.run import Folders, evaluate_checkpoint, run
 from dumenet.score import calibrate, evaluated
@@ -93,7 +93,7 @@ def test_an_unreadable_image_costs_its_own_batch_only(tiny, samples, tmp_path):
     (tmp_path / "6.png").write_bytes(whole[:60])
     with pytest.raises(DumenetError, match="6.png is empty, cut short"):
         extract(files, backbone, tmp_path / "cache", progress=False)
-    assert len((tmp_path / "cache" / backbone.key / "index.jsonl").read_text().splitlines()) == 4
+    assert len(list((tmp_path / "cache" / backbone.key).glob("*.npz"))) == 4
     (tmp_path / "6.png").write_bytes(whole)
     found = rows(extract(files, backbone, tmp_path / "cache", progress=False))
     assert torch.equal(found, rows(extract(samples, backbone, tmp_path / "memory", progress=False)))
@@ -122,8 +122,8 @@ def exported(checkpoint):
 def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     images.setflags(write=False)  # as Pillow's are
-    torchs, found = load_detector(checkpoint), load_detector(exported, runtime)
-    assert found.config == torchs.config and found.thresholds == torchs.thresholds
+    torchs, found = load(checkpoint), load(exported, runtime)
+    assert found.size == torchs.size == 64 and found.thresholds == torchs.thresholds
     assert found.categories == torchs.categories == ["bolt", "felt"]
     for given in (-1, 1):  # found, and given
         asked = np.full(5, given)
@@ -145,7 +145,7 @@ def test_prediction_and_graph_give_the_maps_of_the_evaluation(checkpoint, export
         graph = tmp_path / "norm.onnx"
         assert main(["export", str(checkpoint), "--out", str(graph), "--error", error]) == 0
     save_checkpoint(evaluated(load_checkpoint(checkpoint), {"evaluation.error": error}), other)
-    for detector in map(load_detector, (graph, other)):
+    for detector in map(load, (graph, other)):
         maps, scores, _ = detector.run(images, np.full(len(images), -1))
         assert alike(maps, outcome.scores.maps) and np.allclose(scores, outcome.scores.image, rtol=2e-3)
         assert detector.thresholds == pytest.approx(outcome.trained.thresholds)
@@ -212,7 +212,7 @@ def test_a_damaged_graph_is_refused(exported, tmp_path):
         assert damaged != content
         path.write_bytes(damaged)
         with pytest.raises(DumenetError, match="model.onnx is not a whole graph of `dumenet export`"):
-            load_detector(path)
+            load(path)
 
 
 def test_sentences_about_files(tmp_path, capsys, monkeypatch):
@@ -238,15 +238,15 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
 def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported, tree, tmp_path, monkeypatch, runtime):
     monkeypatch.chdir(tmp_path)
     export = Mock(side_effect=lambda _, path: write_atomic(path, exported.read_bytes()))  # takes no seconds
-    monkeypatch.setattr("dumenet.predict.export", export)
+    monkeypatch.setattr("dumenet.detector.export", export)
     torchs, first, again = (
         predict(checkpoint, tree / "felt" / "test", tmp_path / "out", runtime=name)
         for name in ("torch", runtime, runtime)
     )
     export.assert_called_once()
     for found, expected in zip([*first, *again], [*torchs, *torchs], strict=True):
-        assert all(found[key] == expected[key] for key in ("image", "verdict", "category"))
-        assert float(found["score"]) == pytest.approx(float(expected["score"]), rel=1e-3)
+        assert (found.name, found.verdict, found.category) == (expected.name, expected.verdict, expected.category)
+        assert found.score == pytest.approx(expected.score, rel=1e-3)
 
 
 @pytest.mark.parametrize("together", [1, 3])
@@ -261,13 +261,14 @@ def test_an_unreadable_image_stands_in_its_place(tmp_path, monkeypatch, together
         sizes.append(len(images))
         return images[..., 0].astype(np.float32), images[:, 0, 0, 0].astype(float), category
 
-    detector = Detector(make_config(features__image_size=32), {"all": 100.0}, [], brightness, together)
-    monkeypatch.setattr("dumenet.predict.load_detector", lambda *a: detector)
+    detector = Detector(features__image_size=32)
+    detector.thresholds, detector.compute, detector.batch = {"all": 100.0}, brightness, together
+    monkeypatch.setattr("dumenet.predict.load", lambda *a: detector)
     rows = predict(tmp_path / "none.pt", tmp_path / "images", tmp_path / "out")
-    assert [r["image"] for r in rows] == [f"{i}.png" for i in range(5)]
-    assert [r["score"] for r in rows] == ["0", "40", "", "120", "160"] and sum(sizes) == 4
-    assert [r["verdict"] for r in rows] == ["normal", "normal", "unreadable", "anomalous", "anomalous"]
-    assert "2.png is empty, cut short" in rows[2]["problem"]
+    assert [r.name for r in rows] == [f"{i}.png" for i in range(5)]
+    assert [r.score for r in rows if not r.problem] == [0, 40, 120, 160] and sum(sizes) == 4
+    assert [r.verdict for r in rows] == ["normal", "normal", "unreadable", "anomalous", "anomalous"]
+    assert "2.png is empty, cut short" in rows[2].problem
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"{i}.png.heatmap.png" for i in (0, 1, 3, 4)]
 
 
@@ -276,10 +277,9 @@ def test_a_heatmap_stands_beside_its_image_and_the_threshold_in_the_middle_of_it
     maps = np.zeros((1, 112, 112))
     maps[:, :, 56:] = 2.0
     write(tmp_path / name, image)
-    detector = Detector(
-        make_config(features__image_size=112), {"all": 2.0}, [], lambda _, k: (maps, np.array([2.0]), k)
-    )
-    monkeypatch.setattr("dumenet.predict.load_detector", lambda *a: detector)
+    detector = Detector(features__image_size=112)
+    detector.thresholds, detector.compute = {"all": 2.0}, lambda _, k: (maps, np.array([2.0]), k)
+    monkeypatch.setattr("dumenet.predict.load", lambda *a: detector)
     predict(tmp_path / "none.pt", tmp_path, tmp_path / "out")
     page = np.asarray(Image.open(tmp_path / "out" / f"{name}.heatmap.png"))
     side = (page.shape[1] - 3 * GAP) // 2
@@ -314,4 +314,4 @@ def test_what_an_engine_cannot_run_says_so(runtime):
 def test_a_graph_of_features_is_no_detector(tmp_path):
     engine.export(Pixels(), example(8), ("features",), {"key": "x"}, tmp_path / "f.onnx")
     with pytest.raises(DumenetError, match="holds features and no detector"):
-        load_detector(tmp_path / "f.onnx")
+        load(tmp_path / "f.onnx")

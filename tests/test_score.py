@@ -11,7 +11,7 @@ from dumenet.config import EvalConfig
 from dumenet.errors import DumenetError
 from dumenet.metrics import POOLINGS, image_score, pool
 from dumenet.models import fit_spread
-from dumenet.score import calibrate, evaluated, lengths, score, thresholds, upsample, verdicts
+from dumenet.score import calibrate, evaluated, lengths, score, thresholds, upsample
 from dumenet.train import train
 
 STAGES = (3, 5)
@@ -154,13 +154,3 @@ def test_thresholds_follow_error_pooling_and_quantile(trained):
         assert evaluated(made, change).thresholds["all"] != made.thresholds["all"]
     alone = Normal(["a"], [False], {"norm max": [1.0]})
     assert thresholds(alone, EvalConfig(error="norm")) == {}  # a single image says nothing of others
-
-
-def test_verdicts_use_the_categorys_threshold(trained):
-    made = trained()
-    made.thresholds = {"a": 1.0, "b": 2.0, "all": 1.5}
-    assert verdicts(made, [0.9, 1.2, 1.6], "a") == ["normal", "anomalous", "anomalous"]
-    assert verdicts(made, [1.6, 2.0, 2.1], "b") == ["normal", "normal", "anomalous"]
-    assert verdicts(made, [1.4, 1.6]) == ["normal", "anomalous"]
-    made.thresholds = {}
-    assert verdicts(made, [1.0]) == ["no threshold"]

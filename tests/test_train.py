@@ -126,7 +126,7 @@ def test_a_run_of_a_few_steps_is_no_error(go, make_features, schedule):
 
 def test_refuses_a_loss_that_is_not_finite(go, make_features):
     features = make_features()
-    features.store[3] = float("inf")
+    features.rows[3] = float("inf")
     with pytest.raises(DumenetError, match="The loss is not a number in epoch 1: lower train.lr"):
         go(features=features, model__target="raw")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dumenet.data.images import FORMATS, IMAGE_SUFFIXES, content_key, mask_array, open_image
+from dumenet.data.images import FORMATS, content_key, is_image, mask_array, open_image
 from dumenet.data.samples import Dataset, Sample
 from dumenet.errors import DumenetError, refused, shown, unknown
 
@@ -132,7 +132,7 @@ def _index_problems(images: Path, index_folder: Path) -> list[str]:
 def _layout_problems(folder: Path) -> Iterator[str]:
     """What lies at the wrong place in one category, or is missing there."""
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.exists() and not _has_image_suffix(path):
+        if path.is_symlink() and not path.exists() and not is_image(path):
             yield f"{path}: link to nothing"
     for path in _subfolders(folder):
         if path.name not in SPLITS:
@@ -155,7 +155,7 @@ def _image_problems(folder: Path) -> Iterator[str]:
     for kind in [k for split in ("train", "validation", "test") for k in _subfolders(folder / split)]:
         yield from (f"{p}: stray folder; images lie directly in {kind.name}" for p in _subfolders(kind))
         for file in sorted(p for p in kind.iterdir() if p.is_file() and not p.name.startswith(".")):
-            if not _has_image_suffix(file) and _is_picture(file):
+            if not is_image(file) and _is_picture(file):
                 yield f"{file}: not read; save it as PNG, JPEG, BMP or TIFF, named so"
         for file in _image_files(kind):
             image = yield from _decoded(file)
@@ -266,7 +266,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _image_files(folder: Path) -> list[Path]:
     """Image files directly in a folder, sorted; among them links to nothing, so that each is reported."""
-    return [p for p in _entries(folder) if _has_image_suffix(p) and (p.is_file() or not p.exists())]
+    return [p for p in _entries(folder) if is_image(p) and (p.is_file() or not p.exists())]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -280,10 +280,6 @@ def _entries(folder: Path) -> list[Path]:
         if _is_unprintable(path.name):
             raise DumenetError(f"The name of {ascii(str(path))} holds a control character or is not UTF-8: rename it.")
     return found
-
-
-def _has_image_suffix(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_unprintable(name: str) -> bool:

@@ -11,7 +11,10 @@ from PIL import Image, ImageOps
 from dumenet.data.samples import Sample
 from dumenet.errors import DumenetError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+OUTPUTS = {  # what `dumenet predict` writes beside an image -> end of the file's name; no image to read
+    "heatmap": ".heatmap.png", "map": ".map.tiff", "mask": ".mask.png", "overlay": ".overlay.png",
+}  # fmt: skip
 # What a file may hold, whatever its name says. No others: for some of them Pillow would start a program (Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of some phones, which Pillow opens as one
@@ -83,10 +86,15 @@ def photograph(sample: Sample) -> np.ndarray:
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images below a folder, and other files that it holds."""
+    """Images below a folder, and other files that it holds, without hidden ones and our own `OUTPUTS`."""
+    ends = tuple(OUTPUTS.values())
     files = sorted(p for p in folder.rglob("*") if not p.is_dir() and not p.name.startswith("."))
-    usable = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.endswith(".heatmap.png")]
-    return usable, [p for p in files if p not in usable]
+    return [p for p in files if is_image(p)], [p for p in files if not is_image(p) and not p.name.endswith(ends)]
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image which every reader here reads."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith(tuple(OUTPUTS.values()))
 
 
 def mask_array(image: Image.Image) -> np.ndarray:
