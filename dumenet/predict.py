@@ -94,7 +94,7 @@ def list_images(images: Path) -> list[Path]:
     others = [p for p in others if p.name not in ("scores.csv", "scores.json")]
     if others:
         names = ", ".join(p.name for p in others[:3]) + (", ..." if len(others) > 3 else "")
-        print(f"{len(others)} files in {images} are not read as images: {names}", file=sys.stderr)
+        print(f"Not read as images in {images}: {len(others)} ({names}).", file=sys.stderr)
     if not files:
         raise DumenetError(f"No images in {images}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
     return files

@@ -5,14 +5,17 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dumenet import detector
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import main
+from dumenet.data import read_folder
 
 
 @pytest.fixture
@@ -165,6 +168,30 @@ def test_predict_a_folder_with_a_broken_image(tree, checkpoint, capsys):
         else:
             assert row["verdict"] == ("anomalous" if float(row["score"]) > float(row["threshold"]) else "normal")
             assert not row["problem"] and Image.open(heatmap).size[0] > 400
+
+
+def test_predict_writes_maps_masks_and_overlays_which_no_reader_takes_for_images(tree, checkpoint, capsys):
+    photos = tree / "bolt" / "test"
+    wide = photos / "hole" / "wide.webp"
+    Image.open(photos / "hole" / "011.png").resize((100, 70)).save(wide, lossless=True)
+    options = ["--save", "map", "mask", "overlay", "--threshold", "0.001", "--format", "json"]
+    assert main(["predict", str(checkpoint), str(photos), "--out", str(photos), *options]) == 0
+    rows = json.loads((photos / "scores.json").read_text())
+    assert len(rows) == 7 and all(r["verdict"] == "anomalous" and r["threshold"] == 0.001 for r in rows)
+    row = next(r for r in rows if r["image"] == "hole/wide.webp")
+    anomaly_map, mask, overlay = (
+        np.asarray(Image.open(f"{wide}{end}")) for end in (".map.tiff", ".mask.png", ".overlay.png")
+    )
+    assert anomaly_map.shape == mask.shape == (70, 100) and overlay.shape == (70, 100, 3)
+    assert anomaly_map.max() >= row["score"] > 0 and mask.all()
+    (photos / "notes.txt").write_text("no image")
+    capsys.readouterr()
+    assert main(["predict", str(checkpoint), str(photos), "--out", "again"]) == 0
+    captured = capsys.readouterr()
+    assert (
+        "Not read as images in" in captured.err and "1 (notes.txt)" in captured.err
+    )  # what we wrote ourselves is not even named
+    assert len(scores(Path("again"))) == 7 == len(read_folder(tree, "bolt").test)
 
 
 def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint, capsys):
