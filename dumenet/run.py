@@ -28,7 +28,7 @@ from dumenet import parallel
 from dumenet.checkpoint import Trained, load_backbone, load_checkpoint, pick_device
 from dumenet.config import Config, DataConfig, EvalConfig, counted, to_dict
 from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
-from dumenet.errors import DumenetError, refused, shown
+from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.features import Features
 from dumenet.methods import METHODS, NETWORKS, Method
 from dumenet.methods.network import Network, NetworkSettings
@@ -257,7 +257,8 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     """Evaluate a checkpoint on its own data set, or on what `overrides` ("data.source": ...) name.
 
     Raises:
-        DumenetError: an override of something that the checkpoint fixes, or no test images.
+        DumenetError: an override of something that the checkpoint fixes, no test images, or a category that was not
+            trained.
     """
     trained = load_checkpoint(path)
     fixed = [k for k in overrides if not k.startswith(("data.", "evaluation."))]
@@ -268,6 +269,10 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     if not job.dataset.test:
         name = job.dataset.name
         raise DumenetError(f"{name} has no test images: put some into <category>/test/good and test/<defect>.")
+    known, given = trained.spread.categories if trained.spread else (), job.dataset.categories
+    strange = [name for name in given if name not in known]
+    if strange and known and len(known) + len(given) > 2:  # one part may lie in a folder of another name
+        raise unknown("category of this checkpoint", strange[0], known)
     method = Network(replace(job.settings, cache=folders.cache, progress=True))
     method.trained, method.backbone = trained, load_backbone(trained)
     return _measured(job, method, folders, Path(path), {}, [])

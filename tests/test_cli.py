@@ -146,6 +146,15 @@ def test_evaluate_again(home, tree, checkpoint, capsys):
     assert set(mean["metrics"]["per_category"]) == {"felt"} and mean["config"]["evaluation"]["pooling"] == "mean"
 
 
+def test_a_category_that_was_not_trained_is_not_evaluated(home, tree, tiny_yaml, capsys):
+    assert main(["train", "--config", str(tiny_yaml), "--data", str(tree), "--category", "bolt"]) == 0
+    checkpoint = str(next(home.glob("build/runs/*/checkpoint.pt")))
+    assert main(["evaluate", checkpoint, "--category", "bolt", "felt"]) == 2
+    assert "Unknown category of this checkpoint 'felt': did you mean 'bolt'? Known: bolt" in capsys.readouterr().err
+    (tree / "bolt").rename(tree / "screw")  # the same part in a folder of another name
+    assert main(["evaluate", checkpoint, "--category", "screw"]) == 0
+
+
 def test_predict_a_folder_with_a_broken_image(tree, checkpoint, capsys):
     """Twice into the folder of images itself: a heatmap is no image."""
     photos = tree / "bolt" / "test"
