@@ -464,7 +464,7 @@ def test_poor_data_trains_to_sound_numbers(case, home, tree, capfd):
     assert all(value is None or 0 <= value <= 1 for value in values) and np.isfinite(record["history"]["loss"]).all()
     shutil.copy(next(home.glob("build/runs/*/checkpoint.pt")), "checkpoint.pt")
     assert main(["predict", "checkpoint.pt", "photos/felt/test/good", "--out", "out"]) == 0
-    verdicts = {row.split(",")[3] for row in Path("out/scores.csv").read_text().splitlines()[1:]}
+    verdicts = {row.split(",")[4] for row in Path("out/scores.csv").read_text().splitlines()[1:]}
     assert (verdicts == {"no threshold"}) == (case == "one image")  # none could be held out
     error = capfd.readouterr().err
     assert "Traceback" not in error and "Warning" not in error

@@ -235,7 +235,7 @@ def test_states_caches_and_checkpoints_may_be_deleted(home, monkeypatch, capfd):
     clean = lambda *_: shutil.rmtree("build", ignore_errors=True)  # noqa: E731
     monkeypatch.setattr(network, "train", lambda *a: train(*a[:4], clean, *a[5:]))
     assert do(TRAIN) == 2 and "cache was damaged while it was read" in capfd.readouterr().err
-    monkeypatch.undo()
+    monkeypatch.setattr(network, "train", train)
     assert do(TRAIN) == 0 and left(home) == expected
 
 
