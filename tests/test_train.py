@@ -10,6 +10,7 @@ from dumenet import checkpoint
 from dumenet.checkpoint import load_checkpoint, pick_device, save_checkpoint
 from dumenet.config import config_from_dict
 from dumenet.errors import DumenetError
+from dumenet.features import Features
 from dumenet.score import calibrate
 from dumenet.train import make_schedule, pick_precision, split_holdout, train
 
@@ -74,10 +75,9 @@ def test_a_standardised_target_takes_the_training_sets_statistics(go, make_featu
 
 
 def test_every_image_is_seen_once_an_epoch(go, make_features, monkeypatch):
-    features, seen = make_features(10), []
-    real = type(features).batch
-    monkeypatch.setattr(type(features), "batch", lambda self, i: (seen.append(np.asarray(i)), real(self, i))[1])
-    go(features=features, model__target="raw", train__epochs=2)
+    seen, real = [], Features.batch
+    monkeypatch.setattr(Features, "batch", lambda self, i: (seen.append(np.asarray(i)), real(self, i))[1])
+    go(features=make_features(10), model__target="raw", train__epochs=2)
     orders = np.concatenate(seen).reshape(2, 10)
     assert (np.sort(orders) == np.arange(10)).all() and (orders[0] != orders[1]).any()
     assert [len(i) for i in seen] == [4, 4, 2] * 2
@@ -124,11 +124,10 @@ def test_a_run_of_a_few_steps_is_no_error(go, make_features, schedule):
         assert len(history["loss"]) == epochs and all(lr >= 0 for lr in history["lr"])
 
 
-def test_refuses_a_loss_that_is_not_finite(go, make_features):
-    features = make_features()
-    features.store[3] = float("inf")
+def test_refuses_a_loss_that_is_not_finite(go, monkeypatch):
+    monkeypatch.setattr(Features, "batch", lambda _, index: torch.full((len(index), 8, 4, 4), torch.inf))
     with pytest.raises(DumenetError, match="The loss is not a number in epoch 1: lower train.lr"):
-        go(features=features, model__target="raw")
+        go(model__target="raw")
 
 
 def test_refuses_an_unknown_device():

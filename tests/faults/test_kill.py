@@ -66,10 +66,6 @@ def content(home):
             state = torch.load(path, weights_only=True)
             weights = b"".join(tensor.numpy().tobytes() for tensor in state["model"].values())
             found[name] = hashlib.sha256(weights).hexdigest(), state["thresholds"]
-        elif path.name == "index.jsonl":
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = {line["key"]: line["crc"] for line in lines}
-            assert len(found[name]) == len(lines)  # no image is there twice
         elif name.startswith(("data/", "figures/", "out/", "photos/")):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
