@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -307,6 +308,17 @@ def test_what_is_written(home, tree):
     assert lines[0].split(",") == list(tables.Row._fields) and len(lines) == 1 + 2 * 3 * 3  # methods, parts, metrics
     text = paths[1].read_text()
     assert text.count("| PaDiM |") == 3 and "± " in text
+
+
+def test_a_table_without_a_defective_test_image_says_so_and_keeps_the_results(home, tree):
+    for category in ("bolt", "felt"):
+        for folder in ("test/hole", "ground_truth"):
+            shutil.rmtree(tree / category / folder)
+    made = jobs(home, tree, methods=("PaDiM",))
+    assert run_jobs(made, home, progress=False) == []
+    with pytest.raises(DumenetError, match="results are kept, but a table needs normal and defective test images"):
+        tables.write(made, home.home, home.home / "out")
+    assert made[0].finished() is not None
 
 
 def test_every_column_of_the_paper_is_there():

@@ -96,11 +96,20 @@ def _cell(row: Row | None) -> str:
 
 
 def write(jobs: Sequence[Job], home: Path, out: Path) -> list[Path]:
-    """CSV, Markdown and figure of the jobs that are finished, into `out`; returns the files."""
+    """CSV, Markdown and figure of the jobs that are finished, into `out`; returns the files.
+
+    Raises:
+        DumenetError: no test image of theirs is defective, or all are: nothing is defined that a table could show.
+    """
     records = [r for r in (job.finished(Folders(home)) for job in jobs) if r]
     if not records:
         return []
     made = rows(records, printed(home))
+    if not made:
+        raise DumenetError(
+            f"The results are kept, but a table needs normal and defective test images, and {jobs[0].dataset.name} has "
+            "one kind alone: add the other."
+        )
     name = f"table-{jobs[0].table}-{jobs[0].dataset.name}-{jobs[0].setting}"
     text = pd.DataFrame(made).to_csv(index=False, float_format="%.2f")
     files = {out / f"{name}.csv": text, out / f"{name}.md": markdown(made)}
