@@ -4,16 +4,17 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from dumenet.data.check import check_folder
 from dumenet.data.cifar import SPLITS, is_cifar10, parse_normals, read_cifar10, read_digits
 from dumenet.data.factory import make_factory
-from dumenet.data.folders import check_folder, read_folder, read_index, write_index
+from dumenet.data.folders import read_folder, write_index
 from dumenet.data.images import IMAGE_SUFFIXES, OUTPUTS, content_key, find_images, load_image, load_mask, photograph
 from dumenet.data.samples import Dataset, Sample, contaminate, hold_out_class
 from dumenet.errors import DumenetError, shown
 
 __all__ = ["IMAGE_SUFFIXES", "OUTPUTS", "SPLITS", "Dataset", "Sample", "contaminate", "fingerprint", "hold_out_class"]
 __all__ += ["check_folder", "content_key", "find_images", "load_image", "load_mask", "make_factory", "open_dataset"]
-__all__ += ["photograph", "read_cifar10", "read_digits", "read_folder", "read_index", "write_index"]
+__all__ += ["photograph", "read_cifar10", "read_digits", "read_folder", "write_index"]
 
 
 def open_dataset(

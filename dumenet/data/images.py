@@ -67,15 +67,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_image(sample: Sample, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 RGB, resized straight (no crop), bilinear.
-
-    Raises:
-        DumenetError: a file that cannot be read.
-    """
-    return np.asarray(to_rgb(_opened(sample)).resize((size, size), Image.Resampling.BILINEAR))
-
-
 def photograph(sample: Sample) -> np.ndarray:
     """(H, W, 3) uint8 RGB at the image's own shape.
 
@@ -83,6 +74,11 @@ def photograph(sample: Sample) -> np.ndarray:
         DumenetError: a file that cannot be read.
     """
     return np.asarray(to_rgb(_opened(sample)))
+
+
+def load_image(sample: Sample, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 RGB, resized straight (no crop), bilinear; raises as `photograph`."""
+    return np.asarray(to_rgb(_opened(sample)).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -138,14 +134,10 @@ def content_key(sample: Sample) -> str:
     """SHA-256 (hex) of the file's bytes, or of an array's shape and bytes."""
     if isinstance(sample.source, np.ndarray):
         return hashlib.sha256(str(sample.source.shape).encode() + sample.source.tobytes()).hexdigest()
-    digest = hashlib.sha256()
     try:
-        with open(sample.source, "rb") as file:
-            while block := file.read(1 << 20):  # a file may be larger than the memory
-                digest.update(block)
+        return hashlib.sha256(sample.source.read_bytes()).hexdigest()
     except OSError as error:
         raise DumenetError(f"Cannot read {sample.source} ({error.strerror}): restore it or remove it.") from None
-    return digest.hexdigest()
 
 
 def _opened(sample: Sample) -> Image.Image:
