@@ -45,6 +45,7 @@ class DataConfig(Settings):
 
     source: str = field(default="factory", metadata=PLACE)  # "factory", "digits", or a folder (MVTec layout, CIFAR-10)
     categories: Names = field(default=("all",), metadata=PLACE)  # MVTec layout: names, or "all"
+    normal_names: Names = field(default=(), metadata=PLACE)  # MVTec layout: more names for folders of normal images
     normals: str = field(default="01234", metadata=PLACE)  # ten-class protocols: the five classes that count as normal
     per_class_train: Count | None = None  # ten-class protocols: random training images a class; None: all
     per_class_test: Count | None = None  # ten-class protocols: random test images a class; None: all

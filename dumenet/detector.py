@@ -356,10 +356,10 @@ def _of_method(method: Method, images: np.ndarray, category: np.ndarray) -> tupl
 def _normal(images: Image | Sequence[Image], bgr: bool) -> list[Sample]:
     """The normal photographs that `Detector.fit` is given."""
     if isinstance(images, (str, Path)):
-        if any(Path(images).glob("*/train/good")):
+        if any(Path(images).glob("*/train")):
             return read_folder(images).train
-        if (Path(images) / "train" / "good").is_dir():
-            images = Path(images) / "train" / "good"
+        if (Path(images) / "train").is_dir():
+            return [replace(s, category="all") for s in read_folder(images).train]
         if not Path(images).is_dir():
             raise DumenetError(f"{images} is no folder: give the folder of the normal photographs, or a list of them.")
     return _samples(images, bgr)

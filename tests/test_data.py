@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
 import threading
@@ -15,7 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dumenet.cli import main
+from dumenet.config import make_config
 from dumenet.data import (
+    OUTPUTS,
     Sample,
     check_folder,
     content_key,
@@ -29,7 +33,10 @@ from dumenet.data import (
     write_index,
 )
 from dumenet.data.cifar import BATCHES, CLASSES
+from dumenet.data.images import mask_files
 from dumenet.errors import DumenetError
+from dumenet.run import measure, network_job
+from dumenet.score import Scores
 
 SHARED = Path(os.environ.get("DUMENET_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
@@ -129,6 +136,23 @@ def test_photographs_of_ones_own_need_neither_test_nor_masks(tmp_path):
     assert check_folder(tmp_path / "photos") == []
 
 
+@pytest.mark.parametrize("name", ["Good", "ok", "NORMAL", "intact"])
+def test_folders_of_normal_images_have_several_names(root, name):
+    for part in ("train", "test"):
+        (root / "nut" / part / "good").rename(root / "nut" / part / name)
+    more = ["--set", "data.normal_names=intact"] if name == "intact" else []
+    dataset = open_dataset(root, "nut", normal_names=["Intact"] if more else [])
+    assert len(dataset.train) == 3 and {s.defect for s in dataset.test} == {"good", "crack", "hole"}
+    assert main(["data", "check", str(root), *more]) == 0
+    if more:
+        (line,) = [p for p in check_folder(root) if "test/intact: " in p]
+        assert "no image has a mask, others have; if they are normal, name intact in data.normal_names" in line
+        with pytest.raises(DumenetError, match="has no mask.* if intact holds normal images, name it in data.normal"):
+            read_folder(root)
+        main(["data", "index", str(root), *more])
+        assert [s.defect for s in read_folder(root).test] == [s.defect for s in open_dataset(root, "all").test]
+
+
 @pytest.mark.parametrize("inner", ["", "mvtec_anomaly_detection"])
 def test_index_round_trip(root, tmp_path, inner):
     base = tmp_path / "indexed"
@@ -160,6 +184,77 @@ def test_fingerprint_changes_with_any_image(root):
     assert len(before) == 16 and before == fingerprint(read_folder(root))
     save(picture(99), root / "nut" / "test" / "good" / "000.png")
     assert fingerprint(read_folder(root)) != before
+
+
+def reshape(root, shape):
+    """The masks of nut in another layout: the folder, and what `load_mask` finds."""
+    truth = root / "nut" / "ground_truth"
+    for number, mask in enumerate(sorted(truth.glob("*/*.png"))):
+        image = root / "nut" / "test" / mask.parent.name / mask.name.replace("_mask", "")
+        image.rename(image.with_name(f"{number}_mask.png"))
+        pixels = np.asarray(Image.open(mask)).copy()
+        mask.unlink()
+        name = {"flat": f"{number}_mask_mask.png", "same name": f"{mask.parent.name}/{number}_mask.png"}
+        if shape == "folder for each image":  # MVTec LOCO; two parts of the defect
+            for part, columns in enumerate((slice(7), slice(7, None))):
+                half = np.zeros_like(pixels)
+                half[:, columns] = pixels[:, columns]
+                save(Image.fromarray(half), truth / mask.parent.name / f"{number}_mask" / f"{part:03d}.png")
+        else:
+            save(Image.fromarray(pixels), truth / name[shape])
+
+
+@pytest.mark.parametrize("shape", ["folder for each image", "flat", "same name"])
+def test_masks_in_other_layouts(root, shape):
+    before = [load_mask(s, 20).sum() for s in read_folder(root, "nut").test]
+    reshape(root, shape)
+    dataset = read_folder(root, "nut")
+    assert dataset.has_masks and [load_mask(s, 20).sum() for s in dataset.test] == before == [25, 25, 0, 0, 25, 25]
+    save(Image.new("L", (20, 16)), root / "nut/ground_truth/good/000.png")  # black: nothing is marked
+    assert check_folder(root) == []
+    write_index(dataset, root, root)
+    assert [s.mask for s in read_folder(root).test] == [s.mask for s in dataset.test]
+    config = make_config(data__source=str(root))
+    known = network_job(config).identity["masks"]
+    save(Image.new("L", (20, 16), 255), mask_files(dataset.test[-1].mask)[-1])
+    assert network_job(config).identity["masks"] != known
+
+
+def test_what_predict_writes_is_no_image(root):
+    for end in OUTPUTS.values():
+        save(picture(60), root / "nut" / "train" / "good" / f"000.png{end}")
+    assert len(read_folder(root, "nut").train) == 3 and check_folder(root) == []
+
+
+def test_doubtful_masks_are_reported(root):
+    truth = root / "nut" / "ground_truth"
+    save(picture(50), root / "nut/test/crack/000.bmp")
+    save(Image.new("L", (20, 16), 255), truth / "good" / "001_mask.png")
+    (truth / "hole" / "001_mask.png").unlink()
+    (truth / "hole" / "001.json").write_text("{}")
+    with pytest.raises(DumenetError, match="000.bmp and .*000.png have the same mask .*000_mask.png: rename one"):
+        read_folder(root)
+    expected = ("000_mask.png: the mask of .*000.bmp and of .*000.png", "001.json for one; a mask is an image")
+    expected += ("good/001_mask.png: marks a defect, but", "hole/001.png: image without mask")
+    problems = check_folder(root)
+    assert [sum(bool(re.search(part, p)) for p in problems) for part in expected] == [1, 1, 1, 1] and len(problems) == 4
+
+
+def test_a_category_without_masks_leaves_the_others_their_pixel_metrics(root):
+    shutil.rmtree(root / "cloth" / "ground_truth")
+    dataset = read_folder(root)
+    maps = np.random.default_rng(0).random((len(dataset.test), 20, 20))
+    metrics = measure(dataset, Scores(maps.max(axis=(1, 2)), maps), 20, bootstrap=0)
+    assert dataset.masked == {"nut"} and not dataset.has_masks
+    assert (
+        metrics["per_category"]["cloth"]["pro"] is None and metrics["per_category"]["cloth"]["image_auroc"] is not None
+    )
+    assert metrics["mean"]["count"]["pro"] == 1 and metrics["mean"]["count"]["image_auroc"] == 2
+    alone = read_folder(root, "nut")
+    part = maps[[s.category == "nut" for s in dataset.test]]
+    for name, value in measure(alone, Scores(part.max(axis=(1, 2)), part), 20, bootstrap=0)["mean"].items():
+        assert name == "count" or value == metrics["per_category"]["nut"][name]
+    assert metrics["pooled"]["pro"] == metrics["mean"]["pro"]
 
 
 FIRST, INDEX = "nut/train/good/000.png", "train.json"

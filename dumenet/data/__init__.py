@@ -25,6 +25,7 @@ def open_dataset(
     per_class_train: int | None = None,
     per_class_test: int | None = None,
     seed: int = 0,
+    normal_names: Iterable[str] = (),
 ) -> Dataset:
     """The data set that `source` names.
 
@@ -33,6 +34,7 @@ def open_dataset(
             in MVTec-AD's layout, or CIFAR-10.
         categories: for MVTec-AD's layout, one name, several, or "all"; ten classes have one, their split.
         normals, per_class_train, per_class_test, seed: for the ten-class protocols, see `read_cifar10`.
+        normal_names: for MVTec-AD's layout, see `read_folder`.
 
     Raises:
         DumenetError: no such data, or categories of ten classes.
@@ -40,7 +42,7 @@ def open_dataset(
     if source == "factory":
         return read_folder(make_factory(Path(home) / "factory"), categories)
     if source != "digits" and not is_cifar10(source):
-        return read_folder(source, categories)
+        return read_folder(source, categories, normal_names=normal_names)
     split = parse_normals(normals)
     for name in [categories] if isinstance(categories, str) else categories:
         if name not in ("all", normals, split, f"{{{split}}}"):

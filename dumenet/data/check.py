@@ -1,6 +1,6 @@
 """`dumenet data check`: what is wrong in a folder of MVTec-AD's layout, everything at once."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +10,31 @@ from dumenet.data.folders import (
     LAYOUT,
     categories_of,
     image_files,
+    is_normal,
     is_unprintable,
     locate,
+    mask_of,
     masks_of,
     read_index,
     subfolders,
 )
-from dumenet.data.images import FORMATS, content_key, is_image, mask_array, open_image
+from dumenet.data.images import FORMATS, content_key, find_images, is_image, mask_array, mask_files, open_image
 from dumenet.data.samples import Sample
 from dumenet.errors import DumenetError
 
 SPLITS = ("ground_truth", "test", "train", "validation")
 UNREADABLE = frozenset({".avif", ".dng", ".heic", ".heif", ".jp2"})  # photographs that Pillow alone cannot read
+Sizes = dict[Path, tuple[int, int]]  # of images that can be read: width and height
 
 
-def check_folder(root: str | Path) -> list[str]:
+def check_folder(root: str | Path, normal_names: Iterable[str] = ()) -> list[str]:
     """Every problem of a folder, one line each; an empty list where it is clean. Decodes every file.
 
     Beside what cannot be read at all it reports what can be, and is likely wrong: an image of one colour or of several
     frames, a mask that looks inverted, a test image that is trained on or has two labels.
+
+    Args:
+        root, normal_names: see `read_folder`.
 
     Raises:
         DumenetError: there is no such folder.
@@ -44,7 +50,11 @@ def check_folder(root: str | Path) -> list[str]:
     if not categories:
         problems.append(f"{root}: no category; expected {LAYOUT}")
     for folder in categories.values():
-        problems += [*_layout_problems(folder), *_image_problems(folder)]
+        normal = {p for split in ("train", "test") for p in subfolders(folder / split) if is_normal(p, normal_names)}
+        problems += _layout_problems(folder, normal)
+        sizes: Sizes = {}
+        problems += _image_problems(folder, normal, sizes)
+        problems += _truth_problems(folder, normal, sizes)
     return problems
 
 
@@ -59,8 +69,8 @@ def _index_problems(images: Path, index_folder: Path) -> list[str]:
     return [f"{f}: neither in train.json nor in test.json, so never read" for f in forgotten]
 
 
-def _layout_problems(folder: Path) -> Iterator[str]:
-    """What lies at the wrong place in one category, or is missing there."""
+def _layout_problems(folder: Path, normal: set[Path]) -> Iterator[str]:
+    """What lies at the wrong place in one category, or is missing there; `normal` folders hold normal images."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.exists() and not is_image(path):
             yield f"{path}: link to nothing"
@@ -68,52 +78,93 @@ def _layout_problems(folder: Path) -> Iterator[str]:
         if path.name not in SPLITS:
             yield f"{path}: stray folder; expected train, test or ground_truth"
     for path in subfolders(folder / "train"):
-        if path.name != "good":
-            yield f"{path}: stray folder; train holds good only"
+        if path not in normal:
+            yield f"{path}: stray folder; train holds good only (or ok, normal, or a name in data.normal_names)"
     for path in image_files(folder / "train"):
         yield f"{path}: stray image; belongs in train/good"
-    good = len(image_files(folder / "train" / "good"))
+    good = sum(len(image_files(path)) for path in normal if path.parent.name == "train")
     if good < 2:
         few = "one image; no other is left for the verdict's threshold" if good else "empty category; no images"
         yield f"{folder}: {few} in train/good"
+    if subfolders(folder / "test") and not any(path.parent.name == "test" for path in normal):
+        yield f"{folder / 'test'}: no normal images; expected good (or ok, normal, or a name in data.normal_names)"
 
 
-def _image_problems(folder: Path) -> Iterator[str]:
-    """What is wrong with the images and masks of one category."""
-    masks, used = masks_of(folder), set()
+def _image_problems(folder: Path, normal: set[Path], sizes: Sizes) -> Iterator[str]:
+    """What is wrong with the images of one category; fills `sizes`."""
     first_file: dict[str, Path] = {}  # of each content
     for kind in [k for split in ("train", "validation", "test") for k in subfolders(folder / split)]:
         yield from (f"{p}: stray folder; images lie directly in {kind.name}" for p in subfolders(kind))
-        for file in sorted(p for p in kind.iterdir() if p.is_file() and not p.name.startswith(".")):
-            if not is_image(file) and _is_picture(file):
+        for file in find_images(kind)[1]:
+            if file.is_file() and _is_picture(file):
                 yield f"{file}: not read; save it as PNG, JPEG, BMP or TIFF, named so"
         for file in image_files(kind):
             image = yield from _decoded(file)
-            if image is not None:
-                key = content_key(Sample(file.name, folder.name, kind.name, file))
-                yield from _doubts(file, image, first_file.setdefault(key, file))
-            if kind.parent.name != "test" or kind.name == "good" or not masks:
+            if image is None:
                 continue
-            mask = masks.get((kind.name, file.stem))
-            if mask is None:
-                yield f"{file}: image without mask"
-            else:
-                used.add(mask)
-                yield from _mask_problems(mask, image)
-    yield from (f"{m}: mask without image" for m in sorted(set(masks.values()) - used))
+            sizes[file] = image.size
+            yield from _doubts(file, image)
+            twin = first_file.setdefault(content_key(Sample(file.name, folder.name, kind.name, file)), file)
+            split, other = kind.parent.name, twin.parent.parent.name
+            if split == "test" and other == "train":
+                yield f"{file}: the same image as {twin}, which is trained on"
+            elif split == other == "test" and (kind in normal) != (twin.parent in normal):
+                yield f"{file}: the same image as {twin}, which has another label"
 
 
-def _mask_problems(file: Path, image: Image.Image | None) -> Iterator[str]:
-    mask = yield from _decoded(file)
-    if mask is None:
-        return
-    marked = mask_array(mask)  # (H, W)
-    if image is not None and image.size != mask.size:
-        yield f"{file}: mask is {mask.width} x {mask.height}, its image {image.width} x {image.height}"
-    elif not marked.any():
-        yield f"{file}: empty mask"
+def _truth_problems(folder: Path, normal: set[Path], sizes: Sizes) -> Iterator[str]:
+    """What is wrong with the masks of one category."""
+    truth, masks = folder / "ground_truth", masks_of(folder)
+    owners: dict[Path, list[Path]] = {mask: [] for mask in masks.values()}  # the images of each mask
+    lacking = []
+    for kind in subfolders(folder / "test"):
+        bare = [file for file in image_files(kind) if mask_of(file, masks) is None]
+        for file in image_files(kind):
+            if file not in bare:
+                owners[mask_of(file, masks)].append(file)
+        if kind in normal or not bare:
+            continue
+        lacking += bare
+        if masks and len(bare) == len(image_files(kind)):
+            yield f"{kind}: no image has a mask, others have; if they are normal, name {kind.name} in data.normal_names"
+        elif masks:
+            yield from (f"{file}: image without mask" for file in bare)
+    found, others = find_images(truth)
+    if lacking and others:
+        yield (
+            f"{truth}: {len(others)} files are not read, {others[0].name} for one; a mask is an image, "
+            "ground_truth/<defect>/<image>_mask.png"
+        )
+    known = {file for mask in masks.values() for file in mask_files(mask)}
+    yield from (f"{file}: mask without image" for file in found if file not in known)
+    for mask, files in owners.items():
+        defective = [file for file in files if file.parent not in normal]
+        if not files:
+            yield f"{mask}: mask without image"
+        elif len(defective) > 1:
+            yield f"{mask}: the mask of {defective[0]} and of {defective[1]}; rename one, and give it its own"
+        else:
+            yield from _mask_problems(mask, sizes.get((defective or files)[0]), bool(defective))
+
+
+def _mask_problems(mask: Path, size: tuple[int, int] | None, defective: bool) -> Iterator[str]:
+    """What is wrong with the mask of an image of this size, None if that cannot be read."""
+    marked = np.zeros(1, bool)  # becomes (H, W)
+    for file in mask_files(mask):
+        image = yield from _decoded(file)
+        if image is None:
+            return
+        size = size or image.size
+        if image.size != size:
+            yield f"{file}: mask is {image.width} x {image.height}, its image {size[0]} x {size[1]}"
+            return
+        marked = marked | mask_array(image)
+    if defective and not marked.any():
+        yield f"{mask}: empty mask"
+    elif marked.any() and not defective:
+        yield f"{mask}: marks a defect, but its image lies among the normal ones"
     elif marked.mean() > 0.5 and marked[[0, 0, -1, -1], [0, -1, 0, -1]].all():
-        yield f"{file}: mask marks {marked.mean():.0%}, all corners too; black and white exchanged?"
+        yield f"{mask}: mask marks {marked.mean():.0%}, all corners too; black and white exchanged?"
 
 
 def _decoded(file: Path) -> Generator[str, None, Image.Image | None]:
@@ -124,8 +175,8 @@ def _decoded(file: Path) -> Generator[str, None, Image.Image | None]:
         yield f"{file}: unreadable; {error}"
 
 
-def _doubts(file: Path, image: Image.Image, twin: Path) -> Iterator[str]:
-    """What may be wrong with an image that can be read; `twin` is the first file with the same bytes."""
+def _doubts(file: Path, image: Image.Image) -> Iterator[str]:
+    """What may be wrong with an image that can be read."""
     with Image.open(file, formats=FORMATS) as opened:
         frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1  # a phone's: one photograph, twice
     if frames > 1:
@@ -133,11 +184,6 @@ def _doubts(file: Path, image: Image.Image, twin: Path) -> Iterator[str]:
     pixels = np.asarray(image)
     if (pixels == pixels[0, 0]).all():
         yield f"{file}: every pixel has the same colour"
-    (split, kind), (other_split, other_kind) = file.parts[-3:-1], twin.parts[-3:-1]
-    if split == "test" and other_split == "train":
-        yield f"{file}: the same image as {twin}, which is trained on"
-    elif split == other_split == "test" and (kind == "good") != (other_kind == "good"):
-        yield f"{file}: the same image as {twin}, which has another label"
 
 
 def _is_picture(file: Path) -> bool:

@@ -60,7 +60,7 @@ def read_cifar10(
             for i in sorted(rng.permutation(len(found))[:limit]):
                 file = f"{part}/{name}/{found[i][0]}"
                 samples[part].append(_sample(file, digits, str(k), name, _decode(found[i][1], file)))
-    return Dataset("cifar10", **samples, has_masks=False)
+    return Dataset("cifar10", **samples)
 
 
 def read_digits(
@@ -83,7 +83,7 @@ def read_digits(
             if part == "test" or digit in digits:
                 chosen = sorted(halves[part][:limit])
                 samples[part] += [_sample(f"{part}/{digit}/{i:04d}", digits, digit, digit, images[i]) for i in chosen]
-    return Dataset("digits", **samples, has_masks=False)
+    return Dataset("digits", **samples)
 
 
 def parse_normals(normals: str) -> str:

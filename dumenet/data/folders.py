@@ -12,9 +12,15 @@ from dumenet.errors import DumenetError, refused, shown, unknown
 
 IMAGES = "mvtec_anomaly_detection"  # the archive's own top folder; an index lies beside it
 LAYOUT = "<category>/train/good, <category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>"
+NORMAL = ("good", "ok", "normal")  # names of folders of normal images, in capitals too
 
 
-def read_folder(root: str | Path, categories: str | Iterable[str] = "all", use_index: bool = True) -> Dataset:
+def read_folder(
+    root: str | Path,
+    categories: str | Iterable[str] = "all",
+    use_index: bool = True,
+    normal_names: Iterable[str] = (),
+) -> Dataset:
     """Data set of a folder in MVTec-AD's layout: <category>/{train/good,test/<defect>,ground_truth/<defect>}.
 
     Args:
@@ -24,13 +30,15 @@ def read_folder(root: str | Path, categories: str | Iterable[str] = "all", use_i
         use_index: where `train.json` lies in the root, read it (and `test.json`) instead of the folders. A line holds
             filename, label (0 or 1), label_name, clsname and, for defects, maskname, as UniAD and DuMeNet use them;
             where label_name says only "defective", the folder's name is the defect kind.
+        normal_names: folders of normal images beside `NORMAL`.
 
-    A mask is named NNN_mask or NNN, with any image suffix. `has_masks` is False where some category has no
-    ground truth; `test` is empty where there are only normal photographs to train on.
+    The mask of NNN.png is named NNN or NNN_mask, with any image suffix, or it is a folder NNN of masks (MVTec LOCO);
+    it lies in ground_truth/<defect> or in ground_truth itself. `test` is empty where there are only normal photographs
+    to train on.
 
     Raises:
-        DumenetError: no such folder or category, no images, a line of the index that cannot be used, or a defect
-            without a mask beside others that have one.
+        DumenetError: no such folder or category, no images, a line of the index that cannot be used, a defect without
+            a mask beside others of its category that have one, or two with the same mask.
     """
     images, index_folder = locate(Path(root))
     index = index_folder / "train.json"
@@ -46,28 +54,58 @@ def read_folder(root: str | Path, categories: str | Iterable[str] = "all", use_i
         folders = {name: folder for name, folder in categories_of(images).items() if _is_category(folder)}
         if not folders:
             raise DumenetError(f"{root} holds no category: expected {LAYOUT}.")
-        found = [_read_category(name, folders[name], images) for name in _choose(folders, categories)]
+        chosen = _choose(folders, categories)
+        found = [_read_category(name, folders[name], images, normal_names) for name in chosen]
         train, test = (sum(parts, []) for parts in zip(*found))
-    name, masks = images.absolute().name, [s.mask for s in test if s.label]
-    return Dataset("mvtec" if name == IMAGES else name, train, test, bool(masks) and None not in masks)
+    name = images.absolute().name
+    return Dataset("mvtec" if name == IMAGES else name, train, test)
 
 
-def _read_category(category: str, folder: Path, images: Path) -> tuple[list[Sample], list[Sample]]:
+def _read_category(
+    category: str, folder: Path, images: Path, normal_names: Iterable[str]
+) -> tuple[list[Sample], list[Sample]]:
     """Training and test samples of one category's folder."""
-    masks, train, test = masks_of(folder), [], []
-    for kind in (folder / "train" / "good", *subfolders(folder / "test")):
-        for file in image_files(kind):
-            mask = masks.get((kind.name, file.stem)) if kind.name != "good" else None
-            if masks and mask is None and kind.name != "good":
+    masks, marked = masks_of(folder), {}  # marked: the image of each mask
+    samples: dict[str, list[Sample]] = {"train": [], "test": []}
+    for kind in (*subfolders(folder / "train"), *subfolders(folder / "test")):
+        split, normal = kind.parent.name, is_normal(kind, normal_names)
+        for file in image_files(kind) if normal or split == "test" else ():
+            mask = None if normal else mask_of(file, masks)
+            if masks and not (mask or normal):
                 raise DumenetError(
-                    f"{file} has no mask: add ground_truth/{kind.name}/{file.stem}_mask.png, "
-                    "or remove ground_truth to do without masks."
+                    f"{file} has no mask: add ground_truth/{kind.name}/{file.stem}_mask.png, remove ground_truth to do "
+                    f"without masks, or, if {kind.name} holds normal images, name it in data.normal_names."
                 )
-            part = train if kind.parent.name == "train" else test
-            part.append(Sample(file.relative_to(images).as_posix(), category, kind.name, file, mask))
-    if not train + test:
+            if mask and marked.setdefault(mask, file) != file:
+                raise DumenetError(
+                    f"{marked[mask]} and {file} have the same mask {mask}: rename one, and give it its own."
+                )
+            name = file.relative_to(images).as_posix()
+            samples[split].append(Sample(name, category, "good" if normal else kind.name, file, mask))
+    if not samples["train"] + samples["test"]:
         raise DumenetError(f"Category {folder} holds no images: expected {LAYOUT}.")
-    return train, test
+    return samples["train"], samples["test"]
+
+
+def is_normal(folder: Path, normal_names: Iterable[str]) -> bool:
+    """Whether a folder holds normal images, by its name."""
+    return folder.name.lower() in {*NORMAL, *(name.lower() for name in normal_names)}
+
+
+def masks_of(category: Path) -> dict[tuple[str, str], Path]:
+    """Masks, files or folders of files, by their folder in ground_truth ("": none) and their name without suffix."""
+    truth = category / "ground_truth"
+    found = {("", file.stem): file for file in image_files(truth)}
+    for kind in subfolders(truth):
+        found |= {(kind.name, folder.name): folder for folder in subfolders(kind) if image_files(folder)}
+        found |= {(kind.name, file.stem): file for file in image_files(kind)}
+    return found
+
+
+def mask_of(image: Path, masks: dict[tuple[str, str], Path]) -> Path | None:
+    """The mask among `masks_of` that is named after an image."""
+    keys = [(kind, image.stem + end) for kind in (image.parent.name, "") for end in ("", "_mask")]
+    return next((masks[key] for key in keys if key in masks), None)
 
 
 def write_index(dataset: Dataset, root: str | Path, out_dir: str | Path) -> None:
@@ -146,12 +184,6 @@ def is_unprintable(name: str) -> bool:
     return any(unicodedata.category(c) in ("Cc", "Cs") for c in name)  # Cs: a byte that is not UTF-8
 
 
-def masks_of(category: Path) -> dict[tuple[str, str], Path]:
-    """Mask file of each (defect, image stem)."""
-    kinds = subfolders(category / "ground_truth")
-    return {(kind.name, file.stem.removesuffix("_mask")): file for kind in kinds for file in image_files(kind)}
-
-
 def read_index(folder: Path, images: Path) -> tuple[list[Sample], list[Sample], list[str]]:
     """Training samples and test samples of an index, and a sentence for each line that cannot be used."""
     train, test, problems = [], [], []
@@ -194,7 +226,7 @@ def _from_line(line: str, images: Path, where: str) -> Sample:
             raise DumenetError(f"{where} names {ascii(str(file))}, which is not UTF-8 or not printable: rename it.")
         if file.is_absolute() or ".." in file.parts:
             raise DumenetError(f"{where} names {file}: give file names below {images} only.")
-        if not (images / file).is_file():
+        if not (images / file).is_file() and not (file == mask and (images / file).is_dir()):
             raise DumenetError(f"{where} names {images / file}, which is not there: restore it or delete the line.")
     if not label:
         kind = "good"

@@ -93,6 +93,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith(tuple(OUTPUTS.values()))
 
 
+def mask_files(mask: Path) -> list[Path]:
+    """The files of a sample's mask, whose union marks the defect: one, or those of a folder."""
+    return find_images(mask)[0] if mask.is_dir() else [mask]
+
+
 def mask_array(image: Image.Image) -> np.ndarray:
     """(H, W) bool of an opened mask: whatever is not black and not transparent is defect.
 
@@ -118,13 +123,16 @@ def load_mask(sample: Sample, size: int) -> np.ndarray:
         return np.zeros((size, size), dtype=bool)
     if sample.mask is None:
         raise DumenetError(f"{sample.name} has no mask: add one to ground_truth, or ask for image metrics only.")
-    mask = mask_array(open_image(Path(sample.mask)))
     width, height = _opened(sample).size
-    if mask.shape != (height, width):
-        raise DumenetError(
-            f"Mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.name} "
-            f"is {width} x {height}: export the mask at the image's size."
-        )
+    mask = np.zeros((height, width), dtype=bool)
+    for file in mask_files(sample.mask):
+        marked = mask_array(open_image(file))
+        if marked.shape != mask.shape:
+            raise DumenetError(
+                f"Mask {file} is {marked.shape[1]} x {marked.shape[0]} pixels, but its image {sample.name} "
+                f"is {width} x {height}: export the mask at the image's size."
+            )
+        mask |= marked
     if not mask.any():
         raise DumenetError(f"Mask {sample.mask} is empty, but its image {sample.name} shows a defect: mark it there.")
     return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
