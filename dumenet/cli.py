@@ -130,7 +130,8 @@ def _data_make(args: argparse.Namespace) -> None:
 def _data_check(args: argparse.Namespace) -> int:
     from dumenet.data import check_folder
 
-    problems = check_folder(args.root, _data_settings(args).normal_names)
+    settings = _data_settings(args)
+    problems = check_folder(args.root, settings.normal_names, settings.pixel_range)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problem(s) in {args.root}." if problems else f"{args.root} is clean.")
@@ -391,7 +392,7 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "--out": _path("data/factory", "folder to make (default: %(default)s)"), "--seed": {"type": int, "default": 0},
     }),
     "data check": ("list every problem of a folder at once", _data_check, {
-        "root": _path(), "--set": SET | {"help": "e.g. data.normal_names=intact"},
+        "root": _path(), "--set": SET | {"help": "data.*, e.g. data.pixel_range=[0,4095]"},
     }),
     "data index": ("write train.json and test.json (JSON lines) for a folder", _data_index, {
         "root": _path(), "--out": _path(text="folder for the two files (default: ROOT)"),

@@ -69,6 +69,7 @@ def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
     dataset = open_dataset(
         d.source, d.categories, d.normals, home=folders.home / "data",
         per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=d.seed, normal_names=d.normal_names,
+        pixel_range=d.pixel_range,
     )  # fmt: skip
     if d.validation_class is not None:
         dataset = hold_out_class(dataset, d.validation_class, seed=d.seed)

@@ -382,7 +382,6 @@ IMAGES = {  # what it is: (name, bytes, pixels, largest difference)
     "16-bit grey PNG": ("a.png", saved("PNG", RAMP), GREY, 0),
     "16-bit colour PNG": ("a.png", DEEP, NOISE, 0),
     "32-bit grey of 16-bit tones": ("a.tif", saved("TIFF", RAMP.astype(np.int32)), GREY, 0),
-    "float from 0 to 1": ("a.tif", saved("TIFF", (RED / 255).astype(np.float32)), GREY, 1),
     "CMYK TIFF": ("a.tif", saved("TIFF", CMYK), NOISE, 0),
     "CMYK JPEG": ("a.jpg", saved("JPEG", SMOOTH_CMYK, quality=98), SMOOTH, 12),
     "palette PNG": ("a.png", saved("PNG", PALETTE), COLOURS, 0),

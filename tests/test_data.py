@@ -9,12 +9,15 @@ import re
 import shutil
 import tarfile
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from PIL import Image
+from skimage.io import imsave
 
 from dumenet.cli import main
 from dumenet.config import make_config
@@ -22,6 +25,7 @@ from dumenet.data import (
     OUTPUTS,
     Sample,
     check_folder,
+    check_range,
     content_key,
     fingerprint,
     load_image,
@@ -34,6 +38,7 @@ from dumenet.data import (
 )
 from dumenet.data.cifar import BATCHES, CLASSES
 from dumenet.data.images import mask_files
+from dumenet.detector import Detector, load
 from dumenet.errors import DumenetError
 from dumenet.run import measure, network_job
 from dumenet.score import Scores
@@ -97,6 +102,82 @@ def test_arrays_serve_as_sources():
     assert np.array_equal(load_image(sample, 8), array)
     assert content_key(sample) == content_key(Sample("b", "d", "x", array.copy()))
     assert content_key(sample) != content_key(Sample("a", "c", "good", array.reshape(4, 16, 3)))
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+GREY[0, :2] = 0, 255
+SPIKE = np.where(GREY == 255, 1.0001, GREY / 255).astype(np.float32)  # a little above 1
+DEEP = {  # what it is: (file, pixels, range)
+    "12 bits in 16": ("a.png", np.round(GREY / 255 * 4095).astype(np.uint16), (0, 4095)),
+    "floats from 0 to 1, and a little more": ("a.tif", SPIKE, (0, 1)),
+    "floats of 16-bit tones": ("a.tif", GREY * np.float32(257), (0, 65535)),
+    "floats from -1 to 1": ("a.tif", GREY * np.float32(2 / 255) - 1, (-1, 1)),
+    "integers below zero": ("a.tif", GREY.astype(np.int32) * 100 - 5000, (-5000, 20500)),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_the_range_of_deep_images_is_stated_not_guessed(case, tmp_path):
+    name, pixels, limits = DEEP[case]
+    (tmp_path / "nut/train/good").mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(np.roll(pixels, i, axis=0)).save(tmp_path / "nut/train/good" / f"{i}{name}")
+    with pytest.raises(DumenetError, match="set data.pixel_range"):
+        open_dataset(tmp_path)
+    (problem,) = check_folder(tmp_path)
+    assert "0a." in problem and "and 2 more: " in problem and "data.pixel_range" in problem
+    train = open_dataset(tmp_path, pixel_range=limits).train
+    for i, sample in enumerate(train):
+        assert np.array_equal(load_image(sample, 16), np.repeat(np.roll(GREY, i, axis=0)[..., None], 3, axis=2))
+    assert main(["data", "check", str(tmp_path), "--set", f"data.pixel_range={list(limits)}"]) == 0
+    assert len({content_key(replace(train[0], pixel_range=r)) for r in (None, limits, (-9999, 1e6))}) == 3
+    far = (limits[0], limits[0] + (limits[1] - limits[0]) / 2)
+    assert "lie outside data.pixel_range" in check_folder(tmp_path, pixel_range=far)[0]
+
+
+def test_full_16_bits_and_8_bits_need_no_range(tmp_path):
+    (tmp_path / "nut/train/good").mkdir(parents=True)
+    for i, pixels in enumerate((GREY, GREY * np.uint16(257), GREY.astype(np.int32) * 257, GREY * np.uint16(8))):
+        Image.fromarray(pixels).save(tmp_path / "nut/train/good" / f"{i}.tif")
+    images = [load_image(s, 16)[..., 0] for s in open_dataset(tmp_path).train]
+    assert all(np.array_equal(image, GREY) for image in images[:3]) and images[3].max() == 8
+    assert np.array_equal(load_image(open_dataset(tmp_path, pixel_range=(0, 4095)).train[0], 16)[..., 0], GREY)
+
+
+def test_colour_that_cannot_be_read_whole_is_refused(tmp_path):
+    colour = np.repeat(GREY[..., None], 3, axis=2)
+    imsave(tmp_path / "float.tif", (colour / 255).astype(np.float32), check_contrast=False)
+    imsave(tmp_path / "deep.tif", colour * np.uint16(257), check_contrast=False)
+    with pytest.raises(
+        DumenetError, match="float.tif is .* a TIFF that is not read here, such as one of colour floats"
+    ):
+        load_image(Sample("a", "c", "good", tmp_path / "float.tif"), 16)
+    deep = Sample("a", "c", "good", tmp_path / "deep.tif")
+    assert np.array_equal(load_image(deep, 16), colour)
+    with pytest.raises(DumenetError, match="deep.tif is 16-bit colour.*leave data.pixel_range out"):
+        load_image(replace(deep, pixel_range=(0, 4095)), 16)
+    imsave(tmp_path / "deep.tif", colour * np.uint16(16), check_contrast=False)
+    with pytest.raises(DumenetError, match="almost black"):
+        check_range([deep])
+
+
+@pytest.mark.parametrize("method", ["dumenet", "padim"])
+def test_a_detector_reads_all_images_by_one_range(tree, tmp_path, method):
+    for file in tree.rglob("train/good/*.png"):
+        Image.fromarray(np.asarray(Image.open(file))[..., 0] * np.uint16(16)).save(file)
+    given = {
+        f"{s}__{k}": v for s, group in TINY.items() for k, v in group.items() if s == "features" or method != "padim"
+    }
+    with pytest.raises(DumenetError, match="almost black"):
+        Detector(method, **given).fit(tree / "bolt")
+    detector = Detector(method, data__pixel_range=[0, 4080], **given).fit(tree / "bolt")
+    if method == "dumenet":
+        detector = load(detector.save(tmp_path / "part.pt"))
+    file = tree / "bolt/train/good/003.png"
+    tones = np.asarray(Image.open(file))
+    assert np.array_equal(detector.predict(file).seen[..., 0], tones // 16)
+    Image.fromarray((tones / 4080).astype(np.float32)).save(tmp_path / "other.tif")
+    assert detector.predict(tmp_path / "other.tif").seen.max() == 0  # read by the same range, not by its own
 
 
 # Folders

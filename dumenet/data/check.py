@@ -18,7 +18,7 @@ from dumenet.data.folders import (
     read_index,
     subfolders,
 )
-from dumenet.data.images import FORMATS, content_key, find_images, is_image, mask_array, mask_files, open_image
+from dumenet.data.images import FORMATS, content_key, find_images, is_image, mask_array, mask_files, open_image, to_rgb
 from dumenet.data.samples import Sample
 from dumenet.errors import DumenetError
 
@@ -27,14 +27,18 @@ UNREADABLE = frozenset({".avif", ".dng", ".heic", ".heif", ".jp2"})  # photograp
 Sizes = dict[Path, tuple[int, int]]  # of images that can be read: width and height
 
 
-def check_folder(root: str | Path, normal_names: Iterable[str] = ()) -> list[str]:
+def check_folder(
+    root: str | Path, normal_names: Iterable[str] = (), pixel_range: tuple[float, float] | None = None
+) -> list[str]:
     """Every problem of a folder, one line each; an empty list where it is clean. Decodes every file.
 
     Beside what cannot be read at all it reports what can be, and is likely wrong: an image of one colour or of several
-    frames, a mask that looks inverted, a test image that is trained on or has two labels.
+    frames, one that does not fill its range, a mask that looks inverted, a test image that is trained on or has two
+    labels.
 
     Args:
         root, normal_names: see `read_folder`.
+        pixel_range: see `to_rgb`.
 
     Raises:
         DumenetError: there is no such folder.
@@ -53,7 +57,7 @@ def check_folder(root: str | Path, normal_names: Iterable[str] = ()) -> list[str
         normal = {p for split in ("train", "test") for p in subfolders(folder / split) if is_normal(p, normal_names)}
         problems += _layout_problems(folder, normal)
         sizes: Sizes = {}
-        problems += _image_problems(folder, normal, sizes)
+        problems += _image_problems(folder, normal, sizes, pixel_range)
         problems += _truth_problems(folder, normal, sizes)
     return problems
 
@@ -90,9 +94,12 @@ def _layout_problems(folder: Path, normal: set[Path]) -> Iterator[str]:
         yield f"{folder / 'test'}: no normal images; expected good (or ok, normal, or a name in data.normal_names)"
 
 
-def _image_problems(folder: Path, normal: set[Path], sizes: Sizes) -> Iterator[str]:
+def _image_problems(
+    folder: Path, normal: set[Path], sizes: Sizes, pixel_range: tuple[float, float] | None
+) -> Iterator[str]:
     """What is wrong with the images of one category; fills `sizes`."""
     first_file: dict[str, Path] = {}  # of each content
+    doubtful: dict[str, list[Path]] = {}  # files by what is wrong with their range
     for kind in [k for split in ("train", "validation", "test") for k in subfolders(folder / split)]:
         yield from (f"{p}: stray folder; images lie directly in {kind.name}" for p in subfolders(kind))
         for file in find_images(kind)[1]:
@@ -104,12 +111,16 @@ def _image_problems(folder: Path, normal: set[Path], sizes: Sizes) -> Iterator[s
                 continue
             sizes[file] = image.size
             yield from _doubts(file, image)
+            if doubt := _range_doubt(image, pixel_range):
+                doubtful.setdefault(doubt, []).append(file)
             twin = first_file.setdefault(content_key(Sample(file.name, folder.name, kind.name, file)), file)
             split, other = kind.parent.name, twin.parent.parent.name
             if split == "test" and other == "train":
                 yield f"{file}: the same image as {twin}, which is trained on"
             elif split == other == "test" and (kind in normal) != (twin.parent in normal):
                 yield f"{file}: the same image as {twin}, which has another label"
+    for doubt, files in doubtful.items():
+        yield f"{files[0]}{f' and {len(files) - 1} more' if files[1:] else ''}: {doubt}"
 
 
 def _truth_problems(folder: Path, normal: set[Path], sizes: Sizes) -> Iterator[str]:
@@ -184,6 +195,21 @@ def _doubts(file: Path, image: Image.Image) -> Iterator[str]:
     pixels = np.asarray(image)
     if (pixels == pixels[0, 0]).all():
         yield f"{file}: every pixel has the same colour"
+
+
+def _range_doubt(image: Image.Image, pixel_range: tuple[float, float] | None) -> str | None:
+    """Whether the values of an image do not fill the range that they are read from."""
+    try:
+        seen = np.asarray(to_rgb(image, pixel_range=pixel_range))
+    except DumenetError:
+        grey = "nothing says which values are black and white; set data.pixel_range"
+        return grey if image.mode[0] in "IF" else "16-bit colour is read from 0..65535 only; leave out data.pixel_range"
+    values, (low, high) = np.asarray(image), pixel_range or (0, 65535)
+    if image.mode[0] in "IF" and ((values < low) | (values > high)).mean() > 0.01:
+        return "more than 1 % of the values lie outside data.pixel_range"
+    if seen.max() <= 16 and seen.min() < seen.max():
+        return "all but black, darker than a sixteenth of its range; is that data.pixel_range?"
+    return None
 
 
 def _is_picture(file: Path) -> bool:

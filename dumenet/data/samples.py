@@ -17,6 +17,7 @@ class Sample:
     defect: str  # "good" for a normal image, else the defect kind (or the foreign class)
     source: Path | np.ndarray  # a file, or (H, W, 3) uint8
     mask: Path | None = None  # the file that marks the defect, or a folder of such files; None where there is none
+    pixel_range: tuple[float, float] | None = None  # black and white in a file of more than 8 bits, see `to_rgb`
 
     @property
     def label(self) -> int:
