@@ -130,7 +130,8 @@ def _data_make(args: argparse.Namespace) -> None:
 def _data_check(args: argparse.Namespace) -> int:
     from dumenet.data import check_folder
 
-    problems = check_folder(args.root)
+    settings = _data_settings(args)
+    problems = check_folder(args.root, settings.normal_names, settings.pixel_range)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problem(s) in {args.root}." if problems else f"{args.root} is clean.")
@@ -141,8 +142,15 @@ def _data_index(args: argparse.Namespace) -> None:
     from dumenet.data import read_folder, write_index
 
     out = args.out or args.root
-    write_index(read_folder(args.root, use_index=False), args.root, out)
+    names = _data_settings(args).normal_names
+    write_index(read_folder(args.root, use_index=False, normal_names=names), args.root, out)
     print(f"Wrote {out / 'train.json'} and {out / 'test.json'}.")
+
+
+def _data_settings(args: argparse.Namespace) -> Any:
+    from dumenet.config import config_from_dict, merge
+
+    return config_from_dict(merge({}, _pairs(args.set))).data
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -383,9 +391,12 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
     "data make": ("generate the embedded factory data set (MVTec layout)", _data_make, {
         "--out": _path("data/factory", "folder to make (default: %(default)s)"), "--seed": {"type": int, "default": 0},
     }),
-    "data check": ("list every problem of a folder at once", _data_check, {"root": _path()}),
+    "data check": ("list every problem of a folder at once", _data_check, {
+        "root": _path(), "--set": SET | {"help": "data.*, e.g. data.pixel_range=[0,4095]"},
+    }),
     "data index": ("write train.json and test.json (JSON lines) for a folder", _data_index, {
         "root": _path(), "--out": _path(text="folder for the two files (default: ROOT)"),
+        "--set": SET | {"help": "e.g. data.normal_names=intact"},
     }),
     "train": ("train and evaluate one unified model, or one for each category", _train, {
         "--config": {"help": f"YAML file, or one of: {', '.join(_packaged())}"},

@@ -22,6 +22,7 @@ Count = Annotated[Integer, Field(ge=1, le=1_000_000)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 Grid = Annotated[Integer, Field(ge=2, le=256)]
 Names = Annotated[tuple[str, ...], Several]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Stages = Annotated[tuple[Annotated[Integer, Field(ge=0, lt=100)], ...], Several]
 
 
@@ -45,6 +46,9 @@ class DataConfig(Settings):
 
     source: str = field(default="factory", metadata=PLACE)  # "factory", "digits", or a folder (MVTec layout, CIFAR-10)
     categories: Names = field(default=("all",), metadata=PLACE)  # MVTec layout: names, or "all"
+    normal_names: Names = field(default=(), metadata=PLACE)  # MVTec layout: more names for folders of normal images
+    pixel_range: tuple[Finite, Finite] | None = None  # values of black and white in files of more than 8 bits; None:
+    # 0 and 65535, and floats are refused
     normals: str = field(default="01234", metadata=PLACE)  # ten-class protocols: the five classes that count as normal
     per_class_train: Count | None = None  # ten-class protocols: random training images a class; None: all
     per_class_test: Count | None = None  # ten-class protocols: random test images a class; None: all
@@ -53,6 +57,12 @@ class DataConfig(Settings):
     contamination_reserve: up_to(0.5) = 0.0  # take at least so many out of the test set; for levels on one test set
     validation_class: str | None = None  # ten-class protocols: a normal class, or "last", that plays the anomaly in a
     # test set of training images, for choosing settings
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.pixel_range and not self.pixel_range[0] < self.pixel_range[1]:
+            raise DumenetError(f"data.pixel_range must be [black, white] with black < white, not {self.pixel_range}.")
+        return self
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dumenet import engine
 from dumenet.checkpoint import Normal, Trained, load_backbone, load_checkpoint, save_checkpoint
 from dumenet.config import EvalConfig, config_from_dict, merge, to_dict
-from dumenet.data import Sample, find_images, load_image, photograph, read_folder
+from dumenet.data import Sample, check_range, find_images, load_image, photograph, read_folder
 from dumenet.errors import DumenetError, unknown
 from dumenet.features import Backbone, read_ahead
 from dumenet.methods import METHODS, NETWORKS, Method
@@ -92,7 +92,7 @@ class Detector:
     Args:
         method: a name of `dumenet.methods.METHODS`: "dumenet", "uniad", "padim", "patchcore", ...
         settings: of `dumenet train` or of the method, with `__` for the dot: ``Detector(train__steps=400)``,
-            ``Detector("padim", seed=1)``.
+            ``Detector("padim", seed=1)``; of any method, ``data__pixel_range=[0, 4095]`` for 12-bit images.
 
     Raises:
         DumenetError: unknown method or setting (names the nearest).
@@ -102,6 +102,8 @@ class Detector:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         given = {k.replace("__", "."): v for k, v in settings.items()}
+        about_data = {k: given.pop(k) for k in list(given) if k.startswith("data.")}
+        self.pixel_range = config_from_dict(merge({}, about_data)).data.pixel_range  # of its images, see `Sample`
         self.trained: Trained | None = None  # of this package's own networks
         self.thresholds: dict[str, float] = {}  # image score by category, and "all"
         self.categories: list[str] = []  # found at prediction, where there are several
@@ -109,7 +111,9 @@ class Detector:
         self._method, self.batch = method, BATCH
         self.compute: Run | None = None  # what `run` calls
         if method in NETWORKS:
-            self._settings = NetworkSettings.of(config_from_dict(merge({}, {"model.name": method} | given)))
+            self._settings = NetworkSettings.of(
+                config_from_dict(merge({}, {"model.name": method} | given | about_data))
+            )
         else:
             kind = type(inspect.signature(METHODS[method]).parameters["settings"].default)
             flat = {k: v for k, v in given.items() if "." not in k}
@@ -127,7 +131,8 @@ class Detector:
         Raises:
             DumenetError: no images, one that cannot be read, or too few for the method.
         """
-        samples = _normal(images, bgr)
+        samples = [replace(s, pixel_range=self.pixel_range) for s in _normal(images, bgr)]
+        check_range(samples)
         with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
             method = METHODS[self._method](replace(self._settings, cache=Path(cache)))
             if self._method in NETWORKS:
@@ -166,7 +171,8 @@ class Detector:
         known = list(dict.fromkeys(["all", *self.categories]))
         if category not in known and (self.categories or self.thresholds):
             raise unknown("category of this detector", category, known)
-        number, samples = known.index(category) - 1 if category in known else -1, _samples(images, bgr)
+        number = known.index(category) - 1 if category in known else -1
+        samples = [replace(s, pixel_range=self.pixel_range) for s in _samples(images, bgr)]
 
         def read(sample: Sample) -> np.ndarray | DumenetError:
             try:
@@ -231,6 +237,7 @@ class Detector:
         self.categories = list(trained.spread.categories) if trained.spread else []
         self.normal = scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {}
         self.size, self.batch = trained.config.features.image_size, 1
+        self.pixel_range = trained.config.data.pixel_range
         self.compute = partial(_eager, Graph(trained, backbone))
 
     def _calibrate(self, held: Sequence[Sample]) -> None:
@@ -272,7 +279,8 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
         detector.categories = [str(name) for name in metadata["categories"]]
         detector.thresholds = {str(k): float(v) for k, v in metadata["thresholds"].items()}
         detector.normal = {str(k): [float(x) for x in v] for k, v in metadata.get("normal", {}).items()}
-        detector.size = config_from_dict(metadata["config"]).features.image_size
+        config = config_from_dict(metadata["config"])
+        detector.size, detector.pixel_range = config.features.image_size, config.data.pixel_range
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
     session = engine.Engine(content, runtime)
@@ -356,10 +364,10 @@ def _of_method(method: Method, images: np.ndarray, category: np.ndarray) -> tupl
 def _normal(images: Image | Sequence[Image], bgr: bool) -> list[Sample]:
     """The normal photographs that `Detector.fit` is given."""
     if isinstance(images, (str, Path)):
-        if any(Path(images).glob("*/train/good")):
+        if any(Path(images).glob("*/train")):
             return read_folder(images).train
-        if (Path(images) / "train" / "good").is_dir():
-            images = Path(images) / "train" / "good"
+        if (Path(images) / "train").is_dir():
+            return [replace(s, category="all") for s in read_folder(images).train]
         if not Path(images).is_dir():
             raise DumenetError(f"{images} is no folder: give the folder of the normal photographs, or a list of them.")
     return _samples(images, bgr)

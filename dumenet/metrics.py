@@ -249,7 +249,8 @@ def evaluate_scores(
     """Every metric, per category, as the mean over categories, and over all images pooled.
 
     `labels` (n,) 0/1, `scores` (n,), `categories` (n,) names; `masks` and `maps` are indexed by image:
-    (n, H, W) arrays, memory maps, or lists of n (H, W) arrays. Without masks the pixel metrics are None.
+    (n, H, W) arrays, memory maps, or lists of n (H, W) arrays; an image whose mask is None is left out of the pixel
+    metrics, which are None where no mask is left.
 
     Returns ``{"per_category": {name: metrics}, "mean": ..., "pooled": metrics}``, where metrics has
     the keys of METRICS and image_auroc_ci, n_normal, n_anomalous. "mean" has the keys of METRICS, and
@@ -266,7 +267,8 @@ def evaluate_scores(
 
     def metrics(index: np.ndarray) -> dict:
         y, s = labels[index], scores[index]
-        pixels = ((masks[i] for i in index), (maps[i] for i in index)) if masks is not None else ((), ())
+        marked = [i for i in index if masks is not None and masks[i] is not None]
+        pixels = (masks[i] for i in marked), (maps[i] for i in marked)
         return {
             "image_auroc": auroc(y, s),
             "image_ap": average_precision(y, s),

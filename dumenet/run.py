@@ -28,6 +28,7 @@ from dumenet import parallel
 from dumenet.checkpoint import Trained, load_backbone, load_checkpoint, pick_device
 from dumenet.config import Config, DataConfig, EvalConfig, counted, to_dict
 from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
+from dumenet.data.images import mask_files
 from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.features import Features
 from dumenet.methods import METHODS, NETWORKS, Method
@@ -67,7 +68,8 @@ def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
     d = config.data
     dataset = open_dataset(
         d.source, d.categories, d.normals, home=folders.home / "data",
-        per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=d.seed,
+        per_class_train=d.per_class_train, per_class_test=d.per_class_test, seed=d.seed, normal_names=d.normal_names,
+        pixel_range=d.pixel_range,
     )  # fmt: skip
     if d.validation_class is not None:
         dataset = hold_out_class(dataset, d.validation_class, seed=d.seed)
@@ -177,7 +179,8 @@ def _digests(dataset: Dataset) -> tuple[str, str, str]:
         masks = hashlib.sha256()
         for s in dataset.test:
             with contextlib.suppress(OSError):  # whoever reads the masks has a sentence for it
-                masks.update(f"{s.name} ".encode() + (hashlib.sha256(s.mask.read_bytes()).digest() if s.mask else b""))
+                files = mask_files(s.mask) if s.mask else []
+                masks.update(f"{s.name} ".encode() + b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files))
         images = fingerprint(dataset), fingerprint(replace(dataset, test=[]))
         _DIGESTS[dataset] = images[0], masks.hexdigest()[:16], images[1]
     return _DIGESTS[dataset]
@@ -310,14 +313,14 @@ def _measured(
 
 def scores_of(method: Method, dataset: Dataset) -> tuple[Scores, dict[str, np.ndarray]]:
     """Scores of the test images, and what each pooling rule would make of their maps; without masks no map is kept."""
-    chunk = len(dataset.test) if dataset.has_masks else CHUNK
+    chunk = len(dataset.test) if dataset.masked else CHUNK
     made, pooled = [], {}
     for start in range(0, len(dataset.test), chunk):
         scores = method.score(dataset.test[start : start + chunk])
         for rule in POOLINGS:
             if rule != "max" or scores.maps.shape[1] >= WINDOW:
                 pooled.setdefault(rule, []).append(image_score(scores.maps, rule))
-        made.append(scores if dataset.has_masks else replace(scores, maps=None))
+        made.append(scores if dataset.masked else replace(scores, maps=None))
     found = [name for scores in made for name in scores.found or ()] or None
     image = np.concatenate([scores.image for scores in made])
     return Scores(image, made[0].maps, found), {rule: np.concatenate(values) for rule, values in pooled.items()}
@@ -325,21 +328,21 @@ def scores_of(method: Method, dataset: Dataset) -> tuple[Scores, dict[str, np.nd
 
 def measure(dataset: Dataset, scores: Scores, size: int, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Metrics of the test images' scores per category, mean and pooled; see `evaluate_scores`."""
-    masks = [load_mask(s, size) for s in dataset.test] if dataset.has_masks else None
+    kept = dataset.masked if scores.maps is not None else set()
+    masks = [load_mask(s, size) if s.category in kept else None for s in dataset.test] if kept else None
     labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
     return evaluate_scores(labels, scores.image, categories, masks, scores.maps, bootstrap, seed)
 
 
 def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores, dict[str, Any]]:
     """Scores and metrics of a network that was trained outside of a job, from the test images' features."""
-    scores, c = score(trained, test, keep_maps=dataset.has_masks), trained.config
+    scores, c = score(trained, test, keep_maps=bool(dataset.masked)), trained.config
     return scores, measure(dataset, scores, c.features.image_size, c.evaluation.bootstrap, c.train.seed)
 
 
 def _image_auroc(dataset: Dataset, image: np.ndarray) -> float | None:
     """Mean over categories."""
-    scores = Scores(image, None)
-    return measure(replace(dataset, has_masks=False), scores, 0, bootstrap=0)["mean"]["image_auroc"]
+    return measure(dataset, Scores(image, None), 0, bootstrap=0)["mean"]["image_auroc"]
 
 
 # --- many jobs

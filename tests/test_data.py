@@ -5,19 +5,27 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from PIL import Image
+from skimage.io import imsave
 
+from dumenet.cli import main
+from dumenet.config import make_config
 from dumenet.data import (
+    OUTPUTS,
     Sample,
     check_folder,
+    check_range,
     content_key,
     fingerprint,
     load_image,
@@ -26,11 +34,14 @@ from dumenet.data import (
     read_cifar10,
     read_digits,
     read_folder,
-    read_index,
     write_index,
 )
 from dumenet.data.cifar import BATCHES, CLASSES
+from dumenet.data.images import mask_files
+from dumenet.detector import Detector, load
 from dumenet.errors import DumenetError
+from dumenet.run import measure, network_job
+from dumenet.score import Scores
 
 SHARED = Path(os.environ.get("DUMENET_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
@@ -93,6 +104,82 @@ def test_arrays_serve_as_sources():
     assert content_key(sample) != content_key(Sample("a", "c", "good", array.reshape(4, 16, 3)))
 
 
+GREY = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+GREY[0, :2] = 0, 255
+SPIKE = np.where(GREY == 255, 1.0001, GREY / 255).astype(np.float32)  # a little above 1
+DEEP = {  # what it is: (file, pixels, range)
+    "12 bits in 16": ("a.png", np.round(GREY / 255 * 4095).astype(np.uint16), (0, 4095)),
+    "floats from 0 to 1, and a little more": ("a.tif", SPIKE, (0, 1)),
+    "floats of 16-bit tones": ("a.tif", GREY * np.float32(257), (0, 65535)),
+    "floats from -1 to 1": ("a.tif", GREY * np.float32(2 / 255) - 1, (-1, 1)),
+    "integers below zero": ("a.tif", GREY.astype(np.int32) * 100 - 5000, (-5000, 20500)),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_the_range_of_deep_images_is_stated_not_guessed(case, tmp_path):
+    name, pixels, limits = DEEP[case]
+    (tmp_path / "nut/train/good").mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(np.roll(pixels, i, axis=0)).save(tmp_path / "nut/train/good" / f"{i}{name}")
+    with pytest.raises(DumenetError, match="set data.pixel_range"):
+        open_dataset(tmp_path)
+    (problem,) = check_folder(tmp_path)
+    assert "0a." in problem and "and 2 more: " in problem and "data.pixel_range" in problem
+    train = open_dataset(tmp_path, pixel_range=limits).train
+    for i, sample in enumerate(train):
+        assert np.array_equal(load_image(sample, 16), np.repeat(np.roll(GREY, i, axis=0)[..., None], 3, axis=2))
+    assert main(["data", "check", str(tmp_path), "--set", f"data.pixel_range={list(limits)}"]) == 0
+    assert len({content_key(replace(train[0], pixel_range=r)) for r in (None, limits, (-9999, 1e6))}) == 3
+    far = (limits[0], limits[0] + (limits[1] - limits[0]) / 2)
+    assert "lie outside data.pixel_range" in check_folder(tmp_path, pixel_range=far)[0]
+
+
+def test_full_16_bits_and_8_bits_need_no_range(tmp_path):
+    (tmp_path / "nut/train/good").mkdir(parents=True)
+    for i, pixels in enumerate((GREY, GREY * np.uint16(257), GREY.astype(np.int32) * 257, GREY * np.uint16(8))):
+        Image.fromarray(pixels).save(tmp_path / "nut/train/good" / f"{i}.tif")
+    images = [load_image(s, 16)[..., 0] for s in open_dataset(tmp_path).train]
+    assert all(np.array_equal(image, GREY) for image in images[:3]) and images[3].max() == 8
+    assert np.array_equal(load_image(open_dataset(tmp_path, pixel_range=(0, 4095)).train[0], 16)[..., 0], GREY)
+
+
+def test_colour_that_cannot_be_read_whole_is_refused(tmp_path):
+    colour = np.repeat(GREY[..., None], 3, axis=2)
+    imsave(tmp_path / "float.tif", (colour / 255).astype(np.float32), check_contrast=False)
+    imsave(tmp_path / "deep.tif", colour * np.uint16(257), check_contrast=False)
+    with pytest.raises(
+        DumenetError, match="float.tif is .* a TIFF that is not read here, such as one of colour floats"
+    ):
+        load_image(Sample("a", "c", "good", tmp_path / "float.tif"), 16)
+    deep = Sample("a", "c", "good", tmp_path / "deep.tif")
+    assert np.array_equal(load_image(deep, 16), colour)
+    with pytest.raises(DumenetError, match="deep.tif is 16-bit colour.*leave data.pixel_range out"):
+        load_image(replace(deep, pixel_range=(0, 4095)), 16)
+    imsave(tmp_path / "deep.tif", colour * np.uint16(16), check_contrast=False)
+    with pytest.raises(DumenetError, match="almost black"):
+        check_range([deep])
+
+
+@pytest.mark.parametrize("method", ["dumenet", "padim"])
+def test_a_detector_reads_all_images_by_one_range(tree, tmp_path, method):
+    for file in tree.rglob("train/good/*.png"):
+        Image.fromarray(np.asarray(Image.open(file))[..., 0] * np.uint16(16)).save(file)
+    given = {
+        f"{s}__{k}": v for s, group in TINY.items() for k, v in group.items() if s == "features" or method != "padim"
+    }
+    with pytest.raises(DumenetError, match="almost black"):
+        Detector(method, **given).fit(tree / "bolt")
+    detector = Detector(method, data__pixel_range=[0, 4080], **given).fit(tree / "bolt")
+    if method == "dumenet":
+        detector = load(detector.save(tmp_path / "part.pt"))
+    file = tree / "bolt/train/good/003.png"
+    tones = np.asarray(Image.open(file))
+    assert np.array_equal(detector.predict(file).seen[..., 0], tones // 16)
+    Image.fromarray((tones / 4080).astype(np.float32)).save(tmp_path / "other.tif")
+    assert detector.predict(tmp_path / "other.tif").seen.max() == 0  # read by the same range, not by its own
+
+
 # Folders
 
 
@@ -130,6 +217,23 @@ def test_photographs_of_ones_own_need_neither_test_nor_masks(tmp_path):
     assert check_folder(tmp_path / "photos") == []
 
 
+@pytest.mark.parametrize("name", ["Good", "ok", "NORMAL", "intact"])
+def test_folders_of_normal_images_have_several_names(root, name):
+    for part in ("train", "test"):
+        (root / "nut" / part / "good").rename(root / "nut" / part / name)
+    more = ["--set", "data.normal_names=intact"] if name == "intact" else []
+    dataset = open_dataset(root, "nut", normal_names=["Intact"] if more else [])
+    assert len(dataset.train) == 3 and {s.defect for s in dataset.test} == {"good", "crack", "hole"}
+    assert main(["data", "check", str(root), *more]) == 0
+    if more:
+        (line,) = [p for p in check_folder(root) if "test/intact: " in p]
+        assert "no image has a mask, others have; if they are normal, name intact in data.normal_names" in line
+        with pytest.raises(DumenetError, match="has no mask.* if intact holds normal images, name it in data.normal"):
+            read_folder(root)
+        main(["data", "index", str(root), *more])
+        assert [s.defect for s in read_folder(root).test] == [s.defect for s in open_dataset(root, "all").test]
+
+
 @pytest.mark.parametrize("inner", ["", "mvtec_anomaly_detection"])
 def test_index_round_trip(root, tmp_path, inner):
     base = tmp_path / "indexed"
@@ -150,8 +254,9 @@ def test_index_round_trip(root, tmp_path, inner):
 def test_an_index_of_uniad_names_defects_by_their_folder(root):
     row = {"filename": "nut/test/crack/000.png", "label": 1, "label_name": "defective", "clsname": "nut"}
     row["maskname"] = "nut/ground_truth/crack/000_mask.png"
-    (root / "t.json").write_text(json.dumps(row) + "\n\n", encoding="utf-8-sig")
-    (sample,) = read_index(root / "absent.json", root / "t.json", root).test
+    (root / "train.json").touch()
+    (root / "test.json").write_text(json.dumps(row) + "\n\n", encoding="utf-8-sig")
+    (sample,) = read_folder(root).test
     assert sample.defect == "crack" and sample.label == 1
 
 
@@ -160,6 +265,77 @@ def test_fingerprint_changes_with_any_image(root):
     assert len(before) == 16 and before == fingerprint(read_folder(root))
     save(picture(99), root / "nut" / "test" / "good" / "000.png")
     assert fingerprint(read_folder(root)) != before
+
+
+def reshape(root, shape):
+    """The masks of nut in another layout: the folder, and what `load_mask` finds."""
+    truth = root / "nut" / "ground_truth"
+    for number, mask in enumerate(sorted(truth.glob("*/*.png"))):
+        image = root / "nut" / "test" / mask.parent.name / mask.name.replace("_mask", "")
+        image.rename(image.with_name(f"{number}_mask.png"))
+        pixels = np.asarray(Image.open(mask)).copy()
+        mask.unlink()
+        name = {"flat": f"{number}_mask_mask.png", "same name": f"{mask.parent.name}/{number}_mask.png"}
+        if shape == "folder for each image":  # MVTec LOCO; two parts of the defect
+            for part, columns in enumerate((slice(7), slice(7, None))):
+                half = np.zeros_like(pixels)
+                half[:, columns] = pixels[:, columns]
+                save(Image.fromarray(half), truth / mask.parent.name / f"{number}_mask" / f"{part:03d}.png")
+        else:
+            save(Image.fromarray(pixels), truth / name[shape])
+
+
+@pytest.mark.parametrize("shape", ["folder for each image", "flat", "same name"])
+def test_masks_in_other_layouts(root, shape):
+    before = [load_mask(s, 20).sum() for s in read_folder(root, "nut").test]
+    reshape(root, shape)
+    dataset = read_folder(root, "nut")
+    assert dataset.has_masks and [load_mask(s, 20).sum() for s in dataset.test] == before == [25, 25, 0, 0, 25, 25]
+    save(Image.new("L", (20, 16)), root / "nut/ground_truth/good/000.png")  # black: nothing is marked
+    assert check_folder(root) == []
+    write_index(dataset, root, root)
+    assert [s.mask for s in read_folder(root).test] == [s.mask for s in dataset.test]
+    config = make_config(data__source=str(root))
+    known = network_job(config).identity["masks"]
+    save(Image.new("L", (20, 16), 255), mask_files(dataset.test[-1].mask)[-1])
+    assert network_job(config).identity["masks"] != known
+
+
+def test_what_predict_writes_is_no_image(root):
+    for end in OUTPUTS.values():
+        save(picture(60), root / "nut" / "train" / "good" / f"000.png{end}")
+    assert len(read_folder(root, "nut").train) == 3 and check_folder(root) == []
+
+
+def test_doubtful_masks_are_reported(root):
+    truth = root / "nut" / "ground_truth"
+    save(picture(50), root / "nut/test/crack/000.bmp")
+    save(Image.new("L", (20, 16), 255), truth / "good" / "001_mask.png")
+    (truth / "hole" / "001_mask.png").unlink()
+    (truth / "hole" / "001.json").write_text("{}")
+    with pytest.raises(DumenetError, match="000.bmp and .*000.png have the same mask .*000_mask.png: rename one"):
+        read_folder(root)
+    expected = ("000_mask.png: the mask of .*000.bmp and of .*000.png", "001.json for one; a mask is an image")
+    expected += ("good/001_mask.png: marks a defect, but", "hole/001.png: image without mask")
+    problems = check_folder(root)
+    assert [sum(bool(re.search(part, p)) for p in problems) for part in expected] == [1, 1, 1, 1] and len(problems) == 4
+
+
+def test_a_category_without_masks_leaves_the_others_their_pixel_metrics(root):
+    shutil.rmtree(root / "cloth" / "ground_truth")
+    dataset = read_folder(root)
+    maps = np.random.default_rng(0).random((len(dataset.test), 20, 20))
+    metrics = measure(dataset, Scores(maps.max(axis=(1, 2)), maps), 20, bootstrap=0)
+    assert dataset.masked == {"nut"} and not dataset.has_masks
+    assert (
+        metrics["per_category"]["cloth"]["pro"] is None and metrics["per_category"]["cloth"]["image_auroc"] is not None
+    )
+    assert metrics["mean"]["count"]["pro"] == 1 and metrics["mean"]["count"]["image_auroc"] == 2
+    alone = read_folder(root, "nut")
+    part = maps[[s.category == "nut" for s in dataset.test]]
+    for name, value in measure(alone, Scores(part.max(axis=(1, 2)), part), 20, bootstrap=0)["mean"].items():
+        assert name == "count" or value == metrics["per_category"]["nut"][name]
+    assert metrics["pooled"]["pro"] == metrics["mean"]["pro"]
 
 
 FIRST, INDEX = "nut/train/good/000.png", "train.json"
@@ -179,8 +355,6 @@ BAD = {  # what is wrong: (what reads it, what the sentence says)
     "index empty": (lambda r: (r / INDEX).write_text("") or read_folder(r), "lists no images: delete it"),
     "index out of reach": (lambda r: write_index(read_folder(r), r, r / FIRST / "x"), "Cannot write the index.*choose"),
     "unknown split": (lambda r: read_digits("abcde"), "split 'abcde'"),
-    "no digits": (lambda r: read_digits(per_class_test=0), "per_class_test is 0"),
-    "no pictures": (lambda r: read_cifar10(r, per_class_train=0), "positive"),
     "no CIFAR-10": (lambda r: read_cifar10(r), "holds no CIFAR-10: expected"),
     "broken tar": (lambda r: (r / "x.tar.gz").write_bytes(b"no") and read_cifar10(r), "x.tar.gz.*again"),
     "broken archive": (lambda r: (r / BATCHES).mkdir() or read_cifar10(r), "incomplete or damaged.*again"),
@@ -197,24 +371,19 @@ def test_bad_input_is_one_sentence(root, name):
 
 
 def test_check_reports_every_problem_at_once(root):
+    """Each kind of them: test_bad_input.py."""
     assert check_folder(root) == []
     nut = root / "nut"
     (nut / "train/good/001.png").write_bytes(b"")
-    (nut / "test/crack/000.png").unlink()  # its mask stays
     (nut / "ground_truth/crack/001_mask.png").unlink()
-    Image.new("L", (9, 9), 1).save(nut / "ground_truth/hole/000_mask.png")
-    save(picture(0), nut / "train/loose.png")
-    (nut / "tset").mkdir()
     (nut / "validation" / "good").mkdir(parents=True)  # MVTec 3D has one; it is left alone
     (root / "bare" / "train" / "good").mkdir(parents=True)
     row = {"filename": FIRST, "label": 1, "label_name": "good", "clsname": "nut"}
     (root / INDEX).write_text(json.dumps(row) + "\n")
-    expected = ("001.png: unreadable", "000_mask.png: mask without image", "001.png: image without mask")
-    expected += ("mask is 9 x 9", "loose.png: stray image", "tset: stray folder", "bare: empty category")
     problems = check_folder(root)
-    for part in (*expected, "train.json lists the defect nut/train/good/000.png: training images must have label 0."):
+    for part in ("001.png: unreadable", "001.png: image without mask", "bare: empty category", "must have label 0."):
         assert sum(part in p for p in problems) == 1, (part, problems)
-    assert len(problems) == 8
+    assert len(problems) == 4
 
 
 # CIFAR-10 and digits

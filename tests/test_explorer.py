@@ -210,7 +210,8 @@ def test_models_must_be_comparable(outcomes):
 
 def test_without_masks_there_are_no_pixel_metrics(outcomes):
     whole = outcomes["both"]
-    session = Session({"m": replace(whole, dataset=replace(whole.dataset, has_masks=False))})
+    bare = replace(whole.dataset, test=[replace(s, mask=None) for s in whole.dataset.test])
+    session = Session({"m": replace(whole, dataset=bare)})
     state = session.state()
     assert session.truth(state.image) is None and "precision" not in " ".join(describe(session, state))
     explorer_figure(session)

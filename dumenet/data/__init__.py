@@ -2,18 +2,29 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from dumenet.data.check import check_folder
 from dumenet.data.cifar import SPLITS, is_cifar10, parse_normals, read_cifar10, read_digits
 from dumenet.data.factory import make_factory
-from dumenet.data.folders import check_folder, read_folder, read_index, write_index
-from dumenet.data.images import IMAGE_SUFFIXES, OUTPUTS, content_key, find_images, load_image, load_mask, photograph
+from dumenet.data.folders import read_folder, write_index
+from dumenet.data.images import (
+    IMAGE_SUFFIXES,
+    OUTPUTS,
+    check_range,
+    content_key,
+    find_images,
+    load_image,
+    load_mask,
+    photograph,
+)
 from dumenet.data.samples import Dataset, Sample, contaminate, hold_out_class
 from dumenet.errors import DumenetError, shown
 
 __all__ = ["IMAGE_SUFFIXES", "OUTPUTS", "SPLITS", "Dataset", "Sample", "contaminate", "fingerprint", "hold_out_class"]
-__all__ += ["check_folder", "content_key", "find_images", "load_image", "load_mask", "make_factory", "open_dataset"]
-__all__ += ["photograph", "read_cifar10", "read_digits", "read_folder", "read_index", "write_index"]
+__all__ += ["check_folder", "check_range", "content_key", "find_images", "load_image", "load_mask", "make_factory"]
+__all__ += ["open_dataset", "photograph", "read_cifar10", "read_digits", "read_folder", "write_index"]
 
 
 def open_dataset(
@@ -24,6 +35,8 @@ def open_dataset(
     per_class_train: int | None = None,
     per_class_test: int | None = None,
     seed: int = 0,
+    normal_names: Iterable[str] = (),
+    pixel_range: tuple[float, float] | None = None,
 ) -> Dataset:
     """The data set that `source` names.
 
@@ -32,14 +45,19 @@ def open_dataset(
             in MVTec-AD's layout, or CIFAR-10.
         categories: for MVTec-AD's layout, one name, several, or "all"; ten classes have one, their split.
         normals, per_class_train, per_class_test, seed: for the ten-class protocols, see `read_cifar10`.
+        normal_names: for MVTec-AD's layout, see `read_folder`.
+        pixel_range: of its images, see `to_rgb`.
 
     Raises:
-        DumenetError: no such data, or categories of ten classes.
+        DumenetError: no such data, categories of ten classes, or images whose range must be stated.
     """
     if source == "factory":
         return read_folder(make_factory(Path(home) / "factory"), categories)
     if source != "digits" and not is_cifar10(source):
-        return read_folder(source, categories)
+        found = read_folder(source, categories, normal_names=normal_names)
+        train, test = ([replace(s, pixel_range=pixel_range) for s in part] for part in (found.train, found.test))
+        check_range(train)
+        return replace(found, train=train, test=test)
     split = parse_normals(normals)
     for name in [categories] if isinstance(categories, str) else categories:
         if name not in ("all", normals, split, f"{{{split}}}"):

@@ -1,13 +1,15 @@
 """The ten-class protocol of CIFAR-10, unified: five classes are normal, the other five are the anomalies."""
 
+import gzip
 import io
+import itertools
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from dumenet.data.images import IMAGE_SUFFIXES, open_image, to_rgb
+from dumenet.data.images import is_image, open_image, to_rgb
 from dumenet.data.samples import Dataset, Sample
 from dumenet.errors import DumenetError, refused, unknown
 
@@ -16,8 +18,9 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 BATCHES = "cifar-10-batches-py"  # the folder inside the official archive
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # as Keras states it; torchvision: MD5
-# What an archive may unpack to in memory. CIFAR-10 is 60,000 images of 1 KB to 3 KB; more is a mistake, or a bomb.
-MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_BYTES, MAX_SIDE = 200_000, 1 << 20, 1 << 30, 256
+# The most that an archive may unpack to, and an image's side. CIFAR-10 is 60,000 images of 3 KB; more is a mistake, or
+# a bomb.
+MAX_BYTES, MAX_SIDE = 1 << 29, 256
 
 Images = dict[tuple[str, str], dict[str, np.ndarray | bytes | Path]]  # (part, class) -> file name -> image
 
@@ -43,7 +46,7 @@ def read_cifar10(
         DumenetError: an unknown split, nothing to read, a broken file, one that unpacks to more than CIFAR-10 can be,
             or a download that fails.
     """
-    digits, limits = parse_normals(normals), _limits(per_class_train, per_class_test)
+    digits, limits = parse_normals(normals), {"train": per_class_train, "test": per_class_test}
     images = _read_batches(Path(source), download) if download or _has_batches(source) else _read_files(Path(source))
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
     for part, limit in limits.items():
@@ -57,7 +60,7 @@ def read_cifar10(
             for i in sorted(rng.permutation(len(found))[:limit]):
                 file = f"{part}/{name}/{found[i][0]}"
                 samples[part].append(_sample(file, digits, str(k), name, _decode(found[i][1], file)))
-    return Dataset("cifar10", **samples, has_masks=False)
+    return Dataset("cifar10", **samples)
 
 
 def read_digits(
@@ -69,7 +72,7 @@ def read_digits(
     """
     from sklearn.datasets import load_digits
 
-    digits, limits = parse_normals(normals), _limits(per_class_train, per_class_test)
+    digits, limits = parse_normals(normals), {"train": per_class_train, "test": per_class_test}
     loaded = load_digits()
     images = np.repeat((loaded.images * 255 / 16).round().astype(np.uint8)[..., None], 3, axis=3)  # (1797, 8, 8, 3)
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
@@ -80,7 +83,7 @@ def read_digits(
             if part == "test" or digit in digits:
                 chosen = sorted(halves[part][:limit])
                 samples[part] += [_sample(f"{part}/{digit}/{i:04d}", digits, digit, digit, images[i]) for i in chosen]
-    return Dataset("digits", **samples, has_masks=False)
+    return Dataset("digits", **samples)
 
 
 def parse_normals(normals: str) -> str:
@@ -96,15 +99,6 @@ def is_cifar10(source: str | Path) -> bool:
     source = Path(source)
     only_tars = bool(_tars(source)) and not (source.is_dir() and any(p.is_dir() for p in source.iterdir()))
     return _has_batches(source) or only_tars or any((source / "train" / c).is_dir() for c in CLASSES)
-
-
-def _limits(per_class_train: int | None, per_class_test: int | None) -> dict[str, int | None]:
-    """The largest number of images of a class, for each part."""
-    limits = {"train": per_class_train, "test": per_class_test}
-    for part, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise DumenetError(f"per_class_{part} is {limit}: give a positive number, or none for all images.")
-    return limits
 
 
 def _sample(name: str, digits: str, digit: str, class_name: str, image: np.ndarray) -> Sample:
@@ -130,34 +124,33 @@ def _read_batches(root: Path, download: bool) -> Images:
     from torchvision.datasets import CIFAR10
 
     try:
-        try:
-            parts = [CIFAR10(str(root), train) for train in (True, False)]
-        except RuntimeError:  # files are missing, or their sums are wrong
-            if not download:
-                raise
-            _fetch_archive(root)  # torchvision finds it there and unpacks it
-            parts = [CIFAR10(str(root), train, download=True) for train in (True, False)]
-    except DumenetError:
-        raise
-    except Exception as error:  # disk and archive errors of several libraries
+        parts = {"train": CIFAR10(str(root), train=True), "test": CIFAR10(str(root), train=False)}
+    except (
+        Exception
+    ) as error:  # files are missing or their sums are wrong; disk and archive errors of several libraries
+        if download:
+            _fetch_archive(root)
+            return _read_batches(root, download=False)
         raise DumenetError(
             f"CIFAR-10's archive in {root} is incomplete or damaged ({type(error).__name__}): unpack {Path(URL).name} "
             f"there again, so that {BATCHES} is whole, or use download=True."
         ) from None
     images: Images = {}
-    for part, data in zip(("train", "test"), parts):
+    for part, data in parts.items():
         for i, (image, k) in enumerate(zip(data.data, data.targets)):
             images.setdefault((part, CLASSES[k]), {})[f"{i:05d}.png"] = image
     return images
 
 
 def _fetch_archive(root: Path) -> None:
-    """CIFAR-10's archive in `root`, with the right SHA-256; one that is there already stays."""
+    """CIFAR-10's archive in `root`, with the right SHA-256, and unpacked; one that is there already stays."""
     import pooch
+    from torchvision.datasets import CIFAR10
 
     path = root / Path(URL).name
     try:
         pooch.retrieve(URL, f"sha256:{SHA256}", path.name, root, progressbar=True)
+        CIFAR10(str(root), download=True)  # finds it there
     except (OSError, ValueError) as error:  # the network's are OSErrors without a number; a wrong sum is a ValueError
         if isinstance(error, OSError) and error.errno:
             raise refused(f"download to {path}", error, "no part of the file is kept") from None
@@ -172,39 +165,24 @@ def _tars(source: Path) -> list[Path]:
     return sorted(f for f in files if f.name.endswith((".tar", ".tar.gz", ".tgz")))
 
 
-class _Member(tarfile.TarInfo):
-    """A member, or a header of one, no larger than an image. It is made before anything is unpacked for it."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Member":
-        """As `tarfile.TarInfo.frombuf`; OverflowError where the member would be too large."""
-        member = super().frombuf(buf, encoding, errors)
-        if member.size > MAX_MEMBER_BYTES:
-            raise OverflowError
-        return member
-
-
 def _tar_images(tar: Path) -> Iterator[tuple[Path, bytes]]:
     """Name and content of each image three levels deep. Nothing is written, so no name can lead out of a folder."""
     try:
-        with tarfile.open(tar, tarinfo=_Member) as archive:
-            size = 0
-            for count, member in enumerate(archive, 1):
-                size += member.size  # of a sparse member, more than its header said
-                if member.size > MAX_MEMBER_BYTES or size > MAX_BYTES or count > MAX_MEMBERS:
-                    raise OverflowError
+        with (open if tar.suffix == ".tar" else gzip.open)(tar, "rb") as file:
+            content = file.read(MAX_BYTES + 1)  # to the end, where gzip's checksum tells whether all of it is right
+        if len(content) > MAX_BYTES:
+            raise DumenetError(
+                f"{tar} unpacks to more than CIFAR-10 can be ({MAX_BYTES >> 20} MiB): give CIFAR-10's own archive."
+            )
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
                 path = Path(member.name)
-                if member.isreg() and path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) >= 3:
+                # A sparse file may be larger than its archive.
+                if member.isreg() and not member.issparse() and is_image(path) and len(path.parts) >= 3:
                     yield path, archive.extractfile(member).read()
-            for _ in range(MAX_BYTES >> 20):  # gzip's checksum, at the very end, tells whether all of it was right
-                if not archive.fileobj.read(1 << 20):
-                    break
-    except OverflowError:
-        raise DumenetError(
-            f"{tar} unpacks to more than CIFAR-10 can be (at most {MAX_MEMBERS:,} files, each up to "
-            f"{MAX_MEMBER_BYTES >> 20} MiB, together {MAX_BYTES >> 30} GiB): give CIFAR-10's own archive."
-        ) from None
-    except Exception as error:  # tarfile's, zlib's, lzma's, EOFError, OSError, RecursionError, ...
+    except DumenetError:
+        raise
+    except Exception as error:  # tarfile's, zlib's, EOFError, OSError, RecursionError, ...
         raise DumenetError(
             f"{tar} is not a whole tar archive ({type(error).__name__}): copy or download it again."
         ) from None
@@ -213,11 +191,9 @@ def _tar_images(tar: Path) -> Iterator[tuple[Path, bytes]]:
 def _read_files(source: Path) -> Images:
     """The encoded images of class folders, or of tar files of them."""
     images: Images = {}
-    in_tars = (found for tar in _tars(source) for found in _tar_images(tar))
-    in_folders = ((path, path) for path in source.glob("t*/*/*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    for files in (in_tars, in_folders):
-        for path, content in files:
-            images.setdefault(path.parts[-3:-1], {})[path.name] = content
+    in_folders = ((path, path) for path in source.glob("t*/*/*") if is_image(path))
+    for path, content in itertools.chain(in_folders, *map(_tar_images, _tars(source))):
+        images.setdefault(path.parts[-3:-1], {})[path.name] = content
     if not images:
         raise DumenetError(f"{source} holds no CIFAR-10: expected {BATCHES}, or {{train,test}}/<class>/*.png.")
     return images

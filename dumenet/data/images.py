@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ OUTPUTS = {  # what `dumenet predict` writes beside an image -> end of the file'
 }  # fmt: skip
 # What a file may hold, whatever its name says. No others: for some of them Pillow would start a program (Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+COLOUR_16 = "16-bit colour"  # in `info` of an image of which Pillow reads the upper 8 bits alone
 LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of some phones, which Pillow opens as one
 # For good and not around each reading: threads share the filters. What is too large is refused below, in a sentence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -41,39 +43,58 @@ def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:  # reads the header only
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
+            colour_16 = is_deep(image) and image.mode.startswith("RGB")
             turned = ImageOps.exif_transpose(image)
-            turned.format = image.format  # a copy forgets it
+            turned.format, turned.info[COLOUR_16] = image.format, colour_16  # a copy forgets its format
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DumenetError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down first.") from None
     except PermissionError:
         raise DumenetError(f"{name} may not be read: change its permissions.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         kind = type(error).__name__
+        if Path(name).suffix.lower() in (".tif", ".tiff"):
+            raise DumenetError(
+                f"{name} is empty, cut short or a TIFF that is not read here, such as one of colour floats ({kind}): "
+                "save it as 8- or 16-bit, or as grey 32-bit floats."
+            ) from None
         raise DumenetError(f"{name} is empty, cut short or not an image ({kind}): replace or remove it.") from None
     if turned.mode == "F" and not np.isfinite(np.asarray(turned)).all():
         raise DumenetError(f"{name} holds pixels that are NaN or infinite: export it again.")
     return turned
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode: 16-bit grey is divided by 257, an alpha channel is dropped."""
-    if image.mode.startswith("I"):  # "I", "I;16", "I;16B"
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    elif image.mode == "F":
-        values = np.asarray(image)
-        image = Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).astype(np.uint8))
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image has more than 8 bits a channel; known before it is decoded."""
+    return image.mode[0] in "IF" or (image.format in ("PNG", "TIFF") and ";16" in str(image.tile))
+
+
+def to_rgb(image: Image.Image, name: str = "", pixel_range: tuple[float, float] | None = None) -> Image.Image:
+    """8-bit RGB of any mode; an alpha channel is dropped.
+
+    Args:
+        name: what an error calls it.
+        pixel_range: in an image of more than 8 bits, the values that become 0 and 255; what lies outside is clipped.
+            None: 0 and 65535.
+
+    Raises:
+        DumenetError: floats, or values outside 0 to 65535, without a range; 16-bit colour with one.
+    """
+    if image.mode[0] in "IF":  # "I", "I;16", "I;16B"
+        values, (low, high) = np.asarray(image).astype(np.float64), pixel_range or (0, 65535)
+        if pixel_range is None and (image.mode == "F" or values.min() < low or values.max() > high):
+            raise DumenetError(
+                f"{name} holds values from {values.min():g} to {values.max():g}, and nothing says which are black and "
+                "white: set data.pixel_range, e.g. `--set data.pixel_range=[0,1]`."
+            )
+        image = Image.fromarray((((values - low) / (high - low)).clip(0, 1) * 255).round().astype(np.uint8))
+    elif pixel_range and image.info.get(COLOUR_16):
+        raise DumenetError(
+            f"{name} is 16-bit colour, of which 8 bits are read: scale it to 0..65535, or save it as 8-bit, and leave "
+            "data.pixel_range out."
+        )
     elif image.mode == "P":  # by way of RGBA, or Pillow warns of a transparent palette
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-def load_image(sample: Sample, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 RGB, resized straight (no crop), bilinear.
-
-    Raises:
-        DumenetError: a file that cannot be read.
-    """
-    return np.asarray(to_rgb(_opened(sample)).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def photograph(sample: Sample) -> np.ndarray:
@@ -82,7 +103,12 @@ def photograph(sample: Sample) -> np.ndarray:
     Raises:
         DumenetError: a file that cannot be read.
     """
-    return np.asarray(to_rgb(_opened(sample)))
+    return np.asarray(_rgb(sample))
+
+
+def load_image(sample: Sample, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 RGB, resized straight (no crop), bilinear; raises as `photograph`."""
+    return np.asarray(_rgb(sample).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -97,6 +123,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith(tuple(OUTPUTS.values()))
 
 
+def mask_files(mask: Path) -> list[Path]:
+    """The files of a sample's mask, whose union marks the defect: one, or those of a folder."""
+    return find_images(mask)[0] if mask.is_dir() else [mask]
+
+
 def mask_array(image: Image.Image) -> np.ndarray:
     """(H, W) bool of an opened mask: whatever is not black and not transparent is defect.
 
@@ -107,7 +138,7 @@ def mask_array(image: Image.Image) -> np.ndarray:
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         values = np.asarray(image.convert("RGBA"))
         return (values[..., :3].max(axis=2) > 0) & (values[..., 3] > 0)
-    if image.mode in ("1", "L") or image.mode.startswith("I"):
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
         return np.asarray(image) > 0
     return np.asarray(to_rgb(image)).max(axis=2) > 0
 
@@ -122,30 +153,63 @@ def load_mask(sample: Sample, size: int) -> np.ndarray:
         return np.zeros((size, size), dtype=bool)
     if sample.mask is None:
         raise DumenetError(f"{sample.name} has no mask: add one to ground_truth, or ask for image metrics only.")
-    mask = mask_array(open_image(Path(sample.mask)))
     width, height = _opened(sample).size
-    if mask.shape != (height, width):
-        raise DumenetError(
-            f"Mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image {sample.name} "
-            f"is {width} x {height}: export the mask at the image's size."
-        )
+    mask = np.zeros((height, width), dtype=bool)
+    for file in mask_files(sample.mask):
+        marked = mask_array(open_image(file))
+        if marked.shape != mask.shape:
+            raise DumenetError(
+                f"Mask {file} is {marked.shape[1]} x {marked.shape[0]} pixels, but its image {sample.name} "
+                f"is {width} x {height}: export the mask at the image's size."
+            )
+        mask |= marked
     if not mask.any():
         raise DumenetError(f"Mask {sample.mask} is empty, but its image {sample.name} shows a defect: mark it there.")
     return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
 def content_key(sample: Sample) -> str:
-    """SHA-256 (hex) of the file's bytes, or of an array's shape and bytes."""
+    """SHA-256 (hex) of the file's bytes and its range, or of an array's shape and bytes."""
     if isinstance(sample.source, np.ndarray):
         return hashlib.sha256(str(sample.source.shape).encode() + sample.source.tobytes()).hexdigest()
-    digest = hashlib.sha256()
     try:
-        with open(sample.source, "rb") as file:
-            while block := file.read(1 << 20):  # a file may be larger than the memory
-                digest.update(block)
+        digest = hashlib.sha256(sample.source.read_bytes())
     except OSError as error:
         raise DumenetError(f"Cannot read {sample.source} ({error.strerror}): restore it or remove it.") from None
+    if sample.pixel_range:
+        digest.update(repr(sample.pixel_range).encode())
     return digest.hexdigest()
+
+
+def check_range(samples: Iterable[Sample]) -> None:
+    """Whether the range of training images is known.
+
+    Raises:
+        DumenetError: `data.pixel_range` must be stated: floats, or 16-bit images none of which uses more than 12 bits.
+    """
+    dark = None
+    for sample in samples:
+        if sample.pixel_range is None and isinstance(sample.source, Path) and _is_deep_file(sample.source):
+            if photograph(sample).max() > 16:
+                return
+            dark = sample.source
+    if dark:
+        raise DumenetError(
+            f"{dark} and the other 16-bit training images stay below 4,352 of 65,535, almost black: set "
+            "data.pixel_range, e.g. `--set data.pixel_range=[0,4095]` for 12 bits."
+        )
+
+
+def _is_deep_file(file: Path) -> bool:
+    try:
+        with Image.open(file, formats=FORMATS) as image:  # reads the header only
+            return is_deep(image)
+    except Exception:  # whoever reads it has a sentence for it
+        return False
+
+
+def _rgb(sample: Sample) -> Image.Image:
+    return to_rgb(_opened(sample), str(sample.source), sample.pixel_range)
 
 
 def _opened(sample: Sample) -> Image.Image:

@@ -16,7 +16,8 @@ class Sample:
     category: str  # "bottle"; for the ten-class protocols the split's name, "{01234}"
     defect: str  # "good" for a normal image, else the defect kind (or the foreign class)
     source: Path | np.ndarray  # a file, or (H, W, 3) uint8
-    mask: Path | None = None  # the file that marks the defect, where there is one
+    mask: Path | None = None  # the file that marks the defect, or a folder of such files; None where there is none
+    pixel_range: tuple[float, float] | None = None  # black and white in a file of more than 8 bits, see `to_rgb`
 
     @property
     def label(self) -> int:
@@ -31,7 +32,17 @@ class Dataset:
     name: str
     train: list[Sample]
     test: list[Sample]
-    has_masks: bool  # whether each defective test image has a mask; False where there are none
+
+    @property
+    def masked(self) -> set[str]:
+        """Categories that pixel metrics are over: those where no defective test image lacks a mask, if any has one."""
+        lacking = {s.category for s in self.test if s.label and s.mask is None}
+        return {s.category for s in self.test} - lacking if any(s.mask for s in self.test) else set()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether each defective test image has a mask; False where there are none."""
+        return bool(self.test) and self.masked == {s.category for s in self.test}
 
     @property
     def categories(self) -> list[str]:

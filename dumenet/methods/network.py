@@ -144,4 +144,4 @@ class Network:
         }  # fmt: skip
 
     def _origin(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        return {"data": fingerprint(Dataset("", list(samples), [], False)), "backbone": self.backbone.key}
+        return {"data": fingerprint(Dataset("", list(samples), [])), "backbone": self.backbone.key}
