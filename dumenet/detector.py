@@ -15,7 +15,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,12 @@ class Result:
         found = {None: "no threshold", True: "anomalous", False: "normal"}[self.anomalous]
         return "unreadable" if self.problem else found
 
-    @property
+    @cached_property
     def photograph(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB as it was given."""
         return photograph(self.sample)
 
-    @property
+    @cached_property
     def map(self) -> np.ndarray:
         """(H, W) float32 anomaly map at the photograph's own shape, in units of the score."""
         shape = self.photograph.shape[:2]
@@ -139,10 +139,10 @@ class Detector:
                 method.fit(samples)
                 self._take(method.trained, method.backbone)
             else:
-                held = samples[:: HELD if len(samples) >= HELD else 2] if len(samples) > 1 else []
-                method.fit([s for s in samples if all(s is not h for h in held)])
+                every = HELD if len(samples) >= HELD else 2
+                method.fit([s for i, s in enumerate(samples) if i % every or len(samples) == 1])
                 self.compute = partial(_of_method, method)
-                self._calibrate(held)
+                self._calibrate(samples[::every] if len(samples) > 1 else [])
         return self
 
     def predict(
@@ -226,8 +226,8 @@ class Detector:
         """
         if self.trained is None:
             raise DumenetError(
-                f"{self._method} has no checkpoint to save: fit it again where it is needed, or use one of "
-                f"{', '.join(NETWORKS)}."
+                f"There is no checkpoint to save: only a fitted or loaded {', '.join(NETWORKS)} has one; fit other "
+                "methods where they are needed."
             )
         return save_checkpoint(self.trained, path)
 

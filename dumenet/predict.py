@@ -102,9 +102,9 @@ def list_images(images: Path) -> list[Path]:
 
 def _values(result: Result) -> dict[str, object]:
     """The columns of one image; None where there is nothing."""
-    read = not result.problem
-    values = (result.name, result.score, result.rank, result.threshold, result.verdict, result.category, result.problem)
-    return dict(zip(COLUMNS, [v if read or k in (0, 4, 6) else None for k, v in enumerate(values)]))
+    numbers = {k: getattr(result, k) for k in ("score", "rank", "threshold", "category")}
+    said = {"image": result.name, "verdict": result.verdict, "problem": result.problem}
+    return dict.fromkeys(COLUMNS) | (said if result.problem else said | numbers)
 
 
 def _as_json(rows: Sequence[Result]) -> str:

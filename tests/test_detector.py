@@ -110,7 +110,7 @@ def test_other_methods_too(photographs, tmp_path):
     )
     assert max(r.score for r in good) < min(r.score for r in bad) and all(r.anomalous for r in bad)
     assert padim.categories == [] and padim.thresholds.keys() == {"all"}
-    with pytest.raises(DumenetError, match="padim has no checkpoint to save"):
+    with pytest.raises(DumenetError, match="There is no checkpoint to save: only a fitted or loaded dumenet"):
         padim.save(tmp_path / "padim.pt")
 
 

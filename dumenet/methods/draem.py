@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
-from dumenet.data import IMAGE_SUFFIXES, load_image
+from dumenet.data import find_images, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
 from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of
@@ -203,7 +203,7 @@ def texture_source(train: Sequence[Sample], folder: Path | None, size: int) -> C
     Raises:
         DumenetError: a folder without images.
     """
-    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES) if folder else []
+    files = find_images(Path(folder))[0] if folder else []
     if folder and not files:
         raise DumenetError(f"There are no images of textures in {folder}: give DTD's folder, or none at all.")
     samples, share_drawn = [Sample(f.name, "texture", "good", f) for f in files] or train, 0.0 if files else 0.5

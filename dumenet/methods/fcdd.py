@@ -46,7 +46,7 @@ import torch
 from scipy.special import erf
 from torch import Tensor, nn
 
-from dumenet.data import IMAGE_SUFFIXES
+from dumenet.data import find_images
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
 from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, with_features
@@ -167,7 +167,7 @@ def exposed(folder: Path) -> list[Sample]:
         except Exception as error:  # a damaged archive: several kinds
             raise DumenetError(f"CIFAR-100 in {folder} is damaged ({type(error).__name__}): unpack it again.") from None
         return [Sample(f"cifar100/{i:05d}", "outlier", "outlier", image) for i, image in enumerate(images)]
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    files = find_images(folder)[0]
     if not files:
         raise DumenetError(
             f'outliers must be "confetti", "photographs", None, or a folder of images or CIFAR-100; {folder} has none.'

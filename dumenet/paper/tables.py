@@ -19,7 +19,16 @@ from dumenet.methods import METHODS
 from dumenet.metrics import METRICS, seed_interval
 from dumenet.paper.jobs import TABLES
 from dumenet.plots import save, table_figure
-from dumenet.results import PaperValue, paper_results, plus_minus, read_results, runs, summary, write_atomic
+from dumenet.results import (
+    PaperValue,
+    paper_results,
+    plus_minus,
+    read_results,
+    runs,
+    summary,
+    summary_by_row,
+    write_atomic,
+)
 from dumenet.results import markdown as markdown_table
 from dumenet.run import Folders, Job
 
@@ -176,9 +185,32 @@ def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list
     return dict(sorted(found.items(), key=lambda item: (list(TITLES).index(item[0][0]), item[0])))
 
 
+FOUR = ("bottle", "capsule", "screw", "transistor")  # of real5, those that the paper has too
+
+
+def growth(records: Iterable[dict[str, Any]]) -> list[str]:
+    """The section of the runs tagged "growth": one model for real5 after more and more epochs; nothing without any."""
+    found = sorted((r for r in records if r.get("tag") == "growth"), key=lambda r: r["config"]["train"]["epochs"])
+    if not found:
+        return []
+    names = [
+        (f"memories: {r['config']['model']['memory_mode']}; error: {r['config']['evaluation']['error']}",
+         f"{r['config']['train']['epochs']} epochs") for r in found
+    ]  # fmt: skip
+    cells = summary_by_row(found, [" ".join(name) for name in names], FOUR)
+    columns = dict.fromkeys(epochs for _, epochs in names)
+    lines = [["image / pixel AUROC", *columns]]
+    cell = lambda key: plus_minus(*cells.loc[key, ["mean", "half"]])  # noqa: E731
+    for row in sorted({row for row, _ in names}):
+        lines.append([row, *(" / ".join(cell((f"{row} {c}", "mean", m)) for m in SHOWN[:2]) for c in columns)])
+    links = ", ".join(f"[{i + 1}](../{r['files']['results']})" for i, r in enumerate(found))
+    return [WORDS["growth"], markdown_table(lines), "", f"Results files: {links}.", ""]
+
+
 def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> tuple[str, dict[str, list[Row]]]:
     """docs/TABLES.md, and the rows of each figure that it shows."""
-    lines, figures = [WORDS["head"]], {}
+    records = list(records)
+    lines, figures = [WORDS["head"], *growth(records)], {}
     for (table, data, setting), group in groups(records).items():
         made, name = rows(group, paper), f"table-{table}-{data}-{setting}"
         figures[name] = made
