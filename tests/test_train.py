@@ -52,6 +52,12 @@ def test_same_seed_same_model_bit_for_bit(go):
     assert not torch.allclose(*starts, atol=1e-2)
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images_however_they_are_batched(go):
+    frozen = {"train__epochs": 1, "train__lr": 1e-9, "model__jitter": 0.0}
+    losses = [go(train__batch_size=size, **frozen).history["loss"][0] for size in (12, 5)]  # 5: batches of 5, 5 and 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_trains_a_fixed_number_of_epochs(go):
     seen = []
     trained = go(train__epochs=3, on_epoch=lambda epoch, model: seen.append((epoch, model.training)))
