@@ -185,7 +185,7 @@ class Session:
 
     def truth(self, image: str) -> np.ndarray | None:
         """(S, S) bool, or None where the data set has no masks."""
-        return load_mask(self.samples[image], self.size) if self.dataset.has_masks else None
+        return load_mask(self.samples[image], self.size) if self.samples[image].category in self.dataset.masked else None
 
     def decoded(self, image: str) -> np.ndarray | None:
         """(P, P, 3) in 0..1: the picture decoded from the features themselves, the control of every `Look.rebuilt`."""
