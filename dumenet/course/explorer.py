@@ -184,8 +184,9 @@ class Session:
         return load_image(self.samples[image], self.size)
 
     def truth(self, image: str) -> np.ndarray | None:
-        """(S, S) bool, or None where the data set has no masks."""
-        return load_mask(self.samples[image], self.size) if self.samples[image].category in self.dataset.masked else None
+        """(S, S) bool, or None where the category has no masks."""
+        sample = self.samples[image]
+        return load_mask(sample, self.size) if sample.category in self.dataset.masked else None
 
     def decoded(self, image: str) -> np.ndarray | None:
         """(P, P, 3) in 0..1: the picture decoded from the features themselves, the control of every `Look.rebuilt`."""
