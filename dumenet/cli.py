@@ -128,9 +128,11 @@ def _data_make(args: argparse.Namespace) -> None:
 
 
 def _data_check(args: argparse.Namespace) -> int:
-    from dumenet.data import check_folder
+    from dumenet.data import check_folder, describe
 
     settings = _data_settings(args)
+    for sentence in describe(args.root, settings.normal_names):
+        print(sentence)
     problems = check_folder(args.root, settings.normal_names, settings.pixel_range)
     for problem in problems:
         print(problem)
@@ -167,6 +169,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _train(args: argparse.Namespace) -> None:
     from dumenet.config import config_from_dict, load_config, merge
+    from dumenet.data import few_normal
     from dumenet.run import per_category, run
 
     values = {}
@@ -184,6 +187,8 @@ def _train(args: argparse.Namespace) -> None:
         for one in per_category(config) if args.separate else [config]:
             if outcome := run(one, tag=args.tag):
                 _report(outcome.record)
+                if few := few_normal(outcome.dataset):
+                    print(few)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -382,7 +387,7 @@ def _path(default: str | None = None, text: str | None = None) -> dict[str, Any]
 
 ONE_OR_MORE: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 FLAG: dict[str, Any] = {"action": "store_true"}
-CHECKPOINT, DATA = _path(), '"factory", "digits", or a folder (MVTec layout, CIFAR-10)'
+CHECKPOINT, DATA = _path(), '"factory", "digits", or a folder or CSV (MVTec-AD and others, CIFAR-10)'
 DATA_OPTIONS = {"--data": {"help": DATA}, "--category": ONE_OR_MORE | {"help": 'category names, or "all"'}}
 SET: dict[str, Any] = ONE_OR_MORE | {"default": [], "metavar": "KEY=VALUE"}
 TABLES = "mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"

@@ -44,9 +44,9 @@ class Settings:
 class DataConfig(Settings):
     """Which images. A result is known by their content, not by how they were found."""
 
-    source: str = field(default="factory", metadata=PLACE)  # "factory", "digits", or a folder (MVTec layout, CIFAR-10)
-    categories: Names = field(default=("all",), metadata=PLACE)  # MVTec layout: names, or "all"
-    normal_names: Names = field(default=(), metadata=PLACE)  # MVTec layout: more names for folders of normal images
+    source: str = field(default="factory", metadata=PLACE)  # "factory", "digits", or a folder or CSV (data/README.md)
+    categories: Names = field(default=("all",), metadata=PLACE)  # names, or "all"
+    normal_names: Names = field(default=(), metadata=PLACE)  # more names for folders (or labels) of normal images
     pixel_range: tuple[Finite, Finite] | None = None  # values of black and white in files of more than 8 bits; None:
     # 0 and 65535, and floats are refused
     normals: str = field(default="01234", metadata=PLACE)  # ten-class protocols: the five classes that count as normal

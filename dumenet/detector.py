@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dumenet import engine
 from dumenet.checkpoint import Normal, Trained, load_backbone, load_checkpoint, save_checkpoint
 from dumenet.config import EvalConfig, config_from_dict, merge, to_dict
-from dumenet.data import Sample, check_range, find_images, load_image, photograph, read_folder
+from dumenet.data import Sample, check_range, find_images, load_image, locate, photograph, read_folder
 from dumenet.errors import DumenetError, unknown
 from dumenet.features import Backbone, read_ahead
 from dumenet.methods import METHODS, NETWORKS, Method
@@ -125,8 +125,8 @@ class Detector:
         """Learn from normal photographs.
 
         Args:
-            images: a folder of them, a folder in MVTec-AD's layout (its train/good, one category or several), or a list
-                of paths and arrays, see `predict`.
+            images: a folder of them; a data set, see `read_folder` (its training images, one category or several); or a
+                list of paths and arrays, see `predict`.
 
         Raises:
             DumenetError: no images, one that cannot be read, or too few for the method.
@@ -364,12 +364,12 @@ def _of_method(method: Method, images: np.ndarray, category: np.ndarray) -> tupl
 def _normal(images: Image | Sequence[Image], bgr: bool) -> list[Sample]:
     """The normal photographs that `Detector.fit` is given."""
     if isinstance(images, (str, Path)):
-        if any(Path(images).glob("*/train")):
+        if not Path(images).is_dir() and Path(images).suffix.lower() != ".csv":
+            raise DumenetError(f"{images} is no folder: give the folder of the normal photographs, or a list of them.")
+        if any(Path(images).glob("*/train")) or locate(Path(images))[1]:
             return read_folder(images).train
         if (Path(images) / "train").is_dir():
             return [replace(s, category="all") for s in read_folder(images).train]
-        if not Path(images).is_dir():
-            raise DumenetError(f"{images} is no folder: give the folder of the normal photographs, or a list of them.")
     return _samples(images, bgr)
 
 

@@ -72,6 +72,9 @@ def test_train_reports_and_is_done_once(home, tree, tiny_yaml, capsys):
     (felt,) = [line for line in out.splitlines() if line.startswith("felt")]
     assert felt.count("not defined") == 7
     assert f"{record['metrics']['mean']['image_auroc']:.4f}" in out
+    assert out.splitlines()[-1].startswith(
+        "Thresholds rest on under 20 normal images (of bolt 8, felt 8): expect three"
+    )
     checkpoint = home / record["files"]["checkpoint"]
     before = checkpoint.stat().st_mtime_ns
     assert main(command) == 0

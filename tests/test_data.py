@@ -17,16 +17,19 @@ import numpy as np
 import pytest
 from conftest import TINY
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from skimage.io import imsave
 
 from dumenet.cli import main
 from dumenet.config import make_config
 from dumenet.data import (
     OUTPUTS,
+    Dataset,
     Sample,
     check_folder,
     check_range,
     content_key,
+    few_normal,
     fingerprint,
     load_image,
     load_mask,
@@ -38,7 +41,7 @@ from dumenet.data import (
 )
 from dumenet.data.cifar import BATCHES, CLASSES
 from dumenet.data.images import mask_files
-from dumenet.detector import Detector, load
+from dumenet.detector import Detector, _normal, load
 from dumenet.errors import DumenetError
 from dumenet.run import measure, network_job
 from dumenet.score import Scores
@@ -148,9 +151,11 @@ def test_colour_that_cannot_be_read_whole_is_refused(tmp_path):
     colour = np.repeat(GREY[..., None], 3, axis=2)
     imsave(tmp_path / "float.tif", (colour / 255).astype(np.float32), check_contrast=False)
     imsave(tmp_path / "deep.tif", colour * np.uint16(257), check_contrast=False)
-    with pytest.raises(
-        DumenetError, match="float.tif is .* a TIFF that is not read here, such as one of colour floats"
-    ):
+    whole = (tmp_path / "float.tif").read_bytes()
+    with pytest.raises(DumenetError, match="float.tif is a TIFF of 3 channels of 32-bit floats, of a kind that is not"):
+        load_image(Sample("a", "c", "good", tmp_path / "float.tif"), 16)
+    (tmp_path / "float.tif").write_bytes(whole[:7])
+    with pytest.raises(DumenetError, match="float.tif is empty, cut short or not an image"):
         load_image(Sample("a", "c", "good", tmp_path / "float.tif"), 16)
     deep = Sample("a", "c", "good", tmp_path / "deep.tif")
     assert np.array_equal(load_image(deep, 16), colour)
@@ -226,9 +231,11 @@ def test_folders_of_normal_images_have_several_names(root, name):
     assert len(dataset.train) == 3 and {s.defect for s in dataset.test} == {"good", "crack", "hole"}
     assert main(["data", "check", str(root), *more]) == 0
     if more:
-        (line,) = [p for p in check_folder(root) if "test/intact: " in p]
-        assert "no image has a mask, others have; if they are normal, name intact in data.normal_names" in line
-        with pytest.raises(DumenetError, match="has no mask.* if intact holds normal images, name it in data.normal"):
+        line = (
+            "test/intact/000.png and 1 more .001.png. has no mask.* if intact holds normal images, name it in data.norm"
+        )
+        assert sum(bool(re.search(line, p)) for p in check_folder(root)) == 1
+        with pytest.raises(DumenetError, match=line):
             read_folder(root)
         main(["data", "index", str(root), *more])
         assert [s.defect for s in read_folder(root).test] == [s.defect for s in open_dataset(root, "all").test]
@@ -313,10 +320,11 @@ def test_doubtful_masks_are_reported(root):
     save(Image.new("L", (20, 16), 255), truth / "good" / "001_mask.png")
     (truth / "hole" / "001_mask.png").unlink()
     (truth / "hole" / "001.json").write_text("{}")
-    with pytest.raises(DumenetError, match="000.bmp and .*000.png have the same mask .*000_mask.png: rename one"):
+    same = "000.bmp and .*000.png have the same mask .*000_mask.png: rename one"
+    with pytest.raises(DumenetError, match=same):
         read_folder(root)
-    expected = ("000_mask.png: the mask of .*000.bmp and of .*000.png", "001.json for one; a mask is an image")
-    expected += ("good/001_mask.png: marks a defect, but", "hole/001.png: image without mask")
+    expected = (same, "001.json for one; a mask is an image", "good/001_mask.png: marks a defect, but")
+    expected += ("hole/001.png has no mask, but others of nut have one: add it .ground_truth/hole/001_mask.png, or",)
     problems = check_folder(root)
     assert [sum(bool(re.search(part, p)) for p in problems) for part in expected] == [1, 1, 1, 1] and len(problems) == 4
 
@@ -336,6 +344,202 @@ def test_a_category_without_masks_leaves_the_others_their_pixel_metrics(root):
     for name, value in measure(alone, Scores(part.max(axis=(1, 2)), part), 20, bootstrap=0)["mean"].items():
         assert name == "count" or value == metrics["per_category"]["nut"][name]
     assert metrics["pooled"]["pro"] == metrics["mean"]["pro"]
+
+
+def table(path, lines, separator=","):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(separator.join(line) for line in lines), encoding="utf-8")
+
+
+def to_loco(root):
+    for kind, name in (("crack", "logical_anomalies"), ("hole", "structural_anomalies")):
+        for i in range(2):
+            old, new = (root / "nut/ground_truth" / k for k in (f"{kind}/{i:03d}_mask.png", f"{name}/{i:03d}/000.png"))
+            new.parent.mkdir(parents=True)
+            old.rename(new)
+        (root / "nut/test" / kind).rename(root / "nut/test" / name)
+        (root / "nut/ground_truth" / kind).rmdir()
+
+
+def to_3d(root):
+    """As MVTec 3D-AD has it: masks of normal images too, and positions as floats of three channels."""
+    for kind in [*(root / "nut").glob("t*/*")]:
+        for file in [*kind.glob("*.png")]:
+            save(Image.open(file), kind / "rgb" / file.name)
+            (kind / "xyz").mkdir(exist_ok=True)
+            imsave(kind / "xyz" / f"{file.stem}.tiff", np.zeros((4, 4, 3), np.float32), check_contrast=False)
+            mask = root / "nut/ground_truth" / kind.name / f"{file.stem}_mask.png"
+            if kind.parent.name == "test":
+                save(Image.open(mask) if mask.exists() else Image.new("L", (20, 16)), kind / "gt" / file.name)
+            file.unlink()
+    shutil.rmtree(root / "nut/ground_truth")
+    (root / "nut/calibration").mkdir()
+    (root / "nut/validation/good/rgb").mkdir(parents=True)
+
+
+def to_btad(root):
+    for part, old, new in (("train", "good", "ok"), ("test", "good", "ok"), ("test", "hole", "ko")):
+        (root / "nut" / part / old).rename(root / "nut" / part / new)
+    (root / "nut/ground_truth/hole").rename(root / "nut/ground_truth/ko")
+    for file in (root / "nut/ground_truth/ko").glob("*"):
+        file.rename(file.with_name(file.name.replace("_mask", "")))
+    for part in ("test", "ground_truth"):
+        shutil.rmtree(root / "nut" / part / "crack")
+
+
+def to_visa(root):
+    lines = [("object", "split", "label", "image", "mask")]
+    for sample in [*read_folder(root, "nut").train, *read_folder(root, "nut").test]:
+        number, split = len(lines), sample.name.split("/")[1]
+        kind = "Anomaly" if sample.label else "Normal"
+        image = save(Image.open(sample.source), root / f"nut/Data/Images/{kind}/{number:03d}.JPG", quality=100)
+        mask = root / f"nut/Data/Masks/Anomaly/{number:03d}.png"
+        if sample.label:  # VisA's masks hold small numbers
+            save(Image.fromarray(np.asarray(Image.open(sample.mask)) // 255 * 3), mask)
+        names = [p.relative_to(root).as_posix() if p.exists() else "" for p in (image, mask)]
+        lines.append(("nut", split, "anomaly" if sample.label else "normal", *names))
+    for part in ("train", "test", "ground_truth"):
+        shutil.rmtree(root / "nut" / part)
+    table(root / "split_csv/1cls.csv", lines)
+
+
+def to_csv(root):
+    lines = [("Label", "mask", "path", "split", "remark", "category")]
+    for sample in [*read_folder(root, "nut").train, *read_folder(root, "nut").test]:
+        mask = sample.mask.relative_to(root).as_posix() if sample.mask else ""
+        lines.append((sample.defect.replace("good", "OK"), mask, sample.name, sample.name.split("/")[1], "a", "bolt"))
+    lines.append(("0", "", "nowhere.png", "validation", "", "bolt"))
+    table(root / "parts.csv", lines)
+    return root / "parts.csv"
+
+
+LAYOUTS = {  # what it is: (how it is made, its defects, what the check says)
+    "MVTec-AD, MPDD": (lambda r: None, ["crack", "hole"], "is in the layout of MVTec-AD (<category>/train/good, "),
+    "MVTec LOCO": (
+        to_loco,
+        ["logical_anomalies", "structural_anomalies"],
+        "is in the layout of MVTec LOCO (<category>/train",
+    ),  # fmt: skip
+    "MVTec 3D-AD": (to_3d, ["crack", "hole"], "is in the layout of MVTec 3D-AD (<category>/train/good/rgb, "),
+    "BTAD": (to_btad, ["ko"], "is in the layout of BTAD (<category>/train/ok, "),
+    "VisA": (to_visa, ["anomaly"], " is VisA, read by the table split_csv/1cls.csv, "),
+    "CSV": (to_csv, ["crack", "hole"], "parts.csv is read by the table parts.csv, "),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_a_layout_is_found_from_what_is_there(tmp_path, case, capsys, monkeypatch):
+    category(tmp_path / "nut")
+    make, kinds, says = LAYOUTS[case]
+    monkeypatch.chdir(tmp_path)
+    root = make(Path()) or Path()
+    dataset = open_dataset(root)
+    bad = [s for s in dataset.test if s.label]
+    assert dataset.categories == ["bolt" if case == "CSV" else "nut"] and sorted({s.defect for s in bad}) == kinds
+    count = 2 if case == "BTAD" else 4
+    assert (len(dataset.train), len(dataset.test), len(bad)) == (3, 2 + count, count)
+    assert not any(s.label or s.mask for s in dataset.train) and dataset.has_masks
+    assert [load_mask(s, 20).sum() for s in dataset.test] == [25 * s.label for s in dataset.test]
+    tones = sorted(load_image(s, 16).mean() for s in dataset.train)
+    assert np.allclose(tones, sorted(np.asarray(picture(i).resize((16, 16), 2)).mean() for i in range(3)), atol=0.5)
+    assert len({s.name for s in dataset.train + dataset.test}) == 5 + count
+    assert main(["data", "check", str(root)]) == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    sizes = f", test images: {2 + count}, defective: {count}, with masks: {count}."
+    assert says in first and first.endswith(f", categories: 1, training images: 3{sizes}")
+    assert re.search("under 20 normal images .of (nut|bolt) 3.: expect three times the false alarms", second)
+    assert last == f"{root} is clean."
+    main(["data", "index", str(root), "--out", "."])
+    assert len(_normal(root, False)) == 3
+    if root == Path():
+        again = read_folder(root)
+        assert [(s.name, s.defect, s.mask) for s in again.test] == [(s.name, s.defect, s.mask) for s in dataset.test]
+
+
+def test_what_is_said_of_few_images():
+    def said(*counts):
+        train = [Sample(f"{k}/{i}", f"c{k}", "good", Path()) for k, count in enumerate(counts) for i in range(count)]
+        return few_normal(Dataset("d", train, []))
+
+    assert said(20, 50) == said() == "" and "images (of c1 19, c2 1): expect" in said(20, 19, 1)
+
+
+def test_a_table_of_the_folder_above_is_read(tmp_path):
+    category(tmp_path / "nut")
+    to_visa(tmp_path)
+    (tmp_path / "split_csv/1cls.csv").rename(tmp_path / "split_csv/2cls_highshot.csv")
+    assert len(read_folder(tmp_path / "split_csv/2cls_highshot.csv").test) == 6
+    with pytest.raises(DumenetError, match="no category: expected .* split_csv/1cls.csv, or another of data/README.md"):
+        read_folder(tmp_path)
+
+
+LINES = "path,label,split\na.png,good,train\nb.png,0,train\n"
+TABLES = {  # what is wrong: (the table, the sentence)
+    "empty": ("", "p.csv has no column path: its first line must name path, label and split"),
+    "no rows": ("path,label,split\n", "p.csv lists no images"),
+    "other separator": (LINES.replace(",", ";"), "no column path: .* it names 'path;label;split'"),
+    "lacking column": ("path,label\na.png,ok\n", "p.csv has no column split"),
+    "lacking label": (LINES + "c.png,,test\n", "p.csv line 4 lacks its path or its label"),
+    "short line": (LINES + "c.png\n", "p.csv line 4 lacks its path or its label"),
+    "lacking file": (LINES + "z.png,ok,test\n", "p.csv line 4 names .*z.png, which is not there"),
+    "lacking mask": (LINES.replace("split\n", "split,mask\n") + "c.png,hole,test,z.png\n", "names .*z.png, which is"),
+    "mask of one": ("path,label,split,mask\na.png,0,train\nb.png,x,test,m.png\nc.png,x,test\n", "c.png has no mask"),
+    "mask of two": ("path,label,split,mask\nb.png,x,test,m.png\nc.png,x,test,m.png\n", "have the same mask"),
+    "unknown split": (LINES + "c.png,ok,tset\n", "p.csv line 4 has the split 'tset'"),
+    "defect to train on": (LINES + "c.png,hole,train\n", "p.csv lists the defect .*c.png: training images must have"),
+    "twice": (LINES + "a.png,ok,test\n", "p.csv lists .*a.png 2 times"),
+    "elsewhere": (LINES + "../c.png,ok,test\n", "p.csv line 4 names ../c.png: give file names below"),
+    "odd label": (LINES + "c.png,a/b,test\n", "p.csv line 4 holds the name 'a/b'"),
+    "zero byte": (LINES + "c.p\0ng,ok,test\n", "p.csv line 4 (names|is not CSV)"),
+    "no text": (LINES.encode("utf-16").decode("latin-1"), "no column path"),
+    "field without end": (LINES + 'c.png,"' + "a" * 200_000, "p.csv line 4 is not CSV .field larger"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path, case):
+    content, sentence = TABLES[case]
+    for i, name in enumerate("abc"):
+        save(picture(i), tmp_path / f"{name}.png")
+    save(Image.new("L", (20, 16), 255), tmp_path / "m.png")
+    (tmp_path / "p.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(DumenetError, match=sentence) as caught:
+        read_folder(tmp_path / "p.csv")
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert case == "no rows" or any(re.search(sentence, p) for p in check_folder(tmp_path / "p.csv"))
+
+
+def test_a_table_without_category_has_its_own_name(tmp_path):
+    for name in "abc":
+        save(picture(ord(name)), tmp_path / "more" / f"{name}.png")
+    (tmp_path / "p.csv").write_text(
+        "\ufeffpath, label, split\n" + LINES[17:].replace("\n", "\r\n").replace("a.", "more/a.")
+    )
+    save(picture(1), tmp_path / "b.png")
+    dataset = open_dataset(tmp_path / "p.csv")
+    assert dataset.name == "p" and dataset.categories == ["p"] and dataset.train[0].name == "more/a.png"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_a_mask_of_another_size_is_refused_before_training(tmp_path, suffix):
+    """By headers alone, which tell how an image is turned."""
+    category(tmp_path / "nut", suffix)
+    file, exif = tmp_path / f"nut/test/hole/001{suffix}", Image.Exif()
+    exif[0x0112] = 6  # by 90 degrees
+    save(picture(1, (16, 20)), file, exif=exif)
+    open_dataset(tmp_path)
+    save(picture(1), file, exif=exif)
+    with pytest.raises(DumenetError, match="Mask .*hole/001_mask.png is 20 x 16 pixels, but its image .* is 16 x 20"):
+        open_dataset(tmp_path)
+    (tmp_path / "nut/ground_truth/hole/001_mask.png").write_bytes(b"")
+    with pytest.raises(DumenetError, match="001_mask.png is empty"):
+        open_dataset(tmp_path)
+
+
+def test_masks_are_compared_without_being_decoded(root, monkeypatch):
+    monkeypatch.setattr("dumenet.data.images.load_mask", lambda *given: pytest.fail("decoded"))
+    monkeypatch.setattr(PngImageFile, "load", lambda image: pytest.fail("decoded"))
+    assert open_dataset(root, "nut").has_masks
 
 
 FIRST, INDEX = "nut/train/good/000.png", "train.json"
@@ -381,7 +585,7 @@ def test_check_reports_every_problem_at_once(root):
     row = {"filename": FIRST, "label": 1, "label_name": "good", "clsname": "nut"}
     (root / INDEX).write_text(json.dumps(row) + "\n")
     problems = check_folder(root)
-    for part in ("001.png: unreadable", "001.png: image without mask", "bare: empty category", "must have label 0."):
+    for part in ("001.png: unreadable", "001.png has no mask", "bare: empty category", "must have label 0."):
         assert sum(part in p for p in problems) == 1, (part, problems)
     assert len(problems) == 4
 

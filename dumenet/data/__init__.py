@@ -1,4 +1,4 @@
-"""Data sets: folders in MVTec-AD's layout, CIFAR-10's ten-class protocol, and what is embedded."""
+"""Data sets: folders in MVTec-AD's layout and others like it, CIFAR-10's ten-class protocol, and what is embedded."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,10 +8,11 @@ from pathlib import Path
 from dumenet.data.check import check_folder
 from dumenet.data.cifar import SPLITS, is_cifar10, parse_normals, read_cifar10, read_digits
 from dumenet.data.factory import make_factory
-from dumenet.data.folders import read_folder, write_index
+from dumenet.data.folders import describe, locate, read_folder, write_index
 from dumenet.data.images import (
     IMAGE_SUFFIXES,
     OUTPUTS,
+    check_masks,
     check_range,
     content_key,
     find_images,
@@ -19,12 +20,13 @@ from dumenet.data.images import (
     load_mask,
     photograph,
 )
-from dumenet.data.samples import Dataset, Sample, contaminate, hold_out_class
+from dumenet.data.samples import Dataset, Sample, contaminate, few_normal, hold_out_class
 from dumenet.errors import DumenetError, shown
 
 __all__ = ["IMAGE_SUFFIXES", "OUTPUTS", "SPLITS", "Dataset", "Sample", "contaminate", "fingerprint", "hold_out_class"]
-__all__ += ["check_folder", "check_range", "content_key", "find_images", "load_image", "load_mask", "make_factory"]
-__all__ += ["open_dataset", "photograph", "read_cifar10", "read_digits", "read_folder", "write_index"]
+__all__ += ["check_folder", "check_range", "content_key", "describe", "few_normal", "find_images", "load_image"]
+__all__ += ["load_mask", "locate", "make_factory", "open_dataset", "photograph", "read_cifar10", "read_digits"]
+__all__ += ["read_folder", "write_index"]
 
 
 def open_dataset(
@@ -41,15 +43,16 @@ def open_dataset(
     """The data set that `source` names.
 
     Args:
-        source: "factory" (made when it is missing in `home`/factory, always with seed 0), "digits", or a path: a folder
-            in MVTec-AD's layout, or CIFAR-10.
-        categories: for MVTec-AD's layout, one name, several, or "all"; ten classes have one, their split.
+        source: "factory" (made when it is missing in `home`/factory, always with seed 0), "digits", or a path: what
+            `read_folder` takes, or CIFAR-10.
+        categories: one name, several, or "all"; ten classes have one, their split.
         normals, per_class_train, per_class_test, seed: for the ten-class protocols, see `read_cifar10`.
-        normal_names: for MVTec-AD's layout, see `read_folder`.
+        normal_names: see `read_folder`.
         pixel_range: of its images, see `to_rgb`.
 
     Raises:
-        DumenetError: no such data, categories of ten classes, or images whose range must be stated.
+        DumenetError: no such data, categories of ten classes, images whose range must be stated, or a mask of another
+            size than its image.
     """
     if source == "factory":
         return read_folder(make_factory(Path(home) / "factory"), categories)
@@ -57,6 +60,7 @@ def open_dataset(
         found = read_folder(source, categories, normal_names=normal_names)
         train, test = ([replace(s, pixel_range=pixel_range) for s in part] for part in (found.train, found.test))
         check_range(train)
+        check_masks(test)
         return replace(found, train=train, test=test)
     split = parse_normals(normals)
     for name in [categories] if isinstance(categories, str) else categories:

@@ -1,6 +1,6 @@
-"""`dumenet data check`: what is wrong in a folder of MVTec-AD's layout, everything at once."""
+"""`dumenet data check`: what is wrong in a data set on disk, everything at once."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,21 +8,33 @@ from PIL import Image
 
 from dumenet.data.folders import (
     LAYOUT,
+    Row,
     categories_of,
     image_files,
     is_normal,
     is_unprintable,
     locate,
-    mask_of,
+    mask_problems,
     masks_of,
-    read_index,
     subfolders,
+    table_rows,
+    tree_rows,
 )
-from dumenet.data.images import FORMATS, content_key, find_images, is_image, mask_array, mask_files, open_image, to_rgb
+from dumenet.data.images import (
+    FORMATS,
+    content_key,
+    find_images,
+    header,
+    is_image,
+    mask_array,
+    mask_files,
+    open_image,
+    to_rgb,
+)
 from dumenet.data.samples import Sample
 from dumenet.errors import DumenetError
 
-SPLITS = ("ground_truth", "test", "train", "validation")
+SPLITS = ("calibration", "ground_truth", "test", "train", "validation")
 UNREADABLE = frozenset({".avif", ".dng", ".heic", ".heif", ".jp2"})  # photographs that Pillow alone cannot read
 Sizes = dict[Path, tuple[int, int]]  # of images that can be read: width and height
 
@@ -30,7 +42,7 @@ Sizes = dict[Path, tuple[int, int]]  # of images that can be read: width and hei
 def check_folder(
     root: str | Path, normal_names: Iterable[str] = (), pixel_range: tuple[float, float] | None = None
 ) -> list[str]:
-    """Every problem of a folder, one line each; an empty list where it is clean. Decodes every file.
+    """Every problem of a folder or a CSV, one line each; an empty list where it is clean. Decodes every file.
 
     Beside what cannot be read at all it reports what can be, and is likely wrong: an image of one colour or of several
     frames, one that does not fill its range, a mask that looks inverted, a test image that is trained on or has two
@@ -43,38 +55,51 @@ def check_folder(
     Raises:
         DumenetError: there is no such folder.
     """
-    images, index_folder = locate(Path(root))
-    unprintable = [p for top in images.iterdir() for p in (top, *top.rglob("*")) if is_unprintable(p.name)]
+    root, problems = Path(root), []
+    images, table = locate(root)
+    tops = images.iterdir() if root.is_dir() else ()
+    unprintable = [p for top in tops for p in (top, *top.rglob("*")) if is_unprintable(p.name)]
     if unprintable:  # nothing else can be read before
         return [
             f"{ascii(str(p))}: name with a control character or not in UTF-8; rename it" for p in sorted(unprintable)
         ]
-    problems = _index_problems(images, index_folder)
-    categories = categories_of(images)
-    if not categories:
+    rows, lines = table_rows(table, images, normal_names) if table else ([], [])
+    folders: Mapping[str, Path] = {}
+    if not table or table.suffix == ".json":  # an index repeats what the folders say
+        listed, folders = {row.file for row in rows}, categories_of(images)
+        rows = list(tree_rows(folders, normal_names))
+        if table and not lines:  # a line that cannot be read may name what seems forgotten
+            forgotten = (row.file for row in rows if row.file not in listed)
+            problems = [f"{file}: neither in train.json nor in test.json, so never read" for file in forgotten]
+    problems += lines
+    categories = sorted({row.category for row in rows} | set(folders))
+    if not categories and not lines:
         problems.append(f"{root}: no category; expected {LAYOUT}")
-    for folder in categories.values():
-        normal = {p for split in ("train", "test") for p in subfolders(folder / split) if is_normal(p, normal_names)}
-        problems += _layout_problems(folder, normal)
+    for category in categories:
+        own = sorted((row for row in rows if row.category == category), key=lambda row: row.split == "test")
+        problems += _split_problems(folders.get(category, f"{table}, {category}"), own)
+        if category in folders:
+            problems += _tree_problems(folders[category], own, normal_names)
         sizes: Sizes = {}
-        problems += _image_problems(folder, normal, sizes, pixel_range)
-        problems += _truth_problems(folder, normal, sizes)
-    return problems
+        problems += _image_problems(own, sizes, pixel_range)
+        owners = {row.mask: row for row in sorted(own, key=lambda row: row.defect != "good") if row.mask}
+        for mask, row in owners.items():
+            problems += _mask_doubts(mask, sizes.get(row.file), row.defect != "good")
+    return problems + mask_problems(rows, folders)
 
 
-def _index_problems(images: Path, index_folder: Path) -> list[str]:
-    """Lines of an index that cannot be used, and images that it forgets."""
-    train, test, problems = read_index(index_folder, images)
-    if problems or not (index_folder / "train.json").is_file():
-        return problems  # a line that cannot be read may name what seems forgotten
-    kinds = [k for c in categories_of(images).values() for part in ("train", "test") for k in subfolders(c / part)]
-    listed = {s.source for s in train + test}
-    forgotten = [f for kind in kinds for f in image_files(kind) if f not in listed]
-    return [f"{f}: neither in train.json nor in test.json, so never read" for f in forgotten]
+def _split_problems(place: str | Path, rows: list[Row]) -> Iterator[str]:
+    """What is missing in one category."""
+    train, test = (sum(row.split == split for row in rows) for split in ("train", "test"))
+    if train < 2:
+        few = "one image; no other is left for the verdict's threshold" if train else "empty category; no images"
+        yield f"{place}: {few} in train/good"
+    if test and not any(row.split == "test" and row.defect == "good" for row in rows):
+        yield f"{place}: no normal test images; expected test/good (or ok, normal, or a name in data.normal_names)"
 
 
-def _layout_problems(folder: Path, normal: set[Path]) -> Iterator[str]:
-    """What lies at the wrong place in one category, or is missing there; `normal` folders hold normal images."""
+def _tree_problems(folder: Path, rows: list[Row], normal_names: Iterable[str]) -> Iterator[str]:
+    """What lies at the wrong place in one category's folder."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.exists() and not is_image(path):
             yield f"{path}: link to nothing"
@@ -82,83 +107,49 @@ def _layout_problems(folder: Path, normal: set[Path]) -> Iterator[str]:
         if path.name not in SPLITS:
             yield f"{path}: stray folder; expected train, test or ground_truth"
     for path in subfolders(folder / "train"):
-        if path not in normal:
+        if not is_normal(path.name, normal_names):
             yield f"{path}: stray folder; train holds good only (or ok, normal, or a name in data.normal_names)"
     for path in image_files(folder / "train"):
         yield f"{path}: stray image; belongs in train/good"
-    good = sum(len(image_files(path)) for path in normal if path.parent.name == "train")
-    if good < 2:
-        few = "one image; no other is left for the verdict's threshold" if good else "empty category; no images"
-        yield f"{folder}: {few} in train/good"
-    if subfolders(folder / "test") and not any(path.parent.name == "test" for path in normal):
-        yield f"{folder / 'test'}: no normal images; expected good (or ok, normal, or a name in data.normal_names)"
-
-
-def _image_problems(
-    folder: Path, normal: set[Path], sizes: Sizes, pixel_range: tuple[float, float] | None
-) -> Iterator[str]:
-    """What is wrong with the images of one category; fills `sizes`."""
-    first_file: dict[str, Path] = {}  # of each content
-    doubtful: dict[str, list[Path]] = {}  # files by what is wrong with their range
     for kind in [k for split in ("train", "validation", "test") for k in subfolders(folder / split)]:
-        yield from (f"{p}: stray folder; images lie directly in {kind.name}" for p in subfolders(kind))
+        for path in subfolders(kind):
+            if path.name not in ("rgb", "gt", "xyz"):  # of MVTec 3D-AD
+                yield f"{path}: stray folder; images lie directly in {kind.name}"
         for file in find_images(kind)[1]:
-            if file.is_file() and _is_picture(file):
+            if file.is_file() and (file.suffix.lower() in UNREADABLE or header(file)[0]):
                 yield f"{file}: not read; save it as PNG, JPEG, BMP or TIFF, named so"
-        for file in image_files(kind):
-            image = yield from _decoded(file)
-            if image is None:
-                continue
-            sizes[file] = image.size
-            yield from _doubts(file, image)
-            if doubt := _range_doubt(image, pixel_range):
-                doubtful.setdefault(doubt, []).append(file)
-            twin = first_file.setdefault(content_key(Sample(file.name, folder.name, kind.name, file)), file)
-            split, other = kind.parent.name, twin.parent.parent.name
-            if split == "test" and other == "train":
-                yield f"{file}: the same image as {twin}, which is trained on"
-            elif split == other == "test" and (kind in normal) != (twin.parent in normal):
-                yield f"{file}: the same image as {twin}, which has another label"
+    masks, (images, others) = set(masks_of(folder).values()), find_images(folder / "ground_truth")
+    if others and any(row.defect != "good" and not row.mask for row in rows):
+        yield (
+            f"{folder / 'ground_truth'}: {len(others)} files are not read, {others[0].name} for one; a mask is an "
+            "image, ground_truth/<defect>/<image>_mask.png"
+        )
+    unknown = set(images) - {file for mask in masks for file in mask_files(mask)}
+    yield from (f"{file}: mask without image" for file in sorted(unknown | masks - {row.mask for row in rows}))
+
+
+def _image_problems(rows: list[Row], sizes: Sizes, pixel_range: tuple[float, float] | None) -> Iterator[str]:
+    """What is wrong with the images of one category, those to train on first; fills `sizes`."""
+    first: dict[str, Row] = {}  # of each content
+    doubtful: dict[str, list[Path]] = {}  # files by what is wrong with their range
+    for row in rows:
+        image = yield from _decoded(row.file)
+        if image is None:
+            continue
+        sizes[row.file] = image.size
+        yield from _doubts(row.file, image)
+        if doubt := _range_doubt(image, pixel_range):
+            doubtful.setdefault(doubt, []).append(row.file)
+        twin = first.setdefault(content_key(Sample("", row.category, row.defect, row.file)), row)
+        if row.split != twin.split:
+            yield f"{row.file}: the same image as {twin.file}, which is trained on"
+        elif (row.defect == "good") != (twin.defect == "good"):
+            yield f"{row.file}: the same image as {twin.file}, which has another label"
     for doubt, files in doubtful.items():
         yield f"{files[0]}{f' and {len(files) - 1} more' if files[1:] else ''}: {doubt}"
 
 
-def _truth_problems(folder: Path, normal: set[Path], sizes: Sizes) -> Iterator[str]:
-    """What is wrong with the masks of one category."""
-    truth, masks = folder / "ground_truth", masks_of(folder)
-    owners: dict[Path, list[Path]] = {mask: [] for mask in masks.values()}  # the images of each mask
-    lacking = []
-    for kind in subfolders(folder / "test"):
-        bare = [file for file in image_files(kind) if mask_of(file, masks) is None]
-        for file in image_files(kind):
-            if file not in bare:
-                owners[mask_of(file, masks)].append(file)
-        if kind in normal or not bare:
-            continue
-        lacking += bare
-        if masks and len(bare) == len(image_files(kind)):
-            yield f"{kind}: no image has a mask, others have; if they are normal, name {kind.name} in data.normal_names"
-        elif masks:
-            yield from (f"{file}: image without mask" for file in bare)
-    found, others = find_images(truth)
-    if lacking and others:
-        yield (
-            f"{truth}: {len(others)} files are not read, {others[0].name} for one; a mask is an image, "
-            "ground_truth/<defect>/<image>_mask.png"
-        )
-    known = {file for mask in masks.values() for file in mask_files(mask)}
-    yield from (f"{file}: mask without image" for file in found if file not in known)
-    for mask, files in owners.items():
-        defective = [file for file in files if file.parent not in normal]
-        if not files:
-            yield f"{mask}: mask without image"
-        elif len(defective) > 1:
-            yield f"{mask}: the mask of {defective[0]} and of {defective[1]}; rename one, and give it its own"
-        else:
-            yield from _mask_problems(mask, sizes.get((defective or files)[0]), bool(defective))
-
-
-def _mask_problems(mask: Path, size: tuple[int, int] | None, defective: bool) -> Iterator[str]:
+def _mask_doubts(mask: Path, size: tuple[int, int] | None, defective: bool) -> Iterator[str]:
     """What is wrong with the mask of an image of this size, None if that cannot be read."""
     marked = np.zeros(1, bool)  # becomes (H, W)
     for file in mask_files(mask):
@@ -210,14 +201,3 @@ def _range_doubt(image: Image.Image, pixel_range: tuple[float, float] | None) ->
     if seen.max() <= 16 and seen.min() < seen.max():
         return "all but black, darker than a sixteenth of its range; is that data.pixel_range?"
     return None
-
-
-def _is_picture(file: Path) -> bool:
-    """Whether a file holds a picture, whatever its name."""
-    if file.suffix.lower() in UNREADABLE:
-        return True
-    try:
-        Image.open(file, formats=FORMATS).close()  # reads the header only
-    except Exception:  # as many kinds as Pillow has decoders
-        return False
-    return True

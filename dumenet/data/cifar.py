@@ -125,9 +125,7 @@ def _read_batches(root: Path, download: bool) -> Images:
 
     try:
         parts = {"train": CIFAR10(str(root), train=True), "test": CIFAR10(str(root), train=False)}
-    except (
-        Exception
-    ) as error:  # files are missing or their sums are wrong; disk and archive errors of several libraries
+    except Exception as error:  # missing files, wrong sums, disk and archive errors of several libraries
         if download:
             _fetch_archive(root)
             return _read_batches(root, download=False)

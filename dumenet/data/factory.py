@@ -17,7 +17,8 @@ from filelock import FileLock
 from PIL import Image
 from scipy import ndimage
 
-from dumenet.errors import DumenetError, refused, unknown
+from dumenet.data.folders import choose
+from dumenet.errors import DumenetError, refused
 
 VERSION = 1  # raise it with any change of a pixel
 IMAGES = "*/t*/*/*.png"  # those to train and to test on
@@ -396,14 +397,8 @@ def make_factory(
     Raises:
         DumenetError: an unknown category, something else in `root`, or a disk that cannot take it.
     """
-    root = Path(root)
-    names = [categories] if isinstance(categories, str) else list(categories)
-    names = sorted(SCENES if "all" in names else set(names))
-    for name in names:
-        if name not in SCENES:
-            raise unknown("category", name, SCENES)
-    counts = {"train": train, "test_good": test_good, "per_defect": per_defect}
-    settings = {"version": VERSION, "seed": seed, "categories": names, **counts, "size": size}
+    root, counts = Path(root), {"train": train, "test_good": test_good, "per_defect": per_defect}
+    settings = {"version": VERSION, "seed": seed, "categories": choose(SCENES, categories), **counts, "size": size}
     if _is_finished(root, settings):
         return root
     part = root.absolute().with_name(f".{root.name}.part")
@@ -430,16 +425,14 @@ def _write(folder: Path, settings: dict) -> None:
         for split, kind, count in kinds + [("test", kind, settings["per_defect"]) for kind in SCENES[name][1]]:
             for i in range(count):
                 image, _, mask = render(name, split, kind, i, settings["seed"], settings["size"])
-                _save(image, folder / name / split / kind / f"{i:03d}.png")
+                files = {folder / name / split / kind / f"{i:03d}.png": image}
                 if kind != "good":
-                    _save(mask, folder / name / "ground_truth" / kind / f"{i:03d}_mask.png")
+                    files[folder / name / "ground_truth" / kind / f"{i:03d}_mask.png"] = mask
+                for path, pixels in files.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(path)
     stamp = settings | {"images": len(list(folder.glob(IMAGES)))}
     (folder / "factory.json").write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
-
-
-def _save(image: Array, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
 
 
 def _is_finished(root: Path, settings: dict) -> bool:

@@ -1,18 +1,40 @@
-"""Folders in MVTec-AD's layout, and their JSON-lines index."""
+"""Data sets on disk: trees of folders, CSV files and JSON-lines indexes, each read into rows, and rows into samples."""
 
+import contextlib
+import csv
+import io
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from dumenet.data.images import is_image
-from dumenet.data.samples import Dataset, Sample
+from dumenet.data.samples import Dataset, Sample, few_normal
 from dumenet.errors import DumenetError, refused, shown, unknown
 
 IMAGES = "mvtec_anomaly_detection"  # the archive's own top folder; an index lies beside it
+VISA = "split_csv"  # the folder of VisA's tables, whose paths start from the folder above it
 LAYOUT = "<category>/train/good, <category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>"
+TREES = {  # data set -> what only its categories hold, and where images and masks lie
+    "MVTec 3D-AD": ("t*/*/rgb", "<category>/train/good/rgb, test/<defect>/rgb, test/<defect>/gt; only RGB is read"),
+    "MVTec LOCO": ("ground_truth/*/*/*", f"{LAYOUT}/<image>/*"),
+    "BTAD": ("train/ok", "<category>/train/ok, test/ok, test/ko, ground_truth/ko"),
+    "MVTec-AD": ("", LAYOUT),
+}
 NORMAL = ("good", "ok", "normal")  # names of folders of normal images, in capitals too
+COLUMNS = {"object": "category", "image": "path"}  # VisA's words for ours
+
+
+class Row(NamedTuple):
+    """One image, as its layout tells of it."""
+
+    file: Path
+    category: str
+    split: str  # "train" or "test"
+    defect: str  # "good" where normal
+    mask: Path | None  # a file or a folder of files; of a normal image too, where there is one
 
 
 def read_folder(
@@ -21,91 +43,132 @@ def read_folder(
     use_index: bool = True,
     normal_names: Iterable[str] = (),
 ) -> Dataset:
-    """Data set of a folder in MVTec-AD's layout: <category>/{train/good,test/<defect>,ground_truth/<defect>}.
+    """Data set of a folder, or of a CSV; the layout is found from what is there (data/README.md shows each).
 
     Args:
-        root: the folder of categories, a folder that holds `mvtec_anomaly_detection` (or `MVTec-AD/` around it), or
-            one category's own folder.
+        root: a folder in the layout of MVTec-AD (also MPDD), MVTec LOCO, MVTec 3D-AD, BTAD or VisA; one that holds
+            `mvtec_anomaly_detection` (or `MVTec-AD/` around it); one category's own folder; or a CSV with the columns
+            path, label, split and, if wanted, mask and category, its paths relative to its own folder.
         categories: one name, several, or "all".
         use_index: where `train.json` lies in the root, read it (and `test.json`) instead of the folders. A line holds
             filename, label (0 or 1), label_name, clsname and, for defects, maskname, as UniAD and DuMeNet use them;
             where label_name says only "defective", the folder's name is the defect kind.
-        normal_names: folders of normal images beside `NORMAL`.
+        normal_names: folders, or labels of a CSV, of normal images beside `NORMAL`.
 
     The mask of NNN.png is named NNN or NNN_mask, with any image suffix, or it is a folder NNN of masks (MVTec LOCO);
     it lies in ground_truth/<defect> or in ground_truth itself. `test` is empty where there are only normal photographs
     to train on.
 
     Raises:
-        DumenetError: no such folder or category, no images, a line of the index that cannot be used, a defect without
-            a mask beside others of its category that have one, or two with the same mask.
+        DumenetError: no such folder, layout or category, no images, a line or column of a table that cannot be used, a
+            defect without a mask beside others of its category that have one, or two with the same mask.
     """
-    images, index_folder = locate(Path(root))
-    index = index_folder / "train.json"
-    if use_index and index.is_file():
-        train, test, problems = read_index(index_folder, images)
-        if problems:
-            raise DumenetError(problems[0])
-        if not train + test:
-            raise DumenetError(f"{index} lists no images: delete it to have the folder itself read.")
-        chosen = _choose({s.category for s in train + test}, categories)
-        train, test = ([s for s in part if s.category in chosen] for part in (train, test))
-    else:
-        folders = {name: folder for name, folder in categories_of(images).items() if _is_category(folder)}
-        if not folders:
-            raise DumenetError(f"{root} holds no category: expected {LAYOUT}.")
-        chosen = _choose(folders, categories)
-        found = [_read_category(name, folders[name], images, normal_names) for name in chosen]
-        train, test = (sum(parts, []) for parts in zip(*found))
-    name = images.absolute().name
-    return Dataset("mvtec" if name == IMAGES else name, train, test)
+    images, table = locate(Path(root), use_index)
+    folders = {} if table else {k: v for k, v in categories_of(images).items() if _is_category(v)}
+    rows, problems = table_rows(table, images, normal_names) if table else ([], [])
+    known = {row.category for row in rows} | set(folders)
+    if not known and not problems:
+        expected = f"{LAYOUT}, {VISA}/1cls.csv, or another of data/README.md's layouts"
+        nothing = "lists no images: delete it, or add some" if table else f"holds no category: expected {expected}"
+        problems = [f"{table or root} {nothing}."]
+    chosen = [] if problems else choose(known, categories)
+    folders = {name: folder for name, folder in folders.items() if name in chosen}
+    rows = [row for row in rows if row.category in chosen] + list(tree_rows(folders, normal_names))
+    problems += mask_problems(rows, folders)
+    for name in set(chosen) - {row.category for row in rows}:
+        problems.append(f"Category {folders[name]} holds no images: expected {LAYOUT}.")
+    if problems:
+        raise DumenetError(problems[0])
+    parts: dict[str, list[Sample]] = {"train": [], "test": []}
+    for file, category, split, defect, mask in rows:
+        name, mask = file.relative_to(images).as_posix(), None if defect == "good" else mask
+        parts[split].append(Sample(name, category, defect, file, mask))
+    name = images.absolute().name if Path(root).is_dir() else Path(root).stem
+    return Dataset("mvtec" if name == IMAGES else name, **parts)
 
 
-def _read_category(
-    category: str, folder: Path, images: Path, normal_names: Iterable[str]
-) -> tuple[list[Sample], list[Sample]]:
-    """Training and test samples of one category's folder."""
-    masks, marked = masks_of(folder), {}  # marked: the image of each mask
-    samples: dict[str, list[Sample]] = {"train": [], "test": []}
-    for kind in (*subfolders(folder / "train"), *subfolders(folder / "test")):
-        split, normal = kind.parent.name, is_normal(kind, normal_names)
-        for file in image_files(kind) if normal or split == "test" else ():
-            mask = None if normal else mask_of(file, masks)
-            if masks and not (mask or normal):
-                raise DumenetError(
-                    f"{file} has no mask: add ground_truth/{kind.name}/{file.stem}_mask.png, remove ground_truth to do "
-                    f"without masks, or, if {kind.name} holds normal images, name it in data.normal_names."
-                )
-            if mask and marked.setdefault(mask, file) != file:
-                raise DumenetError(
-                    f"{marked[mask]} and {file} have the same mask {mask}: rename one, and give it its own."
-                )
-            name = file.relative_to(images).as_posix()
-            samples[split].append(Sample(name, category, "good" if normal else kind.name, file, mask))
-    if not samples["train"] + samples["test"]:
-        raise DumenetError(f"Category {folder} holds no images: expected {LAYOUT}.")
-    return samples["train"], samples["test"]
+def describe(root: str | Path, normal_names: Iterable[str] = ()) -> list[str]:
+    """Sentences on a data set on disk that are no problems: its layout and size, and whether it is small."""
+    images, table = locate(Path(root))
+    what, few = f"read by the table {table}" if table else "a tree of folders", ""
+    what = f"VisA, {what}" if table and table.parent.name == VISA else what
+    with contextlib.suppress(DumenetError):  # its problems are told by the check
+        if not table:
+            folders = categories_of(images).values()
+            name = next(k for k, (own, _) in TREES.items() if not own or any(any(f.glob(own)) for f in folders))
+            what = f"in the layout of {name} ({TREES[name][1]})"
+        found = read_folder(root, normal_names=normal_names)
+        what += f", categories: {len(found.categories)}, training images: {len(found.train)}, test images: "
+        what += f"{len(found.test)}, defective: {sum(s.label for s in found.test)}, with masks: "
+        what, few = f"{what}{sum(s.mask is not None for s in found.test)}", few_normal(found)
+    return [f"{root} is {what}.", *([few] if few else [])]
 
 
-def is_normal(folder: Path, normal_names: Iterable[str]) -> bool:
-    """Whether a folder holds normal images, by its name."""
-    return folder.name.lower() in {*NORMAL, *(name.lower() for name in normal_names)}
+def locate(root: Path, use_index: bool = True) -> tuple[Path, Path | None]:
+    """The folder that names of images start from, and the table that lists them, None where folders tell all.
+
+    Raises:
+        DumenetError: there is neither folder nor table.
+    """
+    if root.suffix.lower() == ".csv" and root.is_file():
+        return root.parent.parent if root.parent.name == VISA else root.parent, root
+    if not root.is_dir():
+        raise DumenetError(f"There is no folder {root}: expected one that holds {LAYOUT}, or a CSV.")
+    around = next((folder for folder in (root, root / "MVTec-AD") if (folder / IMAGES).is_dir()), None)
+    images, index = around / IMAGES if around else root, (around or root) / "train.json"
+    tables = [index, root / VISA / "1cls.csv"] if use_index else [root / VISA / "1cls.csv"]
+    return images, next((table for table in tables if table.is_file()), None)
+
+
+def tree_rows(folders: Mapping[str, Path], normal_names: Iterable[str] = ()) -> Iterator[Row]:
+    """Rows of categories' folders."""
+    for category, folder in folders.items():
+        masks = masks_of(folder)
+        for kind in (*subfolders(folder / "train"), *subfolders(folder / "test")):
+            split, defect = kind.parent.name, "good" if is_normal(kind.name, normal_names) else kind.name
+            rgb = kind / "rgb"  # MVTec 3D-AD
+            for file in image_files(rgb if rgb.is_dir() else kind) if defect == "good" or split == "test" else ():
+                keys = [(place, file.stem + end) for place in (kind.name, "") for end in ("", "_mask")]
+                yield Row(file, category, split, defect, next((masks[key] for key in keys if key in masks), None))
+
+
+def mask_problems(rows: Iterable[Row], folders: Mapping[str, Path]) -> list[str]:
+    """A sentence for each mask of two defects, and for each kind of defect without masks which others have."""
+    masked = {row.category for row in rows if row.mask} | {name for name in folders if masks_of(folders[name])}
+    first: dict[Path, Path] = {}
+    bare: dict[tuple[str, str], list[Path]] = {}
+    problems = []
+    for file, category, _, defect, mask in rows:
+        if defect == "good":
+            continue
+        if mask and (other := first.setdefault(mask, file)) != file:
+            problems.append(f"{other} and {file} have the same mask {mask}: rename one, and give it its own.")
+        elif not mask and category in masked:
+            bare.setdefault((category, defect), []).append(file)
+    for (category, kind), files in bare.items():
+        more = f" and {len(files) - 1} more ({', '.join(file.name for file in files[1:10])})" if files[1:] else ""
+        problems.append(
+            f"{files[0]}{more} has no mask, but others of {category} have one: add it (ground_truth/{kind}/"
+            f"{files[0].stem}_mask.png, or the column mask), remove all masks, or, if {kind} holds normal images, name "
+            "it in data.normal_names."
+        )
+    return problems
+
+
+def is_normal(name: str, normal_names: Iterable[str]) -> bool:
+    """Whether a folder or a label of this name is that of normal images."""
+    return name.lower() in {*NORMAL, *(name.lower() for name in normal_names)}
 
 
 def masks_of(category: Path) -> dict[tuple[str, str], Path]:
-    """Masks, files or folders of files, by their folder in ground_truth ("": none) and their name without suffix."""
-    truth = category / "ground_truth"
-    found = {("", file.stem): file for file in image_files(truth)}
-    for kind in subfolders(truth):
-        found |= {(kind.name, folder.name): folder for folder in subfolders(kind) if image_files(folder)}
-        found |= {(kind.name, file.stem): file for file in image_files(kind)}
+    """Masks, files or folders of files, by the kind they lie under ("": none) and their name without suffix."""
+    truth, found = category / "ground_truth", {}
+    kinds = [("", truth), *((kind.name, kind) for kind in subfolders(truth))]
+    kinds += [(kind.name, kind / "gt") for kind in subfolders(category / "test")]  # MVTec 3D-AD
+    for kind, place in kinds:
+        found |= {(kind, folder.name): folder for folder in subfolders(place) if kind and image_files(folder)}
+        found |= {(kind, file.stem): file for file in image_files(place)}
     return found
-
-
-def mask_of(image: Path, masks: dict[tuple[str, str], Path]) -> Path | None:
-    """The mask among `masks_of` that is named after an image."""
-    keys = [(kind, image.stem + end) for kind in (image.parent.name, "") for end in ("", "_mask")]
-    return next((masks[key] for key in keys if key in masks), None)
 
 
 def write_index(dataset: Dataset, root: str | Path, out_dir: str | Path) -> None:
@@ -114,24 +177,14 @@ def write_index(dataset: Dataset, root: str | Path, out_dir: str | Path) -> None
     try:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
         for part, samples in (("train", dataset.train), ("test", dataset.test)):
-            lines = []
-            for s in samples:
-                row = {"filename": s.name, "label": s.label, "label_name": s.defect, "clsname": s.category}
-                mask = {"maskname": s.mask.relative_to(images).as_posix()} if s.mask else {}
-                lines.append(json.dumps(row | mask) + "\n")
+            masks = [{"maskname": s.mask.relative_to(images).as_posix()} if s.mask else {} for s in samples]
+            rows = (
+                {"filename": s.name, "label": s.label, "label_name": s.defect, "clsname": s.category} for s in samples
+            )
+            lines = [json.dumps(row | mask) + "\n" for row, mask in zip(rows, masks)]
             (Path(out_dir) / f"{part}.json").write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise refused(f"write the index into {out_dir}", error) from None
-
-
-def locate(root: Path) -> tuple[Path, Path]:
-    """The folder of categories, and the folder in which its index would lie."""
-    if not root.is_dir():
-        raise DumenetError(f"There is no folder {root}: expected one that holds {LAYOUT}.")
-    for index_folder in (root, root / "MVTec-AD"):
-        if (index_folder / IMAGES).is_dir():
-            return index_folder / IMAGES, index_folder
-    return root, root
 
 
 def _is_category(folder: Path) -> bool:
@@ -145,7 +198,8 @@ def categories_of(images: Path) -> dict[str, Path]:
     return {folder.name: folder for folder in subfolders(images)}
 
 
-def _choose(known: Iterable[str], categories: str | Iterable[str]) -> list[str]:
+def choose(known: Iterable[str], categories: str | Iterable[str]) -> list[str]:
+    """Names among the known ones, sorted; "all" stands for each."""
     known = sorted(known)
     wanted = [categories] if isinstance(categories, str) else list(categories)
     if "all" in wanted:
@@ -184,28 +238,31 @@ def is_unprintable(name: str) -> bool:
     return any(unicodedata.category(c) in ("Cc", "Cs") for c in name)  # Cs: a byte that is not UTF-8
 
 
-def read_index(folder: Path, images: Path) -> tuple[list[Sample], list[Sample], list[str]]:
-    """Training samples and test samples of an index, and a sentence for each line that cannot be used."""
-    train, test, problems = [], [], []
-    for part, path in ((train, folder / "train.json"), (test, folder / "test.json")):
-        text = path.read_bytes().decode("utf-8-sig", errors="replace") if path.is_file() else ""
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                if line.strip():
-                    part.append(_from_line(line, images, f"{path} line {number}"))
-            except DumenetError as error:
-                problems.append(str(error))
-    where = folder / "train.json"
-    for defect in (s.name for s in train if s.label):
-        problems.append(f"{where} lists the defect {defect}: training images must have label 0.")
-    for name, count in Counter(s.name for s in train + test).items():
+def table_rows(table: Path, images: Path, normal_names: Iterable[str] = ()) -> tuple[list[Row], list[str]]:
+    """Rows of a CSV or an index, and a sentence for each line that cannot be used."""
+    lines = list(_json_lines(table, images) if table.suffix == ".json" else _csv_lines(table, images, normal_names))
+    rows, problems = [x for x in lines if isinstance(x, Row)], [x for x in lines if isinstance(x, str)]
+    for row in rows:
+        if row.split == "train" and row.defect != "good":
+            problems.append(f"{table} lists the defect {row.file}: training images must have label 0.")
+    for file, count in Counter(row.file for row in rows).items():
         if count > 1:
-            problems.append(f"{where} and test.json list {name} {count} times: delete all lines but one.")
-    return train, test, problems
+            problems.append(f"{table} lists {file} {count} times: delete all lines but one.")
+    return rows, problems
 
 
-def _from_line(line: str, images: Path, where: str) -> Sample:
-    """The sample of an index's line; `where` names the line in errors."""
+def _text(file: Path) -> str:
+    return file.read_bytes().decode("utf-8-sig", errors="replace") if file.is_file() else ""
+
+
+def _json_lines(table: Path, images: Path) -> Iterator[Row | str]:
+    for file in (table, table.with_name("test.json")):
+        for number, line in enumerate(_text(file).splitlines(), 1):
+            if line.strip():
+                yield _from_json(line, file.stem, images, f"{file} line {number}")
+
+
+def _from_json(line: str, split: str, images: Path, where: str) -> Row | str:
     try:
         row = json.loads(line)
         name, label = Path(row["filename"]), ("0", "1").index(str(row["label"]))
@@ -214,22 +271,52 @@ def _from_line(line: str, images: Path, where: str) -> Sample:
         if not (isinstance(kind, str) and isinstance(category, str)):
             raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise DumenetError(
-            f"{where} is not a JSON object with filename, label, label_name and clsname: "
-            "fix it, or delete the file to have the folder itself read."
-        ) from None
-    for word in (category, kind):  # both become part of file names
-        if word in (".", "..") or "/" in word or "\\" in word or is_unprintable(word):
-            raise DumenetError(f"{where} holds the name {shown(word)}: give a plain name, such as a folder has.")
-    for file in filter(None, (name, mask)):
-        if is_unprintable(str(file)):
-            raise DumenetError(f"{where} names {ascii(str(file))}, which is not UTF-8 or not printable: rename it.")
-        if file.is_absolute() or ".." in file.parts:
-            raise DumenetError(f"{where} names {file}: give file names below {images} only.")
-        if not (images / file).is_file() and not (file == mask and (images / file).is_dir()):
-            raise DumenetError(f"{where} names {images / file}, which is not there: restore it or delete the line.")
-    if not label:
-        kind = "good"
-    elif kind in ("good", "defective"):
+        return (
+            f"{where} is not a JSON object with filename, label, label_name and clsname: fix it, or delete the file to "
+            "have the folder itself read."
+        )
+    if label and kind in ("good", "defective"):
         kind = name.parent.name if name.parent.name not in ("good", "") else "defective"
-    return Sample(name.as_posix(), category, kind, images / name, mask and images / mask)
+    return _listed(Row(name, category, split, kind if label else "good", mask), images, where)
+
+
+def _csv_lines(table: Path, images: Path, normal_names: Iterable[str]) -> Iterator[Row | str]:
+    reader = csv.reader(io.StringIO(_text(table), newline=""), skipinitialspace=True)
+    try:
+        names = [COLUMNS.get(name, name) for name in (word.strip().lower() for word in next(reader, []))]
+        for lacking in [name for name in ("path", "label", "split") if name not in names][:1]:
+            yield (
+                f"{table} has no column {lacking}: its first line must name path, label and split, and may name mask "
+                f"and category; it names {shown(', '.join(names))}."
+            )
+            return
+        for line in filter(any, reader):
+            row = dict(zip(names, (word.strip() for word in line)))
+            path, label, split = row["path"], row.get("label"), row.get("split", "").lower()
+            where, mask = f"{table} line {reader.line_num}", row.get("mask")
+            if not path or not label:
+                yield f"{where} lacks its path or its label: give both."
+            elif split in ("train", "test"):
+                kind = {"0": "good", "1": "defective"}.get(label, label)
+                kind = "good" if is_normal(kind, normal_names) else kind
+                row = Row(Path(path), row.get("category") or table.stem, split, kind, Path(mask) if mask else None)
+                yield _listed(row, images, where)
+            elif split not in ("val", "validation"):  # left alone, as in trees
+                yield f"{where} has the split {shown(split)}: train, test and validation are known."
+    except csv.Error as error:
+        yield f"{table} line {reader.line_num} is not CSV ({error}): save it as CSV in UTF-8 again."
+
+
+def _listed(row: Row, images: Path, where: str) -> Row | str:
+    """The row of a line with whole paths, once it is known to be harmless and its files to be there."""
+    for word in (row.category, row.defect):  # both become part of file names
+        if word in (".", "..") or "/" in word or "\\" in word or is_unprintable(word):
+            return f"{where} holds the name {shown(word)}: give a plain name, such as a folder has."
+    for file in filter(None, (row.file, row.mask)):
+        if is_unprintable(str(file)):
+            return f"{where} names {ascii(str(file))}, which is not UTF-8 or not printable: rename it."
+        if file.is_absolute() or ".." in file.parts:
+            return f"{where} names {file}: give file names below {images} only."
+        if not (images / file).is_file() and not (file == row.mask and (images / file).is_dir()):
+            return f"{where} names {images / file}, which is not there: restore it or delete the line."
+    return row._replace(file=images / row.file, mask=row.mask and images / row.mask)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from dumenet.data.samples import Sample
 from dumenet.errors import DumenetError
@@ -51,16 +51,29 @@ def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
     except PermissionError:
         raise DumenetError(f"{name} may not be read: change its permissions.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        kind = type(error).__name__
-        if Path(name).suffix.lower() in (".tif", ".tiff"):
+        if header(file)[0] is None and (pixels := _tiff_pixels(file)):
             raise DumenetError(
-                f"{name} is empty, cut short or a TIFF that is not read here, such as one of colour floats ({kind}): "
-                "save it as 8- or 16-bit, or as grey 32-bit floats."
+                f"{name} is a TIFF of {pixels}, of a kind that is not read here: save it as plain 8- or 16-bit, or as "
+                "grey 32-bit floats."
             ) from None
+        kind = type(error).__name__
         raise DumenetError(f"{name} is empty, cut short or not an image ({kind}): replace or remove it.") from None
     if turned.mode == "F" and not np.isfinite(np.asarray(turned)).all():
         raise DumenetError(f"{name} holds pixels that are NaN or infinite: export it again.")
     return turned
+
+
+def _tiff_pixels(file: Path | io.BytesIO) -> str:
+    """What the pixels of a TIFF are, e.g. "3 channels of 32-bit floats"; "" where its tags cannot be read."""
+    try:
+        with open(file, "rb") as content:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(content.read(8))
+            content.seek(tags.next)
+            tags.load(content)
+        kind = {2: "signed integers", 3: "floats"}.get(tags.get(339, (1,))[0], "integers")
+        return f"{tags.get(277, 1)} channels of {tags[258][0]}-bit {kind}"
+    except Exception:  # as many kinds as there are broken files
+        return ""
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -189,7 +202,7 @@ def check_range(samples: Iterable[Sample]) -> None:
     """
     dark = None
     for sample in samples:
-        if sample.pixel_range is None and isinstance(sample.source, Path) and _is_deep_file(sample.source):
+        if sample.pixel_range is None and header(sample.source)[1]:
             if photograph(sample).max() > 16:
                 return
             dark = sample.source
@@ -200,12 +213,24 @@ def check_range(samples: Iterable[Sample]) -> None:
         )
 
 
-def _is_deep_file(file: Path) -> bool:
+def check_masks(samples: Iterable[Sample]) -> None:
+    """Whether masks have the sizes of their images, by the headers of both; raises as `load_mask`."""
+    for sample in samples:
+        if sample.label and sample.mask:
+            sizes = {header(file)[0] for file in (sample.source, *mask_files(sample.mask))}
+            if len(sizes) > 1 or None in sizes:
+                load_mask(sample, 1)
+
+
+def header(file: Path | io.BytesIO | np.ndarray) -> tuple[tuple[int, int] | None, bool]:
+    """Width and height of an image that is not decoded, and whether it `is_deep`; None where it cannot be read."""
     try:
-        with Image.open(file, formats=FORMATS) as image:  # reads the header only
-            return is_deep(image)
+        with Image.open(file, formats=FORMATS) as image:
+            told = "exif" in image.info and image.format != "TIFF"  # of which Pillow turns the size by itself
+            turned = told and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            return image.size[::-1] if turned else image.size, is_deep(image)
     except Exception:  # whoever reads it has a sentence for it
-        return False
+        return None, False
 
 
 def _rgb(sample: Sample) -> Image.Image:
