@@ -131,11 +131,9 @@ def _data_check(args: argparse.Namespace) -> int:
     from dumenet.data import check_folder, describe
 
     settings = _data_settings(args)
-    for sentence in describe(args.root, settings.normal_names):
-        print(sentence)
     problems = check_folder(args.root, settings.normal_names, settings.pixel_range)
-    for problem in problems:
-        print(problem)
+    for line in describe(args.root, settings.normal_names) + problems:
+        print(line)
     print(f"{len(problems)} problem(s) in {args.root}." if problems else f"{args.root} is clean.")
     return 1 if problems else 0
 

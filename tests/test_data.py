@@ -469,8 +469,10 @@ def test_a_table_of_the_folder_above_is_read(tmp_path):
     to_visa(tmp_path)
     (tmp_path / "split_csv/1cls.csv").rename(tmp_path / "split_csv/2cls_highshot.csv")
     assert len(read_folder(tmp_path / "split_csv/2cls_highshot.csv").test) == 6
-    with pytest.raises(DumenetError, match="no category: expected .* split_csv/1cls.csv, or another of data/README.md"):
+    with pytest.raises(DumenetError, match="no category: expected .* split_csv/1cls.csv, or another layout of data"):
         read_folder(tmp_path)
+    (problem,) = check_folder(tmp_path)
+    assert "no category; expected <category>/train/good, " in problem
 
 
 LINES = "path,label,split\na.png,good,train\nb.png,0,train\n"
@@ -481,6 +483,7 @@ TABLES = {  # what is wrong: (the table, the sentence)
     "lacking column": ("path,label\na.png,ok\n", "p.csv has no column split"),
     "lacking label": (LINES + "c.png,,test\n", "p.csv line 4 lacks its path or its label"),
     "short line": (LINES + "c.png\n", "p.csv line 4 lacks its path or its label"),
+    "line that ends before its path": ("label,split,path\nok,train\n", "p.csv line 2 lacks its path or its label"),
     "lacking file": (LINES + "z.png,ok,test\n", "p.csv line 4 names .*z.png, which is not there"),
     "lacking mask": (LINES.replace("split\n", "split,mask\n") + "c.png,hole,test,z.png\n", "names .*z.png, which is"),
     "mask of one": ("path,label,split,mask\na.png,0,train\nb.png,x,test,m.png\nc.png,x,test\n", "c.png has no mask"),

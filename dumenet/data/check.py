@@ -7,10 +7,11 @@ import numpy as np
 from PIL import Image
 
 from dumenet.data.folders import (
-    LAYOUT,
+    LAYOUTS,
     Row,
     categories_of,
     image_files,
+    is_category,
     is_normal,
     is_unprintable,
     locate,
@@ -66,7 +67,8 @@ def check_folder(
     rows, lines = table_rows(table, images, normal_names) if table else ([], [])
     folders: Mapping[str, Path] = {}
     if not table or table.suffix == ".json":  # an index repeats what the folders say
-        listed, folders = {row.file for row in rows}, categories_of(images)
+        listed, found = {row.file for row in rows}, categories_of(images)
+        folders = found if any(map(is_category, found.values())) else {}
         rows = list(tree_rows(folders, normal_names))
         if table and not lines:  # a line that cannot be read may name what seems forgotten
             forgotten = (row.file for row in rows if row.file not in listed)
@@ -74,7 +76,7 @@ def check_folder(
     problems += lines
     categories = sorted({row.category for row in rows} | set(folders))
     if not categories and not lines:
-        problems.append(f"{root}: no category; expected {LAYOUT}")
+        problems.append(f"{root}: no category; expected {LAYOUTS}")
     for category in categories:
         own = sorted((row for row in rows if row.category == category), key=lambda row: row.split == "test")
         problems += _split_problems(folders.get(category, f"{table}, {category}"), own)

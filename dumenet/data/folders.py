@@ -17,6 +17,7 @@ from dumenet.errors import DumenetError, refused, shown, unknown
 IMAGES = "mvtec_anomaly_detection"  # the archive's own top folder; an index lies beside it
 VISA = "split_csv"  # the folder of VisA's tables, whose paths start from the folder above it
 LAYOUT = "<category>/train/good, <category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>"
+LAYOUTS = f"{LAYOUT}, {VISA}/1cls.csv, or another layout of data/README.md"
 TREES = {  # data set -> what only its categories hold, and where images and masks lie
     "MVTec 3D-AD": ("t*/*/rgb", "<category>/train/good/rgb, test/<defect>/rgb, test/<defect>/gt; only RGB is read"),
     "MVTec LOCO": ("ground_truth/*/*/*", f"{LAYOUT}/<image>/*"),
@@ -64,18 +65,17 @@ def read_folder(
             defect without a mask beside others of its category that have one, or two with the same mask.
     """
     images, table = locate(Path(root), use_index)
-    folders = {} if table else {k: v for k, v in categories_of(images).items() if _is_category(v)}
+    folders = {} if table else {k: v for k, v in categories_of(images).items() if is_category(v)}
     rows, problems = table_rows(table, images, normal_names) if table else ([], [])
     known = {row.category for row in rows} | set(folders)
     if not known and not problems:
-        expected = f"{LAYOUT}, {VISA}/1cls.csv, or another of data/README.md's layouts"
-        nothing = "lists no images: delete it, or add some" if table else f"holds no category: expected {expected}"
+        nothing = "lists no images: delete it, or add some" if table else f"holds no category: expected {LAYOUTS}"
         problems = [f"{table or root} {nothing}."]
     chosen = [] if problems else choose(known, categories)
     folders = {name: folder for name, folder in folders.items() if name in chosen}
     rows = [row for row in rows if row.category in chosen] + list(tree_rows(folders, normal_names))
     problems += mask_problems(rows, folders)
-    for name in set(chosen) - {row.category for row in rows}:
+    for name in sorted(set(chosen) - {row.category for row in rows}):
         problems.append(f"Category {folders[name]} holds no images: expected {LAYOUT}.")
     if problems:
         raise DumenetError(problems[0])
@@ -90,8 +90,8 @@ def read_folder(
 def describe(root: str | Path, normal_names: Iterable[str] = ()) -> list[str]:
     """Sentences on a data set on disk that are no problems: its layout and size, and whether it is small."""
     images, table = locate(Path(root))
-    what, few = f"read by the table {table}" if table else "a tree of folders", ""
-    what = f"VisA, {what}" if table and table.parent.name == VISA else what
+    visa = "VisA, " if table and table.parent.name == VISA else ""
+    what, few = f"{visa}read by the table {table}" if table else "a tree of folders", ""
     with contextlib.suppress(DumenetError):  # its problems are told by the check
         if not table:
             folders = categories_of(images).values()
@@ -113,7 +113,7 @@ def locate(root: Path, use_index: bool = True) -> tuple[Path, Path | None]:
     if root.suffix.lower() == ".csv" and root.is_file():
         return root.parent.parent if root.parent.name == VISA else root.parent, root
     if not root.is_dir():
-        raise DumenetError(f"There is no folder {root}: expected one that holds {LAYOUT}, or a CSV.")
+        raise DumenetError(f"There is no folder {root}: expected one that holds {LAYOUTS}.")
     around = next((folder for folder in (root, root / "MVTec-AD") if (folder / IMAGES).is_dir()), None)
     images, index = around / IMAGES if around else root, (around or root) / "train.json"
     tables = [index, root / VISA / "1cls.csv"] if use_index else [root / VISA / "1cls.csv"]
@@ -187,13 +187,13 @@ def write_index(dataset: Dataset, root: str | Path, out_dir: str | Path) -> None
         raise refused(f"write the index into {out_dir}", error) from None
 
 
-def _is_category(folder: Path) -> bool:
+def is_category(folder: Path) -> bool:
     return (folder / "train").is_dir() or (folder / "test").is_dir()
 
 
 def categories_of(images: Path) -> dict[str, Path]:
     """Subfolders by name; or the folder itself where it is one category."""
-    if _is_category(images):
+    if is_category(images):
         return {images.absolute().name: images}
     return {folder.name: folder for folder in subfolders(images)}
 
@@ -292,7 +292,7 @@ def _csv_lines(table: Path, images: Path, normal_names: Iterable[str]) -> Iterat
             return
         for line in filter(any, reader):
             row = dict(zip(names, (word.strip() for word in line)))
-            path, label, split = row["path"], row.get("label"), row.get("split", "").lower()
+            path, label, split = row.get("path"), row.get("label"), row.get("split", "").lower()
             where, mask = f"{table} line {reader.line_num}", row.get("mask")
             if not path or not label:
                 yield f"{where} lacks its path or its label: give both."
