@@ -59,11 +59,9 @@ def check_folder(
     root, problems = Path(root), []
     images, table = locate(root)
     tops = images.iterdir() if root.is_dir() else ()
-    unprintable = [p for top in tops for p in (top, *top.rglob("*")) if is_unprintable(p.name)]
+    unprintable = sorted(p for top in tops for p in (top, *top.rglob("*")) if is_unprintable(p.name))
     if unprintable:  # nothing else can be read before
-        return [
-            f"{ascii(str(p))}: name with a control character or not in UTF-8; rename it" for p in sorted(unprintable)
-        ]
+        return [f"{ascii(str(p))}: name with a control character or not in UTF-8; rename it" for p in unprintable]
     rows, lines = table_rows(table, images, normal_names) if table else ([], [])
     folders: Mapping[str, Path] = {}
     if not table or table.suffix == ".json":  # an index repeats what the folders say
