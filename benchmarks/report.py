@@ -61,7 +61,7 @@ HEAD = """# Benchmarks
 Made from the records in `data/results` by `python benchmarks/report.py`; each command writes its record and this page.
 A ratio above 1 is in our favour. Below: details, the machine, and the commit, whose scripts may have had other options.
 """
-REAL5 = "dumenet train --data data/real5 --seed 0 1 2 --tag real5 --set features.runtime=onnx"
+REAL5 = "dumenet train --data data/real5 --seed 0 1 2 --tag real5"
 PRINTED = ("bottle", "capsule", "screw", "transistor")  # categories of real5 that the paper has
 
 
