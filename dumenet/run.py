@@ -99,14 +99,15 @@ class Job:
     column: str | None = None
     setting: str | None = None
     command: str | None = None
+    evaluated: str | None = None  # SHA-256 of the checkpoint that is evaluated, where none is trained
     watched: bool = False  # score the test images after every epoch too: what choosing the best epoch would buy
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the numbers depend on."""
         images, masks, _ = _digests(self.dataset)
-        own = {"settings": counted(self.settings), "data": counted(self.data)}
-        return own | {"fingerprint": images, "masks": masks}
+        own = {"settings": counted(self.settings), "data": counted(self.data), "fingerprint": images, "masks": masks}
+        return own | ({"checkpoint": self.evaluated} if self.evaluated else {})
 
     @property
     def name(self) -> str:
@@ -271,7 +272,8 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     if fixed:
         raise DumenetError(f"{fixed[0]} is fixed in a checkpoint; only data.* and evaluation.* can change here.")
     trained = evaluated(trained, overrides)
-    job = network_job(trained.config, folders, "evaluate")
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    job = replace(network_job(trained.config, folders, "evaluate"), evaluated=digest)
     if not job.dataset.test:
         name = job.dataset.name
         raise DumenetError(f"{name} has no test images: put some into <category>/test/good and test/<defect>.")

@@ -213,6 +213,18 @@ def test_scored_in_parts_and_kept_on_disk_the_metrics_are_those_in_memory(go, tr
     assert outcome.record["metrics"] == expected and expected["per_category"]["bolt"]["pro"] is not None
 
 
+def test_neither_a_checkpoint_nor_an_evaluation_replaces_another(go, tree, tmp_path):
+    """An image more is another training; two checkpoints evaluated on one folder leave two files."""
+    first = go().record["files"]["checkpoint"]
+    shutil.copy(tree / "bolt" / "test" / "good" / "008.png", tree / "bolt" / "train" / "good" / "more.png")
+    second = go().record["files"]["checkpoint"]
+    assert first != second
+    files = [
+        evaluate_checkpoint(tmp_path / c, {}, Folders(tmp_path)).record["files"]["results"] for c in (first, second)
+    ]
+    assert len({*files, evaluate_checkpoint(tmp_path / first, {}, Folders(tmp_path)).record["files"]["results"]}) == 2
+
+
 def test_digits_end_to_end(go):
     outcome = go(data__source="digits", data__normals="56789", features__image_size=32, train__epochs=1)
     assert outcome.scores.maps is None and outcome.record["data"]["name"] == "digits"
