@@ -6,7 +6,7 @@
 Each point is a process of its own, on one thread, so that its peak memory is its own; its time is the CPU's, which a
 busy machine disturbs far less than the clock's. Images are windows on one strip of noise, made when they are used.
 Training and evaluation read a cache that was written without a backbone, noise in its place. Against images and
-categories the network is a small one; against the grid it is the paper's (4 + 4 layers). 3 GB of TMPDIR are needed.
+categories the network is a small one; against the grid it is the paper's (4 + 4 layers). 6 GB of TMPDIR are needed.
 """
 
 import json
@@ -14,8 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,14 @@ from PIL import Image
 from report import RESULTS, ROOT, TINY, arguments, publish
 from torch import Tensor
 
+from dumenet import run
 from dumenet.checkpoint import Trained
 from dumenet.config import make_config
-from dumenet.data import Sample, content_key, load_mask
+from dumenet.data import Dataset, Sample, content_key
 from dumenet.features import Backbone, Features, extract
-from dumenet.metrics import evaluate_scores
 from dumenet.models import build_model
 from dumenet.results import markdown, peak_memory_mb, write_atomic
+from dumenet.run import Folders
 from dumenet.score import calibrate, score
 from dumenet.train import split_holdout, train
 
@@ -88,15 +91,10 @@ def on_images(stage: str, count: int, categories: int, folder: Path, quick: bool
     trained = Trained(config, build_model(config.model, channels, grid).eval(), channels)
     if stage == "spread":
         return lambda: calibrate(trained, *split_holdout(held, config.train.holdout, 0))
-    pixels = stage == "pixel metrics"
-
-    def evaluate() -> None:
-        scores = score(trained, held, keep_maps=pixels)
-        masks = [load_mask(s, size) for s in samples] if pixels else None
-        labels, names = ([getattr(s, key) for s in samples] for key in ("label", "category"))
-        evaluate_scores(labels, scores.image, names, masks, scores.maps)
-
-    return evaluate
+    method = SimpleNamespace(score=lambda part: score(trained, held.subset([int(s.name[:-4]) for s in part])))
+    tested = samples if stage == "pixel metrics" else [replace(s, mask=None) for s in samples]
+    dataset, folders = Dataset("noise", samples, tested), Folders(folder)
+    return lambda: run.measure(dataset, run.scores_of(method, dataset, folders)[0], size, folders=folders)
 
 
 def on_grid(grid: int, images: int) -> Callable[[], Any]:

@@ -76,8 +76,9 @@ class FeatureConfig(Settings):
     grid: Grid = 14  # every stage is resized to grid x grid, then concatenated
     align: Literal["area", "bilinear"] = "area"  # how: the mean over each cell, or the paper's bilinear samples
     batch_size: Count = 16  # images a backbone pass
-    runtime: Literal["torch", "onnx", "openvino"] = "torch"  # what computes them for the cache: torch as it is, or an
-    # inference engine on the CPU (extras `fast`, `openvino`), equal to 1e-3 and cached apart
+    runtime: Literal["auto", "torch", "onnx", "openvino"] = field(default="auto", metadata=PLACE)  # what computes them
+    # for the cache, equal to 1e-3: torch; an inference engine on the CPU (extras `fast`, `openvino`); "auto": torch on
+    # a GPU and for few images, else ONNX Runtime where it is installed
 
     @model_validator(mode="after")
     def _check(self) -> "FeatureConfig":

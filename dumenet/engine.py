@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from dumenet.errors import DumenetError, unknown
 from dumenet.results import write_atomic
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra `fast`
 CHECKSUM = "checksum"  # the last entry of the metadata: length of the graph, SHA-256 of graph and other entries
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # of one image: inputs by name, each of one row, to outputs
 

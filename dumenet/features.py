@@ -27,12 +27,13 @@ from tqdm.auto import tqdm
 
 from dumenet.config import FeatureConfig
 from dumenet.data import Sample, content_key, load_image
-from dumenet.engine import Engine, export, read
+from dumenet.engine import PACKAGES, Engine, export, read
 from dumenet.errors import DumenetError, refused
 
 T, R = TypeVar("T"), TypeVar("R")
 EMBEDDED = "tf_efficientnet_lite0"
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
+MANY = 500  # images for which exporting the backbone, about five seconds, pays
 READERS = min(4, os.cpu_count() or 1)  # threads that decode images; each holds one at its full size
 
 
@@ -41,8 +42,8 @@ class Backbone(nn.Module):
 
     Attributes:
         stage_channels: channels of each stage; C is their sum.
-        key: names weights, stages, size, grid, alignment, and the runtime if it is not torch; equal keys give equal
-            features.
+        key: names weights, stages, size, grid and alignment; equal keys give equal features, to 1e-3 whatever the
+            runtime.
     """
 
     def __init__(self, config: FeatureConfig):
@@ -59,7 +60,6 @@ class Backbone(nn.Module):
         stages = "".join(map(str, config.stages))
         self.key = f"{config.backbone}-s{stages}-{config.image_size}px-{config.grid}g-{digest.hexdigest()[:12]}"
         self.key += "" if config.align == "bilinear" else f"-{config.align}"
-        self.key += "" if config.runtime == "torch" else f"-{config.runtime}"
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in eval mode: a frozen backbone has no other."""
@@ -266,7 +266,7 @@ def extract(
         with FileLock(folder / "lock"):  # a second process waits, and finds them here
             first = {file: i for i, file in reversed(list(enumerate(files)))}  # a duplicate runs once
             todo = sorted(i for file, i in first.items() if not _whole(file))
-            run = _runner(backbone, folder) if todo else None
+            run = _runner(backbone, folder, len(todo)) if todo else None
             bar = progress_bar(None, f"features ({backbone.config.backbone})", len(todo), show=progress and bool(todo))
             with bar, closing(read_ahead(read, todo, backbone.config.batch_size)) as batches:
                 for batch, images in batches:
@@ -299,13 +299,27 @@ def _whole(file: Path) -> bool:
         return False
 
 
-def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _runner(backbone: Backbone, folder: Path, images: int) -> Callable[[np.ndarray], np.ndarray]:
     """From uint8 images (B, S, S, 3) to features (B, C, H, W) by the backbone's runtime; its graph is kept in
     `folder`.
     """
-    if backbone.config.runtime == "torch":
-        return lambda images: backbone(torch.from_numpy(images).to(backbone.mean.device)).cpu().numpy()
-    path, metadata = folder / "backbone.onnx", {"key": backbone.key}
+    path, device, runtime = folder / "backbone.onnx", backbone.mean.device, backbone.config.runtime
+    if runtime == "auto":
+        wanted = device.type == "cpu" and (path.exists() or images >= MANY)
+        runtime = "onnx" if wanted and all(map(importlib.util.find_spec, PACKAGES)) else "torch"
+    if runtime != "torch":
+        try:
+            engine = Engine(_graph(backbone, path), runtime)
+            return lambda images: engine(images=images)[0]
+        except DumenetError:  # a network that cannot be exported
+            if backbone.config.runtime != "auto":
+                raise
+    return lambda images: backbone(torch.from_numpy(images).to(device)).cpu().numpy()
+
+
+def _graph(backbone: Backbone, path: Path) -> bytes:
+    """The backbone as an ONNX graph, kept at `path`."""
+    metadata = {"key": backbone.key}
     try:
         content, found = read(path)
     except DumenetError:
@@ -314,8 +328,7 @@ def _runner(backbone: Backbone, folder: Path) -> Callable[[np.ndarray], np.ndarr
         size = backbone.config.image_size
         export(backbone, {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}, ("features",), metadata, path)
         content, _ = read(path)
-    engine = Engine(content, backbone.config.runtime)
-    return lambda images: engine(images=images)[0]
+    return content
 
 
 def read_ahead(read: Callable[[T], R], items: Sequence[T], size: int) -> Iterator[tuple[Sequence[T], list[R]]]:

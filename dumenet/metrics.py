@@ -8,8 +8,9 @@ Protocols: image score and pixel AUROC as in UniAD (You et al., 2022) and DuMeNe
 "Uninformed Students" (Bergmann et al., 2020) and "The MVTec AD dataset" (Bergmann et al., 2021).
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def image_score(maps: np.ndarray, pooling: str = "max") -> np.ndarray:
             raise DumenetError(f"Anomaly maps must have shape (n, H, W); one of them has shape {m.shape}.")
         if pooling == "max" and min(m.shape) < WINDOW:
             raise DumenetError(f"Pooling 'max' needs maps of at least {WINDOW} x {WINDOW} pixels, not {m.shape}.")
-    # Map by map, so that memory-mapped maps are never all in memory.
+    # Map by map, so that maps on disk are never all in memory.
     return np.array([pool(_finite(m).astype(np.float64)[None], pooling)[0] for m in maps], dtype=np.float64)
 
 
@@ -119,7 +120,8 @@ def pro(masks: Iterable[np.ndarray], maps: Iterable[np.ndarray], fpr_limit: floa
     >>> pro([mask], [np.array([[0.9, 0.1, 0.2, 0.8]])]), pro([mask], [np.array([[0.9, 0.1, 0.2, 0.0]])])
     (1.0, 0.5)
     """
-    return _pro_area(_pixel_counts(masks, maps), fpr_limit)
+    pairs = list(zip(masks, maps, strict=True))
+    return _pro_area(_pixel_counts(lambda: pairs), fpr_limit)
 
 
 class _PixelCounts(NamedTuple):
@@ -137,14 +139,15 @@ class _PixelCounts(NamedTuple):
     n_anomalous: int
 
 
-def _pixel_counts(masks: Iterable[np.ndarray], maps: Iterable[np.ndarray]) -> _PixelCounts:
-    pairs, anomalous, weight, n_regions = [], [], [], 0
-    for mask, anomaly_map in zip(masks, maps, strict=True):
+def _pixel_counts(pairs: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> _PixelCounts:
+    """Counts of the masks and maps that `pairs` gives; it is called twice, so that they need not fit into memory."""
+    anomalous, weight, n_regions, n_normal = [], [], 0, 0
+    for mask, anomaly_map in pairs():
         mask, anomaly_map = np.asarray(mask), _finite(anomaly_map)
         if mask.shape != anomaly_map.shape or mask.ndim != 2:
             raise DumenetError(f"A mask of shape {mask.shape} does not fit a map of shape {anomaly_map.shape}.")
-        pairs.append((mask, anomaly_map))  # not copied: of normal pixels there are too many to hold twice
         mask = mask > 0
+        n_normal += mask.size - np.count_nonzero(mask)
         if mask.any():
             regions, count = ndimage.label(mask, structure=np.ones((3, 3)))
             region = regions[mask]  # region number of each anomalous pixel
@@ -153,16 +156,16 @@ def _pixel_counts(masks: Iterable[np.ndarray], maps: Iterable[np.ndarray]) -> _P
             n_regions += count
     if not n_regions:
         empty = np.zeros(0)
-        return _PixelCounts(empty, empty, empty, empty, sum(mask.size for mask, _ in pairs), 0)
+        return _PixelCounts(empty, empty, empty, empty, n_normal, 0)
     scores, level, size = np.unique(np.concatenate(anomalous), return_inverse=True, return_counts=True)
     overlap = np.bincount(level, np.concatenate(weight)) / n_regions  # what each level adds to PRO
-    below, up_to, n_normal = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64), 0
-    for start in range(0, len(pairs), BLOCK):
-        normal = np.concatenate([m[~(mask > 0)] for mask, m in pairs[start : start + BLOCK]])
+    below, up_to = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64)
+    again = iter(pairs())
+    while block := [np.asarray(m)[~(np.asarray(mask) > 0)] for mask, m in itertools.islice(again, BLOCK)]:
+        normal = np.concatenate(block)
         normal.sort()
         below += np.searchsorted(normal, scores, side="left")
         up_to += np.searchsorted(normal, scores, side="right")
-        n_normal += len(normal)
     return _PixelCounts(
         true=size[::-1].cumsum(),
         false=(n_normal - below)[::-1],
@@ -187,9 +190,9 @@ def _pro_area(counts: _PixelCounts, fpr_limit: float) -> float | None:
     return float(auc(x, y) / fpr_limit)
 
 
-def _pixel_metrics(masks: Iterable[np.ndarray], maps: Iterable[np.ndarray]) -> dict[str, float | None]:
+def _pixel_metrics(pairs: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> dict[str, float | None]:
     """All four pixel metrics from one sort; equal to the functions above on the flattened arrays."""
-    c = _pixel_counts(masks, maps)
+    c = _pixel_counts(pairs)
     if not c.n_anomalous or not c.n_normal:
         return dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "pro"))
     gain = np.diff(c.true, prepend=0)  # anomalous pixels at each level
@@ -249,8 +252,8 @@ def evaluate_scores(
     """Every metric, per category, as the mean over categories, and over all images pooled.
 
     `labels` (n,) 0/1, `scores` (n,), `categories` (n,) names; `masks` and `maps` are indexed by image:
-    (n, H, W) arrays, memory maps, or lists of n (H, W) arrays; an image whose mask is None is left out of the pixel
-    metrics, which are None where no mask is left.
+    (n, H, W) arrays, or sequences that read one (H, W) array at a time; an image whose mask is None is left out of the
+    pixel metrics, which are None where no mask is left.
 
     Returns ``{"per_category": {name: metrics}, "mean": ..., "pooled": metrics}``, where metrics has
     the keys of METRICS and image_auroc_ci, n_normal, n_anomalous. "mean" has the keys of METRICS, and
@@ -268,12 +271,11 @@ def evaluate_scores(
     def metrics(index: np.ndarray) -> dict:
         y, s = labels[index], scores[index]
         marked = [i for i in index if masks is not None and masks[i] is not None]
-        pixels = (masks[i] for i in marked), (maps[i] for i in marked)
         return {
             "image_auroc": auroc(y, s),
             "image_ap": average_precision(y, s),
             "image_f1max": f1_max(y, s),
-            **_pixel_metrics(*pixels),
+            **_pixel_metrics(lambda: ((masks[i], maps[i]) for i in marked)),
             "image_auroc_ci": auroc_interval(y, s, n_bootstrap, seed),
             "n_normal": int((y == 0).sum()),
             "n_anomalous": int((y == 1).sum()),

@@ -10,33 +10,40 @@ NEWTON_SCHULZ = [(3.4445, -4.7750, 2.0315)] * 5  # the quintic iteration of Jord
 MATRIX_RATE = 20.0  # learning rate of the matrices over that of all else
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonal(matrices: Tensor, bf16: bool = False) -> Tensor:
     """Matrices (n, rows, columns) with all singular values near 1 and the singular vectors that they had."""
-    return zeropower_via_newtonschulz(matrices, 5, NEWTON_SCHULZ, dtype=torch.float32)
+    kind = torch.bfloat16 if bf16 else torch.float32
+    return zeropower_via_newtonschulz(matrices, 5, NEWTON_SCHULZ, dtype=kind).to(matrices.dtype)
 
 
-def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """The optimizer `name`, "adamw" or "muon", for all parameters of `model`."""
+def make_optimizer(
+    model: nn.Module, name: str, lr: float, weight_decay: float, bf16: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer `name`, "adamw" or "muon", for all parameters of `model`; `bf16` where that is fast, for Muon."""
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
     matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    return Muon(matrices, others, lr, weight_decay)
+    return Muon(matrices, others, lr, weight_decay, bf16)
 
 
 class Muon(torch.optim.AdamW):
     """Muon: the momentum of a matrix, made orthogonal, is its step, so that all its directions are learned at one pace
     (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
-    timm and torch have it too, but compute it in bf16: on a processor without it a step of this network then takes five
-    times as long. timm's iteration is used here in fp32, for all matrices of one shape at once.
+    timm and torch have it too, but always compute it in bf16: on a processor without it a step of this network then
+    takes five times as long. timm's iteration is used here, for all matrices of one shape at once.
 
     Args:
         matrices: weights (out, in) of linear layers, stepped by Muon at `MATRIX_RATE` times `lr`.
         others: stepped by AdamW.
+        bf16: make the momentum orthogonal in bf16, as its authors do, and not in fp32.
     """
 
-    def __init__(self, matrices: list[Tensor], others: list[Tensor], lr: float, weight_decay: float):
+    def __init__(
+        self, matrices: list[Tensor], others: list[Tensor], lr: float, weight_decay: float, bf16: bool = False
+    ):
+        self.bf16 = bf16
         groups = [{"params": others}, {"params": matrices, "lr": lr * MATRIX_RATE, "momentum": 0.95}]
         super().__init__([g for g in groups if g["params"]], lr, weight_decay=weight_decay)
 
@@ -63,7 +70,7 @@ class Muon(torch.optim.AdamW):
                     state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             ahead = torch.stack([p.grad.lerp(self.state[p]["momentum"], group["momentum"]) for p in same])  # Nesterov
-            steps = orthogonal(ahead)
+            steps = orthogonal(ahead, self.bf16)
             for p, step in zip(same, steps):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)

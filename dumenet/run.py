@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,7 +39,7 @@ from dumenet.results import machine, peak_memory_mb, write_result
 from dumenet.score import Scores, evaluated, score
 from dumenet.sweep import sweep
 
-CHUNK = 200  # images scored at a time where their maps are not kept
+CHUNK = 512  # images scored at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +99,15 @@ class Job:
     column: str | None = None
     setting: str | None = None
     command: str | None = None
+    evaluated: str | None = None  # SHA-256 of the checkpoint that is evaluated, where none is trained
     watched: bool = False  # score the test images after every epoch too: what choosing the best epoch would buy
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the numbers depend on."""
         images, masks, _ = _digests(self.dataset)
-        own = {"settings": counted(self.settings), "data": counted(self.data)}
-        return own | {"fingerprint": images, "masks": masks}
+        own = {"settings": counted(self.settings), "data": counted(self.data), "fingerprint": images, "masks": masks}
+        return own | ({"checkpoint": self.evaluated} if self.evaluated else {})
 
     @property
     def name(self) -> str:
@@ -242,7 +244,9 @@ def run(
     method = METHODS[job.method](replace(job.settings, cache=folders.cache, progress=progress, state=state))
     by_epoch: list[float | None] = []
     if job.watched:
-        method.on_epoch = lambda epoch: by_epoch.append(_image_auroc(dataset, scores_of(method, dataset)[0].image))
+        method.on_epoch = lambda epoch: by_epoch.append(
+            _image_auroc(dataset, scores_of(method, dataset, folders)[0].image)
+        )
     start = time.perf_counter()
     if not (checkpoint and method.load(checkpoint, dataset.train)):
         method.fit(dataset.train)
@@ -268,7 +272,8 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
     if fixed:
         raise DumenetError(f"{fixed[0]} is fixed in a checkpoint; only data.* and evaluation.* can change here.")
     trained = evaluated(trained, overrides)
-    job = network_job(trained.config, folders, "evaluate")
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    job = replace(network_job(trained.config, folders, "evaluate"), evaluated=digest)
     if not job.dataset.test:
         name = job.dataset.name
         raise DumenetError(f"{name} has no test images: put some into <category>/test/good and test/<defect>.")
@@ -286,9 +291,9 @@ def _measured(
 ) -> Outcome:
     """Score the test images, measure, and write the record."""
     dataset, settings, start = job.dataset, job.settings, time.perf_counter()
-    scores, pooled = scores_of(method, dataset) if dataset.test else (None, {})
+    scores, pooled = scores_of(method, dataset, folders) if dataset.test else (None, {})
     scored, resamples = time.perf_counter(), getattr(settings, "evaluation", EvalConfig()).bootstrap
-    metrics = scores and measure(dataset, scores, settings.features.image_size, resamples, settings.seed)
+    metrics = scores and measure(dataset, scores, settings.features.image_size, resamples, settings.seed, folders)
     seconds |= {"score": scored - start, "metrics": time.perf_counter() - scored}
     network, peak, path = isinstance(method, Network), peak_memory_mb(), job.path(folders)
     device = pick_device(method.config.train.device if network else settings.device)
@@ -311,25 +316,77 @@ def _measured(
     return Outcome(record, method, dataset, scores)
 
 
-def scores_of(method: Method, dataset: Dataset) -> tuple[Scores, dict[str, np.ndarray]]:
+class OnDisk(Sequence):
+    """Arrays of one shape, in a file that has no name: memory does not grow with images x pixels.
+
+    Raises:
+        DumenetError: a disk that cannot take them.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._rows, self._count = folder, [], 0
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = TemporaryFile(dir=folder)
+
+    def append(self, row: np.ndarray | None) -> None:
+        """Write one more array; None stands for itself."""
+        self._rows.append(None if row is None else self._count)
+        if row is not None:
+            with self._writing():
+                self._file.write(np.ascontiguousarray(row))
+            self._count, self._like = self._count + 1, row
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...)"""
+        return len(self), *self._like.shape
+
+    def __getitem__(self, index: Any) -> np.ndarray | None:
+        """An array, read from disk; of several numbers, a slice or a mask an array of them."""
+        if not isinstance(index, (int, np.integer)):
+            return np.stack([self[int(i)] for i in np.arange(len(self))[index]])
+        if (row := self._rows[index]) is None:
+            return None
+        with self._writing():
+            self._file.seek(row * self._like.nbytes)
+            return np.frombuffer(self._file.read(self._like.nbytes), self._like.dtype).reshape(self._like.shape)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise refused(f"keep anomaly maps and masks in {self._folder}", error) from None
+
+
+def scores_of(method: Method, dataset: Dataset, folders: Folders = Folders()) -> tuple[Scores, dict[str, np.ndarray]]:
     """Scores of the test images, and what each pooling rule would make of their maps; without masks no map is kept."""
-    chunk = len(dataset.test) if dataset.masked else CHUNK
-    made, pooled = [], {}
-    for start in range(0, len(dataset.test), chunk):
-        scores = method.score(dataset.test[start : start + chunk])
+    images, found, pooled, kept = [], [], {}, OnDisk(folders.cache) if dataset.masked else None
+    for start in range(0, len(dataset.test), CHUNK):
+        scores = method.score(dataset.test[start : start + CHUNK])
         for rule in POOLINGS:
             if rule != "max" or scores.maps.shape[1] >= WINDOW:
                 pooled.setdefault(rule, []).append(image_score(scores.maps, rule))
-        made.append(scores if dataset.masked else replace(scores, maps=None))
-    found = [name for scores in made for name in scores.found or ()] or None
-    image = np.concatenate([scores.image for scores in made])
-    return Scores(image, made[0].maps, found), {rule: np.concatenate(values) for rule, values in pooled.items()}
+        images.append(scores.image)
+        found += scores.found or ()
+        for m in scores.maps if kept is not None else ():
+            kept.append(m.astype(np.float32, copy=False))
+    joined = {rule: np.concatenate(values) for rule, values in pooled.items()}
+    return Scores(np.concatenate(images), kept, found or None), joined
 
 
-def measure(dataset: Dataset, scores: Scores, size: int, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+def measure(
+    dataset: Dataset, scores: Scores, size: int, bootstrap: int = 1000, seed: int = 0, folders: Folders = Folders()
+) -> dict[str, Any]:
     """Metrics of the test images' scores per category, mean and pooled; see `evaluate_scores`."""
-    kept = dataset.masked if scores.maps is not None else set()
-    masks = [load_mask(s, size) if s.category in kept else None for s in dataset.test] if kept else None
+    marked = dataset.masked if scores.maps is not None else set()
+    masks = OnDisk(folders.cache) if marked else None
+    for s in dataset.test if marked else ():
+        masks.append(load_mask(s, size) if s.category in marked else None)
     labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
     return evaluate_scores(labels, scores.image, categories, masks, scores.maps, bootstrap, seed)
 

@@ -108,7 +108,7 @@ def train(
     if config.model.target == "standardised":
         model.standardise.fit(*features.channel_statistics())
     model.to(device)
-    optimizer = make_optimizer(model, c.optimizer, c.lr, c.weight_decay)
+    optimizer = make_optimizer(model, c.optimizer, c.lr, c.weight_decay, precision == "bf16")
     in_epoch, total = count_steps(c, len(features))
     schedule, epochs = make_schedule(optimizer, c, in_epoch, total), -(-total // in_epoch)
     start = resume(state_file, trained, optimizer, schedule)

@@ -55,13 +55,13 @@ def alike(found, expected):
 
 
 @fast
-def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_path, monkeypatch):
-    torchs = extract(samples, Backbone(tiny(**SMALL).features), tmp_path, progress=False)
+def test_features_of_an_engine_are_torchs_and_cached_alike(tiny, samples, tmp_path, monkeypatch):
+    torchs = extract(samples, Backbone(tiny(**SMALL, features__runtime="torch").features), tmp_path / "t", False)
     backbone = Backbone(tiny(**SMALL, features__runtime="onnx", features__batch_size=4).features)
     found = extract(samples, backbone, tmp_path, progress=False)
     assert alike(rows(found), rows(torchs))
     graph = tmp_path / backbone.key / "backbone.onnx"
-    assert backbone.key.endswith("-onnx") and len(list(tmp_path.iterdir())) == 2
+    assert (tmp_path / "t" / backbone.key).is_dir()
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-100])  # is made again: in this test from a copy, since that takes seconds
     monkeypatch.setattr(features_module, "export", lambda *a: a[-1].write_bytes(whole))
@@ -70,6 +70,24 @@ def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_pa
     assert torch.equal(rows(again)[0], rows(found)[3]) and graph.read_bytes() == whole
     monkeypatch.setitem(sys.modules, "onnx", None)  # what is cached needs no package
     assert torch.equal(rows(extract(samples, Backbone(backbone.config), tmp_path, progress=False)), rows(found))
+
+
+@fast
+def test_by_default_many_images_are_left_to_an_engine(tiny, samples, tmp_path, monkeypatch):
+    backbone = Backbone(tiny(**SMALL).features)
+    extract(samples[:1], backbone, tmp_path, progress=False)
+    assert not (tmp_path / backbone.key / "backbone.onnx").exists()  # an export would take longer
+    monkeypatch.setattr(features_module, "MANY", 2)
+    extract(samples, backbone, tmp_path, progress=False)
+    assert (tmp_path / backbone.key / "backbone.onnx").exists()
+
+    def refused(*args):
+        raise DumenetError("This network cannot be exported.")
+
+    monkeypatch.setattr(features_module, "export", refused)
+    extract(samples, backbone, tmp_path / "other", progress=False)  # by torch
+    with pytest.raises(DumenetError, match="cannot be exported"):
+        extract(samples, Backbone(tiny(**SMALL, features__runtime="onnx").features), tmp_path / "third", False)
 
 
 @pytest.mark.parametrize(("absent", "runtime"), [("onnx", "onnx"), ("onnxscript", "openvino")])

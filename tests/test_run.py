@@ -11,7 +11,7 @@ from dumenet.checkpoint import load_checkpoint
 from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
 from dumenet.methods import network
-from dumenet.metrics import METRICS
+from dumenet.metrics import METRICS, evaluate_scores
 from dumenet.run import Folders, evaluate_checkpoint, network_job, per_category, run
 
 
@@ -199,6 +199,30 @@ def test_without_masks_only_images_are_judged(go, tree):
     assert mean["image_auroc"] is not None
     assert all(mean[name] is None for name in METRICS if not name.startswith("image"))
     assert outcome.scores.maps is None  # memory does not grow with images x pixels
+
+
+def test_scored_in_parts_and_kept_on_disk_the_metrics_are_those_in_memory(go, tree, monkeypatch):
+    shutil.rmtree(tree / "felt" / "ground_truth")  # a category without pixel metrics
+    monkeypatch.setattr("dumenet.run.CHUNK", 5)
+    outcome = go()
+    maps, images = outcome.scores.maps, outcome.method.score(outcome.dataset.test)
+    assert np.array_equal(maps[:], images.maps) and np.array_equal(maps[[3, 1]], images.maps[[3, 1]])
+    masks = [load_mask(s, 64) if s.category == "bolt" else None for s in outcome.dataset.test]
+    labels, names = zip(*((s.label, s.category) for s in outcome.dataset.test))
+    expected = evaluate_scores(labels, images.image, names, masks, images.maps, n_bootstrap=20)
+    assert outcome.record["metrics"] == expected and expected["per_category"]["bolt"]["pro"] is not None
+
+
+def test_neither_a_checkpoint_nor_an_evaluation_replaces_another(go, tree, tmp_path):
+    """An image more is another training; two checkpoints evaluated on one folder leave two files."""
+    first = go().record["files"]["checkpoint"]
+    shutil.copy(tree / "bolt" / "test" / "good" / "008.png", tree / "bolt" / "train" / "good" / "more.png")
+    second = go().record["files"]["checkpoint"]
+    assert first != second
+    files = [
+        evaluate_checkpoint(tmp_path / c, {}, Folders(tmp_path)).record["files"]["results"] for c in (first, second)
+    ]
+    assert len({*files, evaluate_checkpoint(tmp_path / first, {}, Folders(tmp_path)).record["files"]["results"]}) == 2
 
 
 def test_digits_end_to_end(go):

@@ -177,7 +177,11 @@ def test_auto_precision_is_what_the_processor_is_fast_at(go, monkeypatch):
     for amx, avx, expected in ((False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx, raising=False)
-        assert pick_precision("auto", torch.device("cpu")) == expected == go(train__epochs=1).origin["precision"]
+        assert (
+            pick_precision("auto", torch.device("cpu"))
+            == expected
+            == go(train__epochs=1, train__precision="auto").origin["precision"]
+        )
         assert pick_precision("fp32", torch.device("cpu")) == "fp32"
 
 
