@@ -38,7 +38,7 @@ between 30 and 150 steps, the maps' pixel AUROC 0.86 to 0.91.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Method, Sample, descend, mahalanobis, picked, positions, smooth, stages_of
 from dumenet.score import upsample
 
 
@@ -85,57 +85,46 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) in 0..1 to embeddings of cells (B, D, h, w)."""
-        return self.embed(self.backbone.net((images - self.backbone.mean) / self.backbone.std)[-1])
+        return self.embed(stages_of(self.backbone, images)[-1])
 
 
-class CutPaste:
+class CutPaste(Method):
     """See the module. Memory: an embedding for each training image, and `most` of cells."""
 
     def __init__(self, settings: CutPasteSettings = CutPasteSettings()):
-        self.settings = with_features(settings, stages=settings.stages)
+        self.settings = settings.with_features(stages=settings.stages)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Learn the three-way puzzle, then the two Gaussians of the untouched images."""
-        s, device = self.settings, begin(train, self.settings)
+        self._begin(train)
+        s, size = self.settings, self.settings.features.image_size
         generator = torch.Generator().manual_seed(s.seed)
-        self.network = Network(s).to(device)
+        self.network = Network(s).to(self.device)
         head = [*self.network.embed.parameters(), *self.network.classify.parameters()]
         body = list(self.network.backbone.net.parameters())
         optimizer = torch.optim.Adam([{"params": head, "lr": s.head_lr}, {"params": body, "lr": s.lr}])
         for step in progress_bar(range(s.head_steps + s.steps), "CutPaste", show=s.progress):
             if s.tune and step == s.head_steps:
                 self.network.backbone.net.requires_grad_(True)
-            chosen = torch.randint(len(train), (s.batch,), generator=generator)
-            images = next(images_of([train[i] for i in chosen], s.features.image_size, s.batch))
+            images = picked(train, torch.randint(len(train), (s.batch,), generator=generator), size)
             pasted = [torch.stack([make(x, s, generator) for x in images]) for make in (cut_paste, scar)]
-            images = torch.cat([images, *pasted])  # (3B, 3, S, S)
-            kind = torch.arange(3, device=device).repeat_interleave(s.batch)  # untouched, CutPaste, scar
-            loss = F.cross_entropy(self.network.classify(self.network(images.to(device)).mean((2, 3))), kind)
-            descend(loss, optimizer)
+            images = torch.cat([images, *pasted]).to(self.device)  # (3B, 3, S, S)
+            kind = torch.arange(3, device=self.device).repeat_interleave(s.batch)  # untouched, CutPaste, scar
+            descend(F.cross_entropy(self.network.classify(self.network(images).mean((2, 3))), kind), optimizer)
         self.network.requires_grad_(False)
-        pooled, cells, keep = [], [], max(s.most // len(train), 1)
-        for grid in self._grids(train):
+        pooled, cells = [], []
+        for images in self._batches(train):
+            grid = self.network(images.to(self.device)).cpu()  # (B, D, h, w)
             pooled.append(grid.mean((2, 3)))
-            for rows in grid.flatten(2).transpose(1, 2):  # (N, D) of an image
-                cells.append(rows[torch.randperm(len(rows), generator=generator)[:keep]])
+            cells.append(positions(grid, max(s.most // len(train), 1), generator))
         self.image_gaussian, self.cell_gaussian = gaussian(torch.cat(pooled)), gaussian(torch.cat(cells)[: s.most])
 
-    @torch.no_grad()
-    def _grids(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
-        """Embeddings (B, D, h, w) of all images, a batch at a time, on the CPU."""
-        device = next(self.network.parameters()).device
-        for images in images_of(samples, self.settings.features.image_size):
-            yield self.network(images.to(device)).cpu()
-
-    def score(self, test: Sequence[Sample]) -> Scores:
+    def judge(self, batch: Tensor) -> tuple[Tensor, np.ndarray]:
         """Mahalanobis distances of the pooled embedding (image) and of each cell (map)."""
-        scores, maps = [], []
-        for grid in self._grids(test):
-            b, _, h, w = grid.shape
-            scores.append(mahalanobis(grid.mean((2, 3)), *self.image_gaussian))
-            distance = mahalanobis(grid.permute(0, 2, 3, 1).flatten(0, 2), *self.cell_gaussian).view(b, h, w)
-            maps.append(upsample(distance, self.settings.features.image_size, "bilinear").numpy())
-        return Scores(torch.cat(scores).numpy(), smooth(np.concatenate(maps), self.settings.sigma))
+        grid = self.network(batch).cpu().permute(0, 2, 3, 1)  # (B, h, w, D)
+        distance = mahalanobis(grid.flatten(0, 2), *self.cell_gaussian).view(grid.shape[:3])
+        maps = smooth(upsample(distance, self.settings.features.image_size, "bilinear"), self.settings.sigma)
+        return mahalanobis(grid.mean((1, 2)), *self.image_gaussian), maps
 
 
 def gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,12 +134,6 @@ def gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
     ridge = 1e-9 * max(np.trace(covariance) / len(covariance), 1e-12)  # a single image has no spread at all
     inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
     return torch.from_numpy(x.mean(0)).float(), torch.from_numpy(inverse).float()
-
-
-def mahalanobis(rows: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
-    """Distance (n,) of rows (n, D) from the Gaussian."""
-    centred = rows - mean
-    return ((centred @ inverse) * centred).sum(1).clamp_min(0).sqrt()
 
 
 def cut_paste(image: Tensor, settings: CutPasteSettings, generator: torch.Generator) -> Tensor:

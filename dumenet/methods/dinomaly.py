@@ -40,10 +40,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.checkpoint import pick_device
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, features_of, smooth, with_features
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, descend, shuffled, smooth
 from dumenet.metrics import image_score
 from dumenet.models.layers import Standardise, map_of, tokens_of
 from dumenet.score import upsample
@@ -69,51 +68,46 @@ class DinomalySettings(Common):
     sigma: float = 1.5  # pixels
 
 
-class Dinomaly:
+class Dinomaly(FeatureMethod):
     """See the module. Memory: the decoder, and a batch of features."""
 
     def __init__(self, settings: DinomalySettings = DinomalySettings()):
-        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
+        self.settings = settings.with_features(stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
-        """Train bottleneck and decoder on the frozen features. `losses` keeps the loss of each step."""
+        """Train bottleneck and decoder on the frozen features."""
         s = self.settings
-        features, stage_channels = features_of(train, s)
-        device = begin(train, s)
+        features, stage_channels = self._features(train)
+        self._begin(train)
         self.network = LooseReconstruction(s, stage_channels)
         if self.network.widths_differ:
             mean, std = features.channel_statistics()
             self.network.scale.std.copy_((mean.square() + std.square()).sqrt())
-        self.network.to(device).train()
+        self.network.to(self.device).train()
         optimizer = torch.optim.AdamW(self.network.parameters(), s.lr, weight_decay=1e-4, eps=1e-10, amsgrad=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, s.steps))
-        order: list[Tensor] = []
-        self.losses: list[float] = []
-        for step in progress_bar(range(s.steps), "Dinomaly", show=s.progress):
-            if not order:
-                order = list(torch.randperm(len(features)).split(s.batch))
-            pairs = self.network(features.batch(order.pop()).to(device))
+        steps = progress_bar(range(s.steps), "Dinomaly", show=s.progress)
+        for step, index in zip(steps, shuffled(len(features), s.batch)):
+            pairs = self.network(features.batch(index).to(self.device))
             share = s.hard * min(step / (0.1 * s.steps), 1)
             loss = sum(hard_cosine_loss(target, made, share, s.shrink) for target, made in pairs) / len(pairs)
             descend(loss, optimizer, schedule, clip=s.clip)
-            self.losses.append(loss.item())
         self.network.eval()
 
-    @torch.no_grad()
-    def score(self, test: Sequence[Sample]) -> Scores:
-        """1 - cosine, averaged over groups, upsampled and smoothed."""
-        s, device, maps = self.settings, pick_device(self.settings.device), []
-        features, _ = features_of(test, s)
-        for batch in features.batches(16):
-            distances = [1 - F.cosine_similarity(*pair, dim=1) for pair in self.network(batch.to(device))]
-            grid = torch.stack(distances).mean(0)  # (B, H, W)
-            maps.append(upsample(grid, s.features.image_size, "bilinear").cpu().numpy())
-        smoothed = smooth(np.concatenate(maps), s.sigma)
-        return Scores(image_score(smoothed, "top1"), smoothed)
+    def judge(self, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """1 - cosine, averaged over groups, upsampled and smoothed, and the mean of its highest hundredth."""
+        distances = [1 - F.cosine_similarity(*pair, dim=1) for pair in self.network(batch)]  # (B, H, W) each
+        grid, size = torch.stack(distances).mean(0), self.settings.features.image_size
+        maps = smooth(upsample(grid, size, "bilinear"), self.settings.sigma)
+        return image_score(maps, "top1"), maps
 
 
 class LooseReconstruction(nn.Module):
-    """Bottleneck, decoder, and which layers answer for which stages."""
+    """Bottleneck, decoder, and which layers answer for which stages.
+
+    Raises:
+        DumenetError: groups that do not divide stages and layers, or heads that do not divide the width.
+    """
 
     def __init__(self, s: DinomalySettings, stage_channels: tuple[int, ...]):
         super().__init__()
@@ -141,15 +135,13 @@ class LooseReconstruction(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Features (B, C, H, W) to each group's target and reconstruction, both (B, its C, H, W), shallow group
-        first."""
+        """Features (B, C, H, W) to target and reconstruction (B, C_g, H, W) of each group g, the shallow one first."""
         stages = self.scale(features).split(self.stage_channels, dim=1)
         targets = [self._fused([stages[i] for i in members]) for members in self.members]
         x = self.bottleneck(self.project_in(tokens_of(self._fused(stages))))  # (B, N, D)
-        made = []
+        made: list[Tensor] = []
         for layer in self.decoder:
-            x = layer(x)
-            made.insert(0, x)  # the last layer first: it answers for the shallow group
+            made.insert(0, x := layer(x))  # the last layer first: it answers for the shallow group
         parts = torch.stack(made).unflatten(0, (self.groups, -1)).mean(1)  # (groups, B, N, D)
         return [(t, map_of(out(part), t)) for t, out, part in zip(targets, self.project_out, parts)]
 

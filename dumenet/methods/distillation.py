@@ -8,8 +8,7 @@ of both,
     L = L_dir + lambda L_val,
 
 a level flattened into one vector for the cosine, and lambda set on the untrained student such that both terms weigh
-the same.
-The loss of a new image is its score. Where the image is anomalous is read from the loss's gradient (3.1 too),
+the same. The loss of a new image is its score. Where it is anomalous is read from the loss's gradient (3.1 too),
 
     map = opening of G_sigma * |dL / d image|:   the pixels on which the disagreement depends.
 
@@ -42,18 +41,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from dumenet.errors import unknown
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, smooth, stages_of
 from dumenet.score import upsample
-
-LOCALISE = ("gradient", "positions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +90,19 @@ def level(channels_in: int, inner: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(inner, channels_out, 3, padding=1))
 
 
-class KnowledgeDistillation:
+class KnowledgeDistillation(Method):
     """See the module. Memory: teacher, student, and one batch's activations."""
 
+    at_once = 8
+
     def __init__(self, settings: DistillationSettings = DistillationSettings()):
-        self.settings = with_features(settings, stages=settings.stages)
-        if settings.localise not in LOCALISE:
-            raise unknown("localise", settings.localise, LOCALISE)
+        self.settings = settings.with_features(stages=settings.stages)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """The student, and lambda before it."""
-        s, self.device = self.settings, begin(train, self.settings)
+        self._begin(train)
+        s, size = self.settings, self.settings.features.image_size
         self.teacher = Backbone(s.features).to(self.device)
-        size = s.features.image_size
         self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False, momentum=None) for c in self.teacher.stage_channels)
         self.norms.to(self.device)
         for images in images_of(train, size, s.batch):
@@ -117,38 +112,29 @@ class KnowledgeDistillation:
         optimiser = torch.optim.Adam(self.student.parameters(), s.lr)
         self.weight = s.weight
         for _ in progress_bar(range(s.steps), "student", show=s.progress):
-            picked = [train[i] for i in torch.randint(len(train), (s.batch,)).tolist()]
-            images = next(images_of(picked, size, s.batch)).to(self.device)
-            direction, value = losses(*self._levels(images))
+            images = picked(train, torch.randint(len(train), (s.batch,)), size)
+            direction, value = losses(*self._levels(images.to(self.device)))
             if self.weight is None:
                 self.weight = float((direction.sum() / value.sum()).detach())
-            loss = (direction + self.weight * value).mean()
-            descend(loss, optimiser)
+            descend((direction + self.weight * value).mean(), optimiser)
         self.student.eval().requires_grad_(False)
 
-    def score(self, test: Sequence[Sample]) -> Scores:
+    @torch.enable_grad()
+    def judge(self, batch: Tensor) -> tuple[Tensor, object]:
         """The loss of each image, and where it comes from."""
-        s, scores, maps = self.settings, [], []
-        for images in images_of(test, s.features.image_size, 8):
-            images = images.to(self.device).requires_grad_(s.localise == "gradient")
-            teacher, student = self._levels(images)
-            direction, value = losses(teacher, student)
-            loss = direction + self.weight * value
-            scores.append(loss.detach().cpu().numpy())
-            if s.localise == "gradient":
-                (gradient,) = torch.autograd.grad(loss.sum(), images)  # (B, 3, S, S); images do not meet in eval mode
-                maps.append(gradient.abs().mean(1).cpu().numpy())
-            else:
-                maps.append(disagreement(teacher, student, s.features.image_size).cpu().numpy())
-        smoothed = smooth(np.concatenate(maps), s.sigma)
-        if s.localise == "gradient" and s.opening > 1:
-            smoothed = ndimage.grey_opening(smoothed, (1, s.opening, s.opening))
-        return Scores(np.concatenate(scores), smoothed)
+        s, gradient = self.settings, self.settings.localise == "gradient"
+        levels = self._levels(batch.requires_grad_(gradient))
+        direction, value = losses(*levels)
+        loss = direction + self.weight * value
+        if not gradient:
+            return loss, smooth(disagreement(*levels, s.features.image_size), s.sigma)
+        (slope,) = torch.autograd.grad(loss.sum(), batch)  # (B, 3, S, S); images do not meet in eval mode
+        maps = smooth(slope.abs().mean(1), s.sigma)
+        return loss.detach(), ndimage.grey_opening(maps, (1, s.opening, s.opening)) if s.opening > 1 else maps
 
     def _teach(self, images: Tensor) -> list[Tensor]:
         """The teacher's levels (B, C_i, H_i, W_i) for images (B, 3, S, S) in 0..1, each channel standardised."""
-        levels = self.teacher.net((images - self.teacher.mean) / self.teacher.std)
-        return [norm(x) for norm, x in zip(self.norms, levels)]
+        return [norm(x) for norm, x in zip(self.norms, stages_of(self.teacher, images))]
 
     def _levels(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The levels of teacher and student."""

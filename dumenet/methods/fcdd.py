@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from dumenet.data import find_images
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, with_features
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,53 +66,49 @@ class FCDDSettings(Common):
     sigma: float = 12.0  # pixels of a 224-pixel image
 
 
-class FCDD:
-    """See the module. Memory: one batch."""
+class FCDD(Method):
+    """See the module. Memory: one batch.
+
+    Raises:
+        DumenetError: a folder of outliers without images.
+    """
 
     def __init__(self, settings: FCDDSettings = FCDDSettings()):
         outliers = settings.outliers
         if isinstance(outliers, str) and outliers != "confetti":
-            settings = replace(
-                settings, outliers=photographs() if outliers == "photographs" else exposed(Path(outliers))
-            )
-        self.settings = with_features(settings, stages=(settings.stage,))
+            outliers = photographs() if outliers == "photographs" else exposed(Path(outliers))
+        self.settings = replace(settings, outliers=outliers).with_features(stages=(settings.stage,))
+        self.supervised, self.at_once = outliers is not None and len(outliers) > 0, settings.batch
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train phi for a fixed number of steps; every batch is drawn, augmented and mixed with outliers anew."""
-        s, device, rng = self.settings, begin(train, self.settings), np.random.default_rng(self.settings.seed)
-        supervised = s.outliers is not None and len(s.outliers) > 0
-        self.net = Phi(Backbone(s.features), s.hidden, supervised, s.finetune).to(device).train()
-        self.centre = torch.zeros((), device=device)
+        self._begin(train)
+        s, rng = self.settings, np.random.default_rng(self.settings.seed)
+        self.net = Phi(Backbone(s.features), s.hidden, self.supervised, s.finetune).to(self.device).train()
+        self.centre = torch.zeros((), device=self.device)
         trained = [p for p in self.net.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained, s.lr, weight_decay=1e-5)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps + 2, pct_start=0.1)
-        for step in progress_bar(range(s.steps), "FCDD", s.steps, show=s.progress, leave=False):
-            images, outlier = self._batch(train, rng)
-            z = self.net(images.to(device))  # (B, u, v)
-            if step == 0 and not supervised:  # Deep SVDD's choice of a centre, away from 0
+        for step in progress_bar(range(s.steps), "FCDD", show=s.progress):
+            images, outlier = self._drawn(train, rng)
+            z = self.net(images.to(self.device))  # (B, u, v)
+            if step == 0 and not self.supervised:  # Deep SVDD's choice of a centre, away from 0
                 self.centre = z.detach().mean() + torch.where(z.detach().mean() < 0, -1.0, 1.0)
-            loss = fcdd_loss(pseudo_huber(z - self.centre), outlier.to(device)).mean()
-            descend(loss, optimizer, schedule)
+            descend(fcdd_loss(pseudo_huber(z - self.centre), outlier.to(self.device)).mean(), optimizer, schedule)
         self.net.eval()
         self.gaussians = placed_gaussians(self.net, s.features.image_size, s.sigma * s.features.image_size / 224)
 
-    @torch.no_grad()
-    def score(self, test: Sequence[Sample]) -> Scores:
+    def judge(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of A, and A under the Gaussians."""
-        s, device, scores, maps = self.settings, self.centre.device, [], []
-        for images in images_of(test, s.features.image_size, s.batch):
-            a = pseudo_huber(self.net(images.to(device)) - self.centre)  # (B, u, v)
-            scores.append(a.mean((1, 2)).cpu().numpy())
-            maps.append((self.gaussians @ a @ self.gaussians.T).cpu().numpy())  # (B, S, S)
-        return Scores(np.concatenate(scores), np.concatenate(maps))
+        a = pseudo_huber(self.net(batch) - self.centre)  # (B, u, v)
+        return a.mean((1, 2)), self.gaussians @ a @ self.gaussians.T
 
-    def _batch(self, train: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _drawn(self, train: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) in 0..1, and which of them are outliers, (B,) bool."""
         s, size = self.settings, self.settings.features.image_size
-        outlier = (rng.random(s.batch) < 0.5) & (s.outliers is not None and len(s.outliers) > 0)
+        outlier = (rng.random(s.batch) < 0.5) & self.supervised
         other = train if s.outliers is None or isinstance(s.outliers, str) else s.outliers
-        sources = [other if bad else train for bad in outlier]
-        samples = [source[rng.integers(len(source))] for source in sources]
+        samples = [source[rng.integers(len(source))] for source in (other if bad else train for bad in outlier)]
         images = next(images_of(samples, round(size * 240 / 224), s.batch)).numpy()
         made = []
         for image, bad in zip(images, outlier):
@@ -125,8 +121,7 @@ class FCDD:
 
 
 class Phi(nn.Module):
-    """Images (B, 3, S, S) in 0..1 to (B, u, v): the frozen backbone, then what is trained. No biases without
-    outliers."""
+    """Images (B, 3, S, S) in 0..1 to (B, u, v): the frozen backbone, then what is trained, with biases or without."""
 
     def __init__(self, backbone: Backbone, hidden: int, bias: bool, finetune: bool):
         super().__init__()
@@ -141,7 +136,7 @@ class Phi(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.finetune or images.requires_grad)):
-            x = self.backbone.net((images - self.backbone.mean) / self.backbone.std)[0]  # (B, C, u, v)
+            x = stages_of(self.backbone, images)[0]  # (B, C, u, v)
         return self.head(x)[:, 0]
 
 
@@ -201,8 +196,7 @@ def with_confetti(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def soft_square(size: int, place: Sequence[float], side: float, turn: float, sigma: float) -> np.ndarray:
-    """(size, size): a turned square around `place`, blurred: in its own coordinates a product of two error
-    functions."""
+    """(size, size): a turned square around `place`, blurred: a product of error functions in its own coordinates."""
     y, x = np.arange(size)[:, None] - place[0], np.arange(size) - place[1]
     across, along = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     edges = [erf((w + side / 2) / (sigma * 2**0.5)) - erf((w - side / 2) / (sigma * 2**0.5)) for w in (across, along)]
@@ -210,11 +204,7 @@ def soft_square(size: int, place: Sequence[float], side: float, turn: float, sig
 
 
 def receptive_field(net: nn.Module, size: int) -> tuple[int, float, float]:
-    """Width r, jump j, and centre s of the first entry, in pixels along one axis, from the gradient of the middle
-    entry.
-
-    A width that reaches beyond the image is as wide as the image.
-    """
+    """Width (the image's at most), jump, and centre of the first entry, in pixels, by the middle entry's gradient."""
     device, generator = next(net.parameters()).device, torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, size, size, generator=generator).to(device).requires_grad_()
     with torch.enable_grad():

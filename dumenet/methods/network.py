@@ -35,7 +35,7 @@ from dumenet.config import PLACE, Config, DataConfig, EvalConfig, ModelConfig, T
 from dumenet.data import Dataset, fingerprint
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract
-from dumenet.methods.protocol import Common, Sample, Scores
+from dumenet.methods.protocol import Common, Method, Sample, Scores
 from dumenet.score import calibrate, evaluated, score
 from dumenet.train import split_holdout, train
 
@@ -63,7 +63,7 @@ class NetworkSettings(Common):
         return Config(self.data, self.features, self.model, own, self.evaluation)
 
 
-class Network:
+class Network(Method):
     """See the module. `trained` is what `dumenet.train` returns; memory: the model, and a batch of features.
 
     `on_epoch` is called with the epoch's number, and may `score`: for looking on, never for choosing.

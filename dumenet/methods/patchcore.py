@@ -3,8 +3,7 @@
 Each position's feature is averaged over its 3 x 3 neighbours (the patch). All patches of the training images make a
 memory bank, of which greedy coreset selection keeps those that cover the others best. A patch scores its distance to
 the nearest remembered one; an image scores its most distant patch, weighted by how lonely the nearest neighbour is
-(eq.
-7).
+(eq. 7).
 
 | setting | original | ours | why |
 |---|---|---|---|
@@ -33,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dumenet.methods.protocol import Common, Sample, Scores, features_of, smooth, with_features
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, smooth
 from dumenet.score import upsample
 
 
@@ -50,15 +49,17 @@ class PatchCoreSettings(Common):
     sigma: float = 4.0  # pixels
 
 
-class PatchCore:
+class PatchCore(FeatureMethod):
     """See the module. Memory: the coreset, `most` x C numbers at most."""
 
+    at_once = 8
+
     def __init__(self, settings: PatchCoreSettings = PatchCoreSettings()):
-        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
+        self.settings = settings.with_features(stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Patches of all training images, then the coreset of them."""
-        features, _ = features_of(train, self.settings)
+        features, _ = self._features(train)
         patches = torch.cat([patches_of(batch) for batch in features.batches(16)])  # (n N, C)
         generator = torch.Generator().manual_seed(self.settings.seed)
         keep = min(max(round(self.settings.share * len(patches)), 1), self.settings.most)
@@ -67,24 +68,15 @@ class PatchCore:
         first = int(torch.randint(len(patches), (1,), generator=generator))
         self.bank = patches[coreset(patches @ projection, keep, first)]  # (M, C)
 
-    def score(self, test: Sequence[Sample]) -> Scores:
-        """Distances to the nearest remembered patch."""
-        features, _ = features_of(test, self.settings)
-        grid, maps, scores = self.settings.grid, [], []
-        for batch in features.batches(8):
-            patches = patches_of(batch)
-            distance, nearest = torch.cdist(patches, self.bank).min(1)
-            distance, nearest = distance.view(len(batch), -1), nearest.view(len(batch), -1)  # (B, N)
-            maps.append(
-                upsample(
-                    distance.view(-1, grid, grid), self.settings.features.image_size, self.settings.features.align
-                ).numpy()
-            )
-            worst = distance.argmax(1)
-            for k, position in enumerate(worst.tolist()):
-                patch = patches.view(len(batch), -1, patches.shape[1])[k, position]
-                scores.append(image_score(patch, self.bank, int(nearest[k, position]), self.settings.neighbours))
-        return Scores(np.array(scores), smooth(np.concatenate(maps), self.settings.sigma))
+    def judge(self, batch: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Distances to the nearest remembered patch, and the weighted one of the worst patch."""
+        s, patches = self.settings, patches_of(batch)  # (B N, C)
+        distance, nearest = (x.view(len(batch), -1) for x in torch.cdist(patches, self.bank).min(1))  # (B, N)
+        vectors, worst = patches.unflatten(0, distance.shape), distance.argmax(1).tolist()
+        scores = [image_score(vectors[k, i], self.bank, int(nearest[k, i]), s.neighbours) for k, i in enumerate(worst)]
+        grid = distance.unflatten(1, (s.grid, s.grid))
+        maps = smooth(upsample(grid, s.features.image_size, s.features.align), s.sigma)
+        return torch.tensor(scores, dtype=torch.float64), maps
 
 
 def patches_of(batch: Tensor) -> Tensor:
@@ -103,11 +95,9 @@ def coreset(points: Tensor, keep: int, first: int) -> Tensor:
 
 
 def image_score(patch: Tensor, bank: Tensor, nearest: int, neighbours: int) -> float:
-    """Distance of the worst patch (C,), weighted: 1 - its share in a softmax of distances to the neighbours of
-    `nearest`.
+    """Distance of the worst patch (C,) times 1 - its share in a softmax of distances to the neighbours of `nearest`.
 
-    The share is small where the nearest remembered patch is close and its neighbours are far, and the weight then
-    near 1.
+    Where the nearest remembered patch is close and its neighbours are far, the share is small and the weight near 1.
     """
     distance = (patch - bank[nearest]).norm()
     around = torch.cdist(bank[nearest][None], bank)[0].topk(min(neighbours, len(bank)), largest=False).indices

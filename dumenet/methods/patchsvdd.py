@@ -36,17 +36,16 @@ generated cloth; on generated connectors, whose place varies, it stayed at chanc
   time and memory |
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of
+from dumenet.methods.protocol import Common, Method, Sample, descend, picked, positions
 
 BIG, SMALL = 64, 32  # pixels of a patch; the encoder's layers fit these
 LATTICE = {BIG: 16, SMALL: 4}  # pixels between patches that are scored
@@ -96,15 +95,20 @@ class Encoder(nn.Module):
 
     def lattice(self, images: Tensor) -> dict[int, Tensor]:
         """Vectors of all patches of images (B, 3, S, S) on their lattice: {64: (B, D, h, h), 32: (B, D, h', h')}."""
-        small = self.small(images)
-        step = LATTICE[SMALL]
+        small, step = self.small(images), LATTICE[SMALL]
         apart, stride = SMALL // step, LATTICE[BIG] // step  # quarters lie 32 px apart: 8 steps of the small lattice
         big = self.top(F.conv2d(small, self.join.weight, self.join.bias, stride, dilation=apart))
         return {BIG: big, SMALL: small}
 
 
-class PatchSVDD:
-    """See the module. Memory: `most` vectors a scale."""
+class PatchSVDD(Method):
+    """See the module. Memory: `most` vectors a scale.
+
+    Raises:
+        DumenetError: images smaller than two patches.
+    """
+
+    at_once = 4
 
     def __init__(self, settings: PatchSVDDSettings = PatchSVDDSettings()):
         if settings.features.image_size < 2 * BIG:
@@ -114,20 +118,17 @@ class PatchSVDD:
         self.settings = settings
 
     def fit(self, train: Sequence[Sample]) -> None:
-        """Learn the representation, then remember normal patches."""
-        s, device = self.settings, begin(train, self.settings)
-        generator = torch.Generator().manual_seed(s.seed)
-        self.encoder = Encoder(s.dims).to(device)
-        side_of = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(s.dims, 128), nn.LeakyReLU(0.1), nn.Linear(128, 128), nn.LeakyReLU(0.1), nn.Linear(128, 8)
-            )
-            for _ in LATTICE
-        ).to(device)
+        """Learn the representation, then remember normal patches, the same number of each image."""
+        self._begin(train)
+        s, generator = self.settings, torch.Generator().manual_seed(self.settings.seed)
+        self.encoder = Encoder(s.dims).to(self.device)
+        sizes = (s.dims, 128), (128, 128), (128, 8)
+        layers = ([m for size in sizes for m in (nn.LeakyReLU(0.1), nn.Linear(*size))][1:] for _ in LATTICE)
+        side_of = nn.ModuleList(nn.Sequential(*some) for some in layers).to(self.device)
         optimizer = torch.optim.Adam([*self.encoder.parameters(), *side_of.parameters()], s.lr)
         for _ in progress_bar(range(s.steps), "PatchSVDD", show=s.progress):
-            chosen = torch.randint(len(train), (s.images,), generator=generator)
-            images = next(images_of([train[i] for i in chosen], s.features.image_size, s.images)) - 0.5
+            index = torch.randint(len(train), (s.images,), generator=generator)
+            images = picked(train, index, s.features.image_size) - 0.5
             loss = 0.0
             for patch, classifier in zip(LATTICE, side_of):
                 first, second, side = self._pairs(images, patch, 3 * patch // 4, patch - 1, s.noise, generator)
@@ -135,7 +136,12 @@ class PatchSVDD:
                 loss = loss + F.cross_entropy(classifier(first - second), side)
                 loss = loss + s.pull * (close - closer).norm(dim=1).mean()
             descend(loss, optimizer)
-        self._remember(train, generator)
+        self.encoder.requires_grad_(False)
+        banks: dict[int, list[Tensor]] = {patch: [] for patch in LATTICE}
+        for images in self._batches(train):
+            for patch, vectors in self.encoder.lattice((images - 0.5).to(self.device)).items():
+                banks[patch].append(positions(vectors, max(s.most // len(train), 1), generator))
+        self.banks = {patch: torch.cat(rows)[: s.most] for patch, rows in banks.items()}
 
     def _pairs(
         self, images: Tensor, patch: int, near: int, far: int, noise: float, generator: torch.Generator
@@ -146,45 +152,22 @@ class PatchSVDD:
         both = torch.cat([crops(images, which, c, patch) for c in corners])  # (2n, 3, K, K)
         both += noise * torch.randn(len(both), 3, 1, 1, generator=generator)
         both += noise * torch.randn(both.shape, generator=generator)
-        device = next(self.encoder.parameters()).device
-        return *self.encoder(both.to(device)).chunk(2), side.to(device)
+        return *self.encoder(both.to(self.device)).chunk(2), side.to(self.device)
 
-    @torch.no_grad()
-    def _remember(self, train: Sequence[Sample], generator: torch.Generator) -> None:
-        """The same number of random patches from each image, all where they are fewer."""
-        banks: dict[int, list[Tensor]] = {patch: [] for patch in LATTICE}
-        for lattice in self._lattices(train):
-            for patch, vectors in lattice.items():
-                for rows in vectors.flatten(2).transpose(1, 2):  # (N, D) of an image
-                    keep = max(self.settings.most // len(train), 1)
-                    banks[patch].append(rows[torch.randperm(len(rows), generator=generator)[:keep].to(rows.device)])
-        self.banks = {patch: torch.cat(rows)[: self.settings.most] for patch, rows in banks.items()}
-
-    def _lattices(self, samples: Sequence[Sample]) -> Iterator[dict[int, Tensor]]:
-        """`Encoder.lattice` of all images, a few at a time."""
-        for images in images_of(samples, self.settings.features.image_size, 4):
-            yield self.encoder.lattice((images - 0.5).to(next(self.encoder.parameters()).device))
-
-    @torch.no_grad()
-    def score(self, test: Sequence[Sample]) -> Scores:
-        """Distances to the nearest normal patch, spread over pixels and multiplied over the scales."""
-        size, maps = self.settings.features.image_size, []
-        for lattice in self._lattices(test):
-            product = 1.0
-            for patch, vectors in lattice.items():
-                b, _, h, w = vectors.shape
-                rows = vectors.permute(0, 2, 3, 1).flatten(0, 2)  # (B N, D)
-                product = product * spread(nearest(rows, self.banks[patch]).view(b, h, w), patch, LATTICE[patch], size)
-            maps.append(product.cpu().numpy())
-        result = np.concatenate(maps)
-        return Scores(result.max((1, 2)), result)
+    def judge(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances to the nearest normal patch, spread over pixels and multiplied over the scales; their maximum."""
+        product = 1.0
+        for patch, vectors in self.encoder.lattice(batch - 0.5).items():
+            rows = vectors.permute(0, 2, 3, 1)  # (B, h, w, D)
+            distance = nearest(rows.flatten(0, 2), self.banks[patch]).view(rows.shape[:3])
+            product = product * spread(distance, patch, LATTICE[patch], batch.shape[-1])
+        return product.amax((1, 2)), product
 
 
 def pairs(
     n: int, size: int, patch: int, near: int, far: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Corners (n, 2) of random patches and of a neighbour of each, both inside the image, and the neighbours' side
-    (n,).
+    """Corners (n, 2) of random patches inside the image, of a neighbour of each, and the neighbours' sides (n,).
 
     The neighbour lies `near` to `far` pixels off in each direction in which its side (one of eight) lies off at all.
     """
@@ -196,11 +179,9 @@ def pairs(
 
 
 def crops(images: Tensor, which: Tensor, corners: Tensor, patch: int) -> Tensor:
-    """Patches (n, 3, patch, patch) of images (B, 3, S, S): image `which` (n,) at `corners` (n, 2), row before
-    column."""
-    return torch.stack(
-        [images[i, :, y : y + patch, x : x + patch] for i, (y, x) in zip(which.tolist(), corners.tolist())]
-    )
+    """Patches (n, 3, patch, patch) of images (B, 3, S, S): image `which` (n,) at row and column `corners` (n, 2)."""
+    places = zip(which.tolist(), corners.tolist())
+    return torch.stack([images[i, :, y : y + patch, x : x + patch] for i, (y, x) in places])
 
 
 def nearest(rows: Tensor, bank: Tensor) -> Tensor:
@@ -209,8 +190,7 @@ def nearest(rows: Tensor, bank: Tensor) -> Tensor:
 
 
 def spread(scores: Tensor, patch: int, step: int, size: int) -> Tensor:
-    """Scores of patches (B, h, w), `step` pixels apart, to pixels (B, size, size): the mean of the patches that cover
-    each.
+    """Scores of patches (B, h, w), `step` pixels apart, to pixels (B, size, size): the mean of those over each.
 
     Pixels beyond the last patch, where steps do not fill the image, repeat the nearest covered one.
     """
