@@ -1,5 +1,4 @@
-"""CutPaste: a Gaussian over features that learned to tell a normal image from one with a piece pasted in (Li et al.
-2021).
+"""CutPaste: a Gaussian over features that tell a normal image from one with a piece pasted in (Li et al. 2021).
 
 A network is trained to say which of three an image is (section 2.1 and 2.2): untouched, with a rectangle of its own
 pasted elsewhere (CutPaste), or with a thin turned strip pasted (a scar). Its pooled features of normal images make a
@@ -8,23 +7,21 @@ Gaussian, and the anomaly score is the Mahalanobis distance from it (section 2.3
     L = mean of cross-entropy over {x, CutPaste(x), Scar(x)},    M(f) = sqrt((f - mean)^T covariance^-1 (f - mean))
 
 The map. Of the paper's two ways (section 2.4 and 4.2), gradient maps of the image model and densities of a second model
-trained on 64 px crops (32 px in its appendix A.5), ours is a density, of each cell f_n of the trained feature grid. A
-grid's cells come with the same pass, where 64 px crops at a step of 4 px would cost some 1,700 passes an image; and
-GradCAM is the weaker of the two in the paper (pixel AUROC 0.883 against 0.960).
+trained on 64 px crops, ours is a density, of each cell of the trained feature grid: its cells come with the same pass,
+where crops at a step of 4 px would cost some 1,700, and gradients are weaker (pixel AUROC 0.883 against 0.960).
 
 Small defects hardly move a pooled feature: seen on generated connectors, 30 images at 128 px, image AUROC 0.5 to 0.7
 between 30 and 150 steps, the maps' pixel AUROC 0.86 to 0.91.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| network | ResNet-18 from scratch; EfficientNet-B4 from ImageNet | EfficientNet-Lite0 from ImageNet, to stride 16 |
-  its weights come with the installation |
+| network | ResNet-18 from scratch; EfficientNet-B4 from ImageNet | EfficientNet-Lite0 from ImageNet, to stride 16 | |
 | embedding | pooled last features; MLP head used in training only | each cell through a layer of 128, then pooled | a
   head alone can be trained (`tune=False`) |
 | pasted area, aspect | 2 to 15 %, 0.3 to 3.3 | the same | |
 | scar | 2 to 16 x 10 to 25 of 256 px, -45 to 45 degrees | the same share of the image | |
 | colours of the pasted | jitter 0.1: brightness, contrast, saturation, hue | brightness, contrast and each channel by
-  0.1 | plain arithmetic |
+  0.1 | |
 | other augmentation | translation, colour jitter | none | the budget |
 | steps | 256 epochs of 256; EfficientNet-B4: 10 epochs the head, 64 with all | 20 with the backbone frozen, 80 with
   all | minutes |
@@ -48,8 +45,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, mahalanobis, picked, positions, smooth, stages_of
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, Method, Sample, descend, mahalanobis, picked, positions, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +119,7 @@ class CutPaste(Method):
         """Mahalanobis distances of the pooled embedding (image) and of each cell (map)."""
         grid = self.network(batch).cpu().permute(0, 2, 3, 1)  # (B, h, w, D)
         distance = mahalanobis(grid.flatten(0, 2), *self.cell_gaussian).view(grid.shape[:3])
-        maps = smooth(upsample(distance, self.settings.features.image_size, "bilinear"), self.settings.sigma)
-        return mahalanobis(grid.mean((1, 2)), *self.image_gaussian), maps
+        return mahalanobis(grid.mean((1, 2)), *self.image_gaussian), self._maps(distance, "bilinear")
 
 
 def gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,5 +175,4 @@ def paste(
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
-    """A random number between the two."""
     return low + (high - low) * float(torch.rand((), generator=generator))

@@ -13,8 +13,8 @@ averaged over groups.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | its
-  weights come with the installation; a ViT by option |
+| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | a ViT
+  by option |
 | stages of several widths | do not occur | each channel divided by its root mean square, not centred; concatenated;
   linear layers to and from `width` | a mean of them does not exist; where a centred feature is near zero its cosine
   is noise |
@@ -23,8 +23,7 @@ averaged over groups.
 | bottleneck | MLP, hidden 4 x width, dropout 0.2 at its input, inside and output (0.4 on Real-IAD) | the same, 0.2 | |
 | class and register tokens | pass the bottleneck and the decoder, not the loss (released code) | none | |
 | decoder | 8 layers, width 768, 12 heads | 4 layers, width 192, 6 heads | minutes on two cores |
-| optimiser | StableAdamW with amsgrad, lr 0.002 to 0.0002, clip 0.1 | AdamW with amsgrad, likewise | torch has no
-  StableAdamW |
+| optimiser | StableAdamW with amsgrad, lr 0.002 to 0.0002, clip 0.1 | AdamW with amsgrad, likewise | |
 | steps | 10,000 of 16 (50,000 on Real-IAD); 100 to warm up, 1,000 until 90 % of the positions count a tenth | 300 of
   16; the same shares | minutes on two cores |
 | smoothing | 5 x 5 window of a Gaussian of sigma 4, at 256 px | sigma 1.5 | a Gaussian about as wide |
@@ -42,10 +41,9 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, FeatureMethod, Sample, descend, shuffled, smooth
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, descend, shuffled
 from dumenet.metrics import image_score
 from dumenet.models.layers import Standardise, map_of, tokens_of
-from dumenet.score import upsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +95,12 @@ class Dinomaly(FeatureMethod):
     def judge(self, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """1 - cosine, averaged over groups, upsampled and smoothed, and the mean of its highest hundredth."""
         distances = [1 - F.cosine_similarity(*pair, dim=1) for pair in self.network(batch)]  # (B, H, W) each
-        grid, size = torch.stack(distances).mean(0), self.settings.features.image_size
-        maps = smooth(upsample(grid, size, "bilinear"), self.settings.sigma)
+        maps = self._maps(torch.stack(distances).mean(0), "bilinear")
         return image_score(maps, "top1"), maps
 
 
 class LooseReconstruction(nn.Module):
-    """Bottleneck, decoder, and which layers answer for which stages.
-
-    Raises:
-        DumenetError: groups that do not divide stages and layers, or heads that do not divide the width.
-    """
+    """Bottleneck, decoder, and which layers answer for which stages."""
 
     def __init__(self, s: DinomalySettings, stage_channels: tuple[int, ...]):
         super().__init__()

@@ -15,7 +15,7 @@ the same. The loss of a new image is its score. Where it is anomalous is read fr
 | setting | original | ours | why |
 |---|---|---|---|
 | teacher | VGG-16, its last four max-poolings (strides 4 to 32) | EfficientNet-Lite0, its last four stages, the same
-  strides | its weights come with the installation |
+  strides | |
 | activations | after ReLU, as they are | each channel standardised by the training images; levels end linearly |
   Lite's stages have both signs and unequal scales, which a cosine would follow |
 | student | VGG's plan, 16 channels inside a level, batch norm, no biases | three convolutions a level, 16 channels

@@ -69,11 +69,7 @@ class DRAEMSettings(Common):
 
 
 class DRAEM(Method):
-    """See the module. Memory: one batch.
-
-    Raises:
-        DumenetError: images below 32 pixels, or an even window.
-    """
+    """See the module. Memory: one batch. Raises a `DumenetError` where images, window or textures do not fit."""
 
     def __init__(self, settings: DRAEMSettings = DRAEMSettings()):
         if settings.features.image_size < 32 or settings.window % 2 == 0:
@@ -81,12 +77,15 @@ class DRAEM(Method):
                 "DRAEM needs images of at least 32 pixels (it halves them five times), and an odd window."
             )
         self.settings, self.at_once = settings, settings.batch
+        files = find_images(Path(settings.textures))[0] if settings.textures else []
+        if settings.textures and not files:
+            raise DumenetError(f"There are no images of textures in {settings.textures}: give DTD's folder, or none.")
+        self.textures = [Sample(f.name, "texture", "good", f) for f in files]
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train both networks together for a fixed number of steps, every anomaly painted anew."""
         self._begin(train)
         s, rng = self.settings, np.random.default_rng(self.settings.seed)
-        draw = texture_source(train, s.textures, s.features.image_size)
         self.restore = Net(3, 3, [s.width_reconstructive * k for k in (1, 2, 4, 8, 8)], skips=False)
         self.segment = Net(6, 2, [s.width_discriminative * k for k in (1, 2, 4, 8, 8, 8)], skips=True)
         for net in (self.restore, self.segment):  # this memory format is a third faster on a CPU
@@ -94,7 +93,7 @@ class DRAEM(Method):
         optimizer = torch.optim.Adam([*self.restore.parameters(), *self.segment.parameters()], s.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps + 2, pct_start=0.1)
         for _ in progress_bar(range(s.steps), "DRAEM", show=s.progress):
-            made = [self._painted(train[rng.integers(len(train))], draw, rng) for _ in range(s.batch)]
+            made = [self._painted(train, rng) for _ in range(s.batch)]
             image, painted, mask = (torch.from_numpy(np.stack(part)).to(self.device) for part in zip(*made))
             restored = self.restore(painted.contiguous(memory_format=torch.channels_last))  # (B, 3, S, S)
             logits = self.segment(torch.cat([restored, painted], 1))  # (B, 2, S, S)
@@ -109,18 +108,29 @@ class DRAEM(Method):
         window = self.settings.window
         return F.avg_pool2d(probability[:, None], window, 1, window // 2).amax((1, 2, 3)), probability
 
-    def _painted(self, sample: Sample, draw: Callable[[Rng], Image.Image], rng: Rng) -> tuple[np.ndarray, ...]:
-        """The image, the same with an anomaly or without, both (3, S, S) float in 0..1, and the mask (S, S) int64."""
+    def _painted(self, train: Sequence[Sample], rng: Rng) -> tuple[np.ndarray, ...]:
+        """An image, the same with an anomaly or without, both (3, S, S) float in 0..1, and the mask (S, S) int64."""
         s, size = self.settings, self.settings.features.image_size
-        picture = Image.fromarray(load_image(sample, size))
+        picture = Image.fromarray(load_image(train[rng.integers(len(train))], size))
         if rng.random() < s.turned:
             picture = picture.rotate(rng.uniform(-45, 45), Image.Resampling.BILINEAR)
         normal = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255
         if rng.random() < 0.5:
             return normal, normal, np.zeros((size, size), np.int64)
         mask = perlin(size, 2 ** rng.integers(6, size=2), rng.uniform(-np.pi / 2, np.pi / 2), rng) > 0.5
-        texture = np.asarray(changed(draw(rng), rng), np.float32).transpose(2, 0, 1) / 255
+        texture = np.asarray(self.texture(train, rng), np.float32).transpose(2, 0, 1) / 255
         return normal, paint(normal, texture, mask, rng.uniform(*s.beta)), mask.astype(np.int64)
+
+    def texture(self, train: Sequence[Sample], rng: Rng) -> Image.Image:
+        """One of `textures`, else a drawn one or a training image in equal parts; after three of ten changes."""
+        samples, size = self.textures or train, self.settings.features.image_size
+        if rng.random() < (0.0 if self.textures else 0.5):
+            image = drawn(size, rng)
+        else:
+            image = Image.fromarray(load_image(samples[rng.integers(len(samples))], size))
+        for change in rng.choice(len(CHANGES), 3, replace=False):
+            image = CHANGES[change](image, rng)
+        return image
 
 
 class Net(nn.Module):
@@ -192,37 +202,6 @@ def drawn(size: int, rng: Rng) -> Image.Image:
     return Image.fromarray((blend * one + (1 - blend) * other + grain).clip(0, 255).astype(np.uint8))
 
 
-def texture_source(train: Sequence[Sample], folder: Path | None, size: int) -> Callable[[Rng], Image.Image]:
-    """What draws a texture of `size`: one of `folder`'s images, else a drawn one or a training image in equal parts.
-
-    Raises:
-        DumenetError: a folder without images.
-    """
-    files = find_images(Path(folder))[0] if folder else []
-    if folder and not files:
-        raise DumenetError(f"There are no images of textures in {folder}: give DTD's folder, or none at all.")
-    samples, share_drawn = [Sample(f.name, "texture", "good", f) for f in files] or train, 0.0 if files else 0.5
-
-    def draw(rng: Rng) -> Image.Image:
-        if rng.random() < share_drawn:
-            return drawn(size, rng)
-        return Image.fromarray(load_image(samples[rng.integers(len(samples))], size))
-
-    return draw
-
-
-def changed(image: Image.Image, rng: Rng) -> Image.Image:
-    """`image` after three of ten random changes."""
-    for change in rng.choice(len(CHANGES), 3, replace=False):
-        image = CHANGES[change](image, rng)
-    return image
-
-
-def with_gamma(image: Image.Image, rng: Rng) -> Image.Image:
-    """Each channel with its own gamma."""
-    return Image.fromarray((255 * (np.asarray(image) / 255) ** rng.uniform(0.5, 2, 3)).astype(np.uint8))
-
-
 def with_hue(image: Image.Image, rng: Rng) -> Image.Image:
     """Hue turned and saturation shifted, each by up to 50 of 255."""
     hue, saturation, value = image.convert("HSV").split()
@@ -238,7 +217,8 @@ def with_brightness(image: Image.Image, rng: Rng) -> Image.Image:
 
 
 CHANGES: tuple[Callable[[Image.Image, Rng], Image.Image], ...] = (
-    with_gamma, with_hue, with_brightness,
+    lambda image, rng: Image.fromarray((255 * (np.asarray(image) / 255) ** rng.uniform(0.5, 2, 3)).astype(np.uint8)),
+    with_hue, with_brightness,
     lambda image, rng: ImageEnhance.Sharpness(image).enhance(rng.uniform(0.1, 1.9)),
     lambda image, rng: ImageOps.solarize(image, int(rng.integers(32, 129))) if rng.random() < 0.5 else image,
     lambda image, rng: ImageOps.posterize(image, int(rng.integers(1, 9))),

@@ -18,8 +18,7 @@ receptive field. Where outliers come from is `outliers`:
 
 | setting | original (MVTec-AD) | ours | why |
 |---|---|---|---|
-| frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | its
-  weights come with the installation |
+| frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | |
 | trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune`
   trains all | 2 CPU cores |
 | outliers | confetti in each image with probability 1/2; CIFAR-10 with outlier exposure: CIFAR-100 | the same;
@@ -29,7 +28,7 @@ receptive field. Where outliers come from is `outliers`:
   image; the blur in closed form | |
 | confetti's sign (released code) | taken away; added where the image is too dark to show it | the same | |
 | augmentation | crop of 224 from 240 or the whole, colour jitter, noise; local contrast normalisation | the crop
-  always, brightness jitter and noise | simpler |
+  always, brightness jitter and noise | |
 | optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, weight decay 1e-4, batch 128 (8 of 16), 200 epochs
   of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
 | upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; the field is measured by a
@@ -67,11 +66,7 @@ class FCDDSettings(Common):
 
 
 class FCDD(Method):
-    """See the module. Memory: one batch.
-
-    Raises:
-        DumenetError: a folder of outliers without images.
-    """
+    """See the module. Memory: one batch. Raises a `DumenetError` for a folder of outliers without images."""
 
     def __init__(self, settings: FCDDSettings = FCDDSettings()):
         outliers = settings.outliers

@@ -7,7 +7,7 @@ checkpoint holds the spread and the scores of the normal images.
 |---|---|---|---|
 | width | 256 | 128 | minutes on two cores |
 | target | UniAD: features as they come; DuMeNet's page: not said, its released code: their sigmoid | standardised,
-  for both | it trains in fewer epochs |
+  for both | |
 | position embeddings | U(0, 1) | N(0, 1) | the loss falls sooner (docs/ARCHITECTURE.md) |
 | UniAD's mask | 7 x 7 of 14 x 14, in all three attentions | the same; 3 x 3 on CIFAR-10's grid of 7 | |
 | CIFAR-10 | a fifth stage, 720 channels in all, at 14 x 14 | stage 4 alone at 7 x 7, two + two layers, mean pooling,
@@ -16,7 +16,7 @@ checkpoint holds the spread and the scores of the normal images.
 | backbone | EfficientNet-B4 | EfficientNet-Lite0 | its weights come with the installation |
 | layers, heads, FFN, dropout | 4 + 4, 8, 1,024, 0.1 | 1 + 2, 4, 768, none | better after the same seconds |
 | training | DuMeNet 700 epochs, UniAD 1,000, lr 1e-4 in steps | 2,400 steps of Muon, lr 1e-3 up, level, down
-  (`recipe`) | minutes on two cores |
+  (`recipe`) | |
 | held-out images | none | a tenth, for thresholds | |
 """
 
@@ -118,9 +118,7 @@ class Network(Method):
         save_checkpoint(self.trained, path)
 
     def load(self, path: Path, train_images: Sequence[Sample]) -> bool:
-        """Take the model of an earlier `fit` on the same images with the same settings, but for evaluation; False
-        without one.
-        """
+        """Take the model of an earlier `fit` on the same images with the same settings but evaluation; False: none."""
         try:
             trained = load_checkpoint(path, self.config.train.device)
         except DumenetError:

@@ -7,8 +7,7 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 
 | setting | original | ours | why |
 |---|---|---|---|
-| backbone | ResNet-18 or WideResNet-50-2, layers 1 to 3 | EfficientNet-Lite0, strides 4, 8, 16 | its weights come
-  with the installation |
+| backbone | ResNet-18 or WideResNet-50-2, layers 1 to 3 | EfficientNet-Lite0, strides 4, 8, 16 | |
 | channels kept | 100 of 448 (ResNet-18), 550 of 1792 | 100 of 176 | as for ResNet-18 |
 | grid | 56 x 56 | 28 x 28 | a quarter of the memory, same order of scores |
 | crop | 224 px from the middle of 256 | none | as for every method here |
@@ -29,8 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dumenet.methods.protocol import Common, FeatureMethod, Sample, mahalanobis, smooth
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, mahalanobis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +62,8 @@ class PaDiM(FeatureMethod):
 
     def judge(self, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Mahalanobis distance at each position, upsampled and smoothed, and its maximum."""
-        s = self.settings
-        grid = mahalanobis(self._rows(batch), self.mean, self.inverse).T.unflatten(1, (s.grid, s.grid))  # (B, H, W)
-        maps = smooth(upsample(grid, s.features.image_size, s.features.align), s.sigma)
+        distance = mahalanobis(self._rows(batch), self.mean, self.inverse)  # (N, B)
+        maps = self._maps(distance.T.unflatten(1, batch.shape[2:]))
         return maps.max((1, 2)), maps
 
     def _rows(self, batch: Tensor) -> Tensor:

@@ -13,12 +13,11 @@ trained: that is DN2 (Bergman et al. 2020).
 | setting | original | ours | why |
 |---|---|---|---|
 | backbone | ResNet-152; layers 3 and 4 trained, norm layers in eval mode | EfficientNet-Lite0; all between the first
-  and last of `stages` trained, likewise | its weights come with the installation |
+  and last of `stages` trained, likewise | |
 | pooled feature | last layer, 2,048 | last stage, 320 | as above |
 | optimiser | SGD, momentum 0.9, lr 0.01, gradient norm clipped to 0.001 | lr 0.05, clipped to 0.01 | where the norm
   is clipped, a step of lr x norm = 5e-4 goes as far as 50 of 1e-5 |
-| stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | minutes
-  on two cores |
+| stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | |
 | sample-wise stopping | PANDA-SES: largest normalised score over checkpoints (as reported in the paper, not checked)
   | none | one scoring pass for each checkpoint |
 | EWC | off in the released code unless asked, then for 50 epochs; Fisher of ImageNet classification, lambda 10,000 |
@@ -40,8 +39,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, shuffled, smooth, stages_of
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, shuffled, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +85,7 @@ class PANDA(Method):
         near = torch.cdist(pooled, self.gallery_pooled)
         near = near.topk(min(s.gallery_neighbours, len(self.gallery)), largest=False).indices  # (B, K)
         grid = torch.stack([dense_distance(d, self.gallery[k]) for d, k in zip(self._dense(stages), near)])  # (B, N)
-        maps = upsample(grid.view(-1, s.grid, s.grid), s.features.image_size, s.features.align)
-        return knn_distance(pooled, self.bank, s.neighbours), smooth(maps, s.sigma)
+        return knn_distance(pooled, self.bank, s.neighbours), self._maps(grid.unflatten(1, (s.grid, s.grid)))
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, S, S) in 0..1 to the stages' maps, (B, C, H, W) each."""
@@ -161,9 +158,8 @@ def fisher(
 ) -> list[Tensor]:  # fmt: skip
     """Diagonal Fisher information of y ~ N(f(x), C I), averaged over images (1, 3, S, S): one tensor a parameter.
 
-    It is the mean of the squared derivatives of the features; one random sign for each feature estimates their sum from
-    a single backward pass. A proxy: it guards the weights that shape the features of these images, not those that tell
-    ImageNet's classes apart.
+    The mean of the features' squared derivatives, estimated with a random sign for each from one backward pass. It
+    guards the weights that shape the features of these images, not those that tell ImageNet's classes apart.
     """
     total, count = [torch.zeros_like(p) for p in parameters], 0
     for image in images:

@@ -7,14 +7,12 @@ the nearest remembered one; an image scores its most distant patch, weighted by 
 
 | setting | original | ours | why |
 |---|---|---|---|
-| backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | its weights come with the
-  installation |
+| backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | |
 | grid | 28 x 28 | 14 x 14 | a quarter of the patches; the course's grid |
 | neighbours averaged | 3 x 3 in each layer's own grid, then aligned (released code) | aligned, then 3 x 3: a patch of
   stride 8 covers twice the width | one alignment |
 | crop | 224 px from the middle of 256 | none | as for every method here |
-| numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | fewer
-  already |
+| numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | |
 | patch at the border | zeros beyond it count (released code) | fewer neighbours | |
 | coreset | 1 to 25 % | 10 %, 4,000 at most | a bound on time and memory |
 | coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the same
@@ -32,8 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dumenet.methods.protocol import Common, FeatureMethod, Sample, smooth
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, FeatureMethod, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +67,11 @@ class PatchCore(FeatureMethod):
 
     def judge(self, batch: Tensor) -> tuple[Tensor, np.ndarray]:
         """Distances to the nearest remembered patch, and the weighted one of the worst patch."""
-        s, patches = self.settings, patches_of(batch)  # (B N, C)
+        patches, k = patches_of(batch), self.settings.neighbours  # (B N, C)
         distance, nearest = (x.view(len(batch), -1) for x in torch.cdist(patches, self.bank).min(1))  # (B, N)
         vectors, worst = patches.unflatten(0, distance.shape), distance.argmax(1).tolist()
-        scores = [image_score(vectors[k, i], self.bank, int(nearest[k, i]), s.neighbours) for k, i in enumerate(worst)]
-        grid = distance.unflatten(1, (s.grid, s.grid))
-        maps = smooth(upsample(grid, s.features.image_size, s.features.align), s.sigma)
-        return torch.tensor(scores, dtype=torch.float64), maps
+        scores = [image_score(vectors[b, i], self.bank, int(nearest[b, i]), k) for b, i in enumerate(worst)]
+        return torch.tensor(scores, dtype=torch.float64), self._maps(distance.unflatten(1, batch.shape[2:]))
 
 
 def patches_of(batch: Tensor) -> Tensor:

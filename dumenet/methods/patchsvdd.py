@@ -18,22 +18,17 @@ generated cloth; on generated connectors, whose place varies, it stayed at chanc
 
 | setting | original (paper, released code) | ours | why |
 |---|---|---|---|
-| image | 256 px, a category's mean image taken off | 224 px, grey taken off | the package's size; a category is not
-  told |
+| image | 256 px, a category's mean image taken off | 224 px, grey taken off | a category is not told |
 | f_small | 8 layers, stride 2, 32 to 128 channels | 5 layers, stride 4, 32 to 64 channels | a tenth of the operations |
 | weights at the start | PyTorch's | He's | the pull does not draw all vectors together at once |
 | g, C | 2 x 2 and 1 x 1 convolution; MLP on f(p) - f(p'') | the same, C without weight normalisation | |
 | vector | 64 numbers, tanh | the same | |
-| steps | 300 epochs, in each 100 patches an image; 64 pairs a step, Adam 1e-4 | 600 steps of 64 pairs, Adam 1e-3 |
-  minutes, not a day |
-| pull (lambda) | 1 in the code, 0.001 in its read-me's example | 0.1 | one for all categories; small for a short
-  training |
-| side's offset | 3/4 to 1 patch, clipped at the border | 3/4 to 1 patch, both patches inside | a clipped one has a
-  wrong side |
+| steps | 300 epochs, in each 100 patches an image; 64 pairs a step, Adam 1e-4 | 600 steps of 64 pairs, Adam 1e-3 | |
+| pull (lambda) | 1 in the code, 0.001 in its read-me's example | 0.1 | small for a short training |
+| side's offset | 3/4 to 1 patch, clipped at the border | 3/4 to 1 patch, both patches inside | |
 | noise on colours and pixels | 0.02 and 0.02 | the same | hides colour aberration, a shortcut |
 | lattice of scores | 16 px (64), 4 px (32) | the same | |
-| neighbours | among all training patches | among 20,000 at most a scale, drawn alike from each image | a bound on
-  time and memory |
+| neighbours | among all training patches | among 20,000 at most a scale, drawn alike from each image | memory |
 """
 
 from collections.abc import Sequence
@@ -102,11 +97,7 @@ class Encoder(nn.Module):
 
 
 class PatchSVDD(Method):
-    """See the module. Memory: `most` vectors a scale.
-
-    Raises:
-        DumenetError: images smaller than two patches.
-    """
+    """See the module. Memory: `most` vectors a scale. Raises a `DumenetError` for images below two patches."""
 
     at_once = 4
 

@@ -15,7 +15,7 @@ from dumenet.config import PLACE, FeatureConfig, Settings
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract
-from dumenet.score import Scores
+from dumenet.score import Scores, upsample
 
 Own = TypeVar("Own", bound="Common")
 
@@ -63,6 +63,11 @@ class Method:
 
     def _batches(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
         return images_of(samples, self.settings.features.image_size, self.at_once)
+
+    def _maps(self, grid: Tensor, align: str | None = None) -> np.ndarray:
+        """Anomaly maps (B, S, S) of grid (B, h, w): enlarged by `align` or `features.align`, smoothed by `sigma`."""
+        features = self.settings.features
+        return smooth(upsample(grid, features.image_size, align or features.align), self.settings.sigma)
 
     def _begin(self, train: Sequence[Sample]) -> None:
         """What every training begins with: torch seeded, and `device`, which it runs on.

@@ -1,5 +1,4 @@
-"""Uninformed Students: students that learned a teacher's patch descriptors on normal images alone (Bergmann et al.
-2020).
+"""Uninformed Students: they learned a teacher's patch descriptors on normal images alone (Bergmann et al. 2020).
 
 A teacher T describes each patch of p x p pixels. It is distilled from a pretrained network P: a linear decoder D has to
 recover P's features of the patch, and the descriptors' dimensions shall not repeat one another (section 3.1, eq. 1
@@ -19,8 +18,7 @@ descriptor of the patch around it (`dense`).
 
 | setting | original | ours | why |
 |---|---|---|---|
-| P | ResNet-18, 512 features | EfficientNet-Lite0, stage 3 pooled, of patches at 96 px | installed; five times
-  cheaper than at 224 px |
+| P | ResNet-18, 512 features | EfficientNet-Lite0, stage 3 pooled, of patches at 96 px | |
 | what the teacher sees | ImageNet, 50,000 batches of 64 | 2,000 patches of the training images, 400 batches of 64 |
   no download, a 2-core CPU. A teacher that saw no other objects describes the unforeseen less well |
 | distillation, compactness | sums; of c_ij, without the bars | means, of targets standardised by channel | both terms
@@ -30,8 +28,7 @@ descriptor of the patch around it (`dense`).
 | kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | the field is
   exactly p, no row falls off at a pooling |
 | channels, descriptor | 128 to 256, 128 | 32 to 64, 64 | a sixteenth of the work |
-| descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | a sixteenth of
-  the work |
+| descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | |
 | border | | image reflected by half a patch | a map of the image's size |
 | students | 3, 100 epochs of single images, Adam 1e-4 | 3, 300 single images, Adam 1e-3 | budget |
 | held out | a validation set | a tenth of the training images | |
@@ -48,8 +45,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, picked, smooth, stages_of
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, Method, Sample, descend, picked, stages_of
 
 # By receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it.
 LAYERS = {
@@ -105,7 +101,7 @@ class PatchNet(nn.Module):
 
 
 class UninformedStudents(Method):
-    """See the module. Memory: the views, M + 1 small nets, and one image's activations.
+    """See the module. Memory: the views, M + 1 small nets, and a few images' activations.
 
     Raises:
         DumenetError: a patch of no planned size, or images smaller than one.
@@ -146,7 +142,7 @@ class UninformedStudents(Method):
         """Standardised error plus standardised variance at each position, enlarged to the image; their maximum."""
         parts = zip(error_and_variance(*self._described(batch)), self.part_mean, self.part_std)
         e, v = ((part - mean) / std for part, mean, std in parts)  # (B, h, w)
-        maps = smooth(upsample(e + v, batch.shape[-1], "area"), self.settings.sigma)
+        maps = self._maps(e + v, "area")
         return maps.max((1, 2)), maps
 
     def _run(self, net: PatchNet, images: Tensor) -> Tensor:
