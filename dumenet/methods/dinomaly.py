@@ -74,10 +74,9 @@ class Dinomaly(FeatureMethod):
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train bottleneck and decoder on the frozen features."""
-        s = self.settings
-        features, stage_channels = self._features(train)
+        s, features = self.settings, self.features(train)
         self._begin(train)
-        self.network = LooseReconstruction(s, stage_channels)
+        self.network = LooseReconstruction(s, self.backbone.stage_channels)
         if self.network.widths_differ:
             mean, std = features.channel_statistics()
             self.network.scale.std.copy_((mean.square() + std.square()).sqrt())
@@ -168,8 +167,7 @@ def mlp(width: int, dropout: float) -> nn.Sequential:
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The equation above for (..., N, d): linear in N, since the sum over j is made once for all i."""
     q, k = F.elu(q) + 1, F.elu(k) + 1
-    read = q @ (k.transpose(-2, -1) @ v)  # (..., N, d)
-    return read / (q @ k.sum(-2).unsqueeze(-1))  # (..., N, 1)
+    return q @ (k.transpose(-2, -1) @ v) / (q @ k.sum(-2).unsqueeze(-1))  # (..., N, d) / (..., N, 1)
 
 
 def hard_cosine_loss(target: Tensor, made: Tensor, share: float, shrink: float) -> Tensor:

@@ -31,10 +31,9 @@ the same. The loss of a new image is its score. Where it is anomalous is read fr
 | image | 128 px, not normalised (MVTec-AD) | the size asked for, normalised as the teacher's weights want it | |
 | training | 600 epochs (release, MVTec-AD), batches of 64, Adam 1e-3 | 1,000 batches of 8, Adam 3e-3 | a 2-core CPU |
 
-`localise = "positions"` takes 1 - cosine(a_i, b_i) over the channels of each position, enlarges it and sums over
-levels. It marks what a student on a small budget has not learned yet, such as edges of normal parts: on the factory's
-connectors after 200 to 250 steps its pixel AUROC was 0.56 to 0.59, the gradient's 0.71 to 0.74. So the gradient, the
-paper's way, is the default.
+`localise = "positions"` sums 1 - cosine(a_i, b_i) over the channels of each position over levels. It marks what a
+student has not learned yet, such as edges of normal parts: on the factory's connectors after 200 to 250 steps its pixel
+AUROC was 0.56 to 0.59, the gradient's 0.71 to 0.74.
 """
 
 from collections.abc import Sequence
@@ -85,8 +84,8 @@ class Student(nn.Module):
 def level(channels_in: int, inner: int, channels_out: int) -> nn.Sequential:
     """Batch norm on all but the last, which has to take the teacher's values."""
     layers: list[nn.Module] = []
-    for i, o in ((channels_in, inner), (inner, inner)):
-        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    for channels in (channels_in, inner):
+        layers += [nn.Conv2d(channels, inner, 3, padding=1, bias=False), nn.BatchNorm2d(inner), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(inner, channels_out, 3, padding=1))
 
 

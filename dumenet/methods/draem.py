@@ -36,7 +36,7 @@ The map is the probability of "anomalous"; the image score is the maximum of its
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +158,9 @@ class Net(nn.Module):
 
 def convolutions(*channels: int) -> nn.Sequential:
     """3 x 3 convolutions from each number of channels to the next, with batch norm and ReLU."""
-    triples = ((nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(True)) for a, b in pairwise(channels))
-    return nn.Sequential(*chain.from_iterable(triples))
+    pairs = pairwise(channels)
+    layers = (m for a, b in pairs for m in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(True)))
+    return nn.Sequential(*layers)
 
 
 def paint(image: np.ndarray, texture: np.ndarray, mask: np.ndarray, beta: float) -> np.ndarray:
@@ -236,7 +237,7 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM at each pixel of images (B, 3, S, S) in 0..1: Gaussian window of 11 x 11, sigma 1.5; 0.01^2 and 0.03^2."""
+    """SSIM at each pixel of images (B, 3, S, S) in 0..1, with an 11 x 11 Gaussian window of sigma 1.5."""
     rows, columns = (gaussian_average(n, a.device) for n in a.shape[2:])
     mean_a, mean_b, aa, bb, ab = rows @ torch.stack([a, b, a * a, b * b, a * b]) @ columns.T  # (B, 3, S, S) each
     variances, covariance = aa - mean_a**2 + bb - mean_b**2, ab - mean_a * mean_b

@@ -43,6 +43,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.special import erf
+from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 from dumenet.data import find_images
@@ -120,7 +121,7 @@ class Phi(nn.Module):
 
     def __init__(self, backbone: Backbone, hidden: int, bias: bool, finetune: bool):
         super().__init__()
-        self.backbone, self.finetune = backbone, finetune
+        self.backbone = backbone
         backbone.net.requires_grad_(finetune)
         self.head = nn.Sequential(
             nn.Conv2d(backbone.stage_channels[0], hidden, 3, padding=1, bias=bias),
@@ -130,17 +131,13 @@ class Phi(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.finetune or images.requires_grad)):
-            x = stages_of(self.backbone, images)[0]  # (B, C, u, v)
-        return self.head(x)[:, 0]
+        return self.head(stages_of(self.backbone, images)[0])[:, 0]
 
 
-def photographs(count: int = 500, seed: int = 0) -> list[Sample]:
-    """Random squares, 32 to 200 pixels wide, of scikit-learn's two photographs."""
-    from sklearn.datasets import load_sample_images
-
-    rng, photos, squares = np.random.default_rng(seed), load_sample_images().images, []
-    for i in range(count):
+def photographs() -> list[Sample]:
+    """500 random squares, 32 to 200 pixels wide, of scikit-learn's two photographs."""
+    rng, photos, squares = np.random.default_rng(0), load_sample_images().images, []
+    for i in range(500):
         photo, side = photos[rng.integers(len(photos))], int(rng.integers(32, 201))
         y, x = (int(rng.integers(n - side + 1)) for n in photo.shape[:2])
         squares.append(Sample(f"photograph/{i:03d}", "outlier", "outlier", photo[y : y + side, x : x + side].copy()))
@@ -212,10 +209,8 @@ def receptive_field(net: nn.Module, size: int) -> tuple[int, float, float]:
 
 
 def placed_gaussians(net: nn.Module, size: int, sigma: float) -> Tensor:
-    """G (S, u): a Gaussian of `sigma`, as wide as the receptive field, at the centre of each entry's; a map is G A G^T.
-
-    The same as the paper's transposed convolution with an r x r Gaussian, which is separable.
-    """
+    """G (S, u): a Gaussian of `sigma`, as wide as the receptive field, at the centre of each entry's; G A G^T is a map,
+    and the paper's transposed convolution with a Gaussian, which is separable."""
     width, jump, start = receptive_field(net, size)
     device = next(net.parameters()).device
     centres = start + jump * torch.arange(round(size / jump), device=device)  # (u,)

@@ -23,19 +23,17 @@ checkpoint holds the spread and the scores of the normal images.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dumenet import parallel
-from dumenet.checkpoint import Trained, load_checkpoint, pick_device, save_checkpoint
+from dumenet.checkpoint import Trained, load_checkpoint, save_checkpoint
 from dumenet.config import PLACE, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, to_dict
 from dumenet.data import Dataset, fingerprint
 from dumenet.errors import DumenetError
-from dumenet.features import Backbone, Features, extract
-from dumenet.methods.protocol import Common, Method, Sample, Scores
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, Scores
 from dumenet.score import calibrate, evaluated, score
 from dumenet.train import split_holdout, train
 
@@ -63,7 +61,7 @@ class NetworkSettings(Common):
         return Config(self.data, self.features, self.model, own, self.evaluation)
 
 
-class Network(Method):
+class Network(FeatureMethod):
     """See the module. `trained` is what `dumenet.train` returns; memory: the model, and a batch of features.
 
     `on_epoch` is called with the epoch's number, and may `score`: for looking on, never for choosing.
@@ -73,17 +71,9 @@ class Network(Method):
     trained: Trained
 
     def __init__(self, settings: NetworkSettings = NetworkSettings()):
-        self.settings, self.config = settings, settings.config
+        self.config = settings.config
+        self.settings = replace(settings, device=self.config.train.device)
         self.seconds: dict[str, float] = {}
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        """The frozen features' network."""
-        return Backbone(self.config.features).to(pick_device(self.config.train.device))
-
-    def features(self, samples: Sequence[Sample]) -> Features:
-        """Of images, from the cache."""
-        return extract(samples, self.backbone, self.settings.cache, self.settings.progress)
 
     def fit(self, train_images: Sequence[Sample]) -> None:
         """Train for the fixed budget; then the spread of the errors, and thresholds. No test image is used.

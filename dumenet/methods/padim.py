@@ -50,9 +50,9 @@ class PaDiM(FeatureMethod):
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Mean and inverse covariance at each position, summed batch by batch."""
-        features, stage_channels = self._features(train)
+        features, total = self.features(train), sum(self.backbone.stage_channels)
         generator = torch.Generator().manual_seed(self.settings.seed)
-        self.kept = torch.randperm(sum(stage_channels), generator=generator)[: self.settings.channels].sort().values
+        self.kept = torch.randperm(total, generator=generator)[: self.settings.channels].sort().values
         sums, products = 0.0, 0.0
         for batch in features.batches(16):
             x = self._rows(batch).double()  # (N, B, K)

@@ -23,8 +23,8 @@ trained: that is DN2 (Bergman et al. 2020).
 | EWC | off in the released code unless asked, then for 50 epochs; Fisher of ImageNet classification, lambda 10,000 |
   off; a proxy, `fisher` | ImageNet's images are not here |
 | neighbours | 2; sum of squared distances (released code) | 2; their mean | the same order |
-| anomaly map | none of adapted features; its segmentation is SPADE on frozen ones | in the manner of SPADE, see
-  `dense_distance` | the protocol needs one |
+| anomaly map | none of adapted features; its segmentation is SPADE on frozen ones | SPADE's (Cohen and Hoshen
+  2020): the nearest position, wherever it lies, of the nearest images | the protocol needs one |
 | images for the map | SPADE: the 50 nearest of all | the 20 nearest of 200 drawn at random | a bound on memory |
 | smoothing | SPADE: sigma 4 | sigma 4 | |
 """
@@ -84,7 +84,8 @@ class PANDA(Method):
         pooled = stages[-1].mean((2, 3))
         near = torch.cdist(pooled, self.gallery_pooled)
         near = near.topk(min(s.gallery_neighbours, len(self.gallery)), largest=False).indices  # (B, K)
-        grid = torch.stack([dense_distance(d, self.gallery[k]) for d, k in zip(self._dense(stages), near)])  # (B, N)
+        positions = zip(self._dense(stages), near)  # (N, C), (K,)
+        grid = torch.stack([torch.cdist(x, self.gallery[k].flatten(0, 1)).min(1).values for x, k in positions])
         return knn_distance(pooled, self.bank, s.neighbours), self._maps(grid.unflatten(1, (s.grid, s.grid)))
 
     def _stages(self, images: Tensor) -> list[Tensor]:
@@ -126,14 +127,6 @@ def knn_distance(queries: Tensor, bank: Tensor, neighbours: int) -> Tensor:
     """Mean squared distance of queries (B, C) to their nearest rows of `bank` (n, C): (B,)."""
     distance = torch.cdist(queries, bank, compute_mode="donot_use_mm_for_euclid_dist").square()
     return distance.topk(min(neighbours, len(bank)), largest=False).values.mean(1)
-
-
-def dense_distance(positions: Tensor, gallery: Tensor) -> Tensor:
-    """Distance of each position (N, C) to the nearest position, wherever it lies, of images (K, N, C): (N,).
-
-    SPADE's segmentation (Cohen & Hoshen 2020) with one neighbour; `gallery` holds the images nearest to this one.
-    """
-    return torch.cdist(positions, gallery.flatten(0, 1)).min(1).values
 
 
 def later_parameters(net: nn.Module, stages_of: Callable[[Tensor], list[Tensor]], images: Tensor) -> list[nn.Parameter]:

@@ -56,8 +56,7 @@ class PatchCore(FeatureMethod):
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Patches of all training images, then the coreset of them."""
-        features, _ = self._features(train)
-        patches = torch.cat([patches_of(batch) for batch in features.batches(16)])  # (n N, C)
+        patches = torch.cat([patches_of(batch) for batch in self._batches(train)])  # (n N, C)
         generator = torch.Generator().manual_seed(self.settings.seed)
         keep = min(max(round(self.settings.share * len(patches)), 1), self.settings.most)
         size = min(self.settings.projected, patches.shape[1])

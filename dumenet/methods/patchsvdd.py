@@ -113,9 +113,10 @@ class PatchSVDD(Method):
         self._begin(train)
         s, generator = self.settings, torch.Generator().manual_seed(self.settings.seed)
         self.encoder = Encoder(s.dims).to(self.device)
-        sizes = (s.dims, 128), (128, 128), (128, 8)
-        layers = ([m for size in sizes for m in (nn.LeakyReLU(0.1), nn.Linear(*size))][1:] for _ in LATTICE)
-        side_of = nn.ModuleList(nn.Sequential(*some) for some in layers).to(self.device)
+        leak = nn.LeakyReLU(0.1)
+        side_of = nn.ModuleList(
+            nn.Sequential(nn.Linear(s.dims, 128), leak, nn.Linear(128, 128), leak, nn.Linear(128, 8)) for _ in LATTICE
+        ).to(self.device)
         optimizer = torch.optim.Adam([*self.encoder.parameters(), *side_of.parameters()], s.lr)
         for _ in progress_bar(range(s.steps), "PatchSVDD", show=s.progress):
             index = torch.randint(len(train), (s.images,), generator=generator)
@@ -150,8 +151,9 @@ class PatchSVDD(Method):
         product = 1.0
         for patch, vectors in self.encoder.lattice(batch - 0.5).items():
             rows = vectors.permute(0, 2, 3, 1)  # (B, h, w, D)
-            distance = nearest(rows.flatten(0, 2), self.banks[patch]).view(rows.shape[:3])
-            product = product * spread(distance, patch, LATTICE[patch], batch.shape[-1])
+            some = rows.flatten(0, 2).split(1024)
+            nearest = torch.cat([torch.cdist(x, self.banks[patch]).amin(1) for x in some]).view(rows.shape[:3])
+            product = product * spread(nearest, patch, LATTICE[patch], batch.shape[-1])
         return product.amax((1, 2)), product
 
 
@@ -173,11 +175,6 @@ def crops(images: Tensor, which: Tensor, corners: Tensor, patch: int) -> Tensor:
     """Patches (n, 3, patch, patch) of images (B, 3, S, S): image `which` (n,) at row and column `corners` (n, 2)."""
     places = zip(which.tolist(), corners.tolist())
     return torch.stack([images[i, :, y : y + patch, x : x + patch] for i, (y, x) in places])
-
-
-def nearest(rows: Tensor, bank: Tensor) -> Tensor:
-    """Distance (n,) of each row (n, D) to the nearest in the bank (M, D)."""
-    return torch.cat([torch.cdist(some, bank).amin(1) for some in rows.split(1024)])
 
 
 def spread(scores: Tensor, patch: int, step: int, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,14 +85,17 @@ class Method:
 class FeatureMethod(Method):
     """A method whose `judge` gets aligned features (B, C, H, W) from the cache instead of images."""
 
-    def _features(self, samples: Sequence[Sample]) -> tuple[Features, tuple[int, ...]]:
-        """Features of `settings.features`, and the channels of its stages."""
-        s = self.settings
-        backbone = Backbone(s.features).to(pick_device(s.device))
-        return extract(samples, backbone, s.cache, s.progress), backbone.stage_channels
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen features' network."""
+        return Backbone(self.settings.features).to(pick_device(self.settings.device))
+
+    def features(self, samples: Sequence[Sample]) -> Features:
+        """Of images, from the cache."""
+        return extract(samples, self.backbone, self.settings.cache, self.settings.progress)
 
     def _batches(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
-        return self._features(samples)[0].batches(self.at_once)
+        return self.features(samples).batches(self.at_once)
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any = None, clip: float | None = None) -> None:

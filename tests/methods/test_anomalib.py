@@ -15,13 +15,13 @@ from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator
 
 from dumenet.config import FeatureConfig
 from dumenet.methods.draem import focal_loss, ssim
-from dumenet.methods.padim import PaDiM, PaDiMSettings, mahalanobis
-from dumenet.methods.protocol import features_of
+from dumenet.methods.padim import PaDiM, PaDiMSettings
+from dumenet.methods.protocol import mahalanobis
 
 
 def kept(method, samples):
     """The features that a fitted PaDiM uses, (n, K, H, W)."""
-    features, _ = features_of(samples, method.settings)
+    features, _ = method._features(samples)
     return features.batch(np.arange(len(features)))[:, method.kept]
 
 

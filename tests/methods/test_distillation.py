@@ -1,13 +1,11 @@
 """MKD: its losses against scikit-learn and by hand, and that defects are found."""
 
 import numpy as np
-import pytest
 import torch
 from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from dumenet.config import FeatureConfig
-from dumenet.errors import DumenetError
 from dumenet.methods import distillation
 from dumenet.methods.distillation import DistillationSettings, KnowledgeDistillation, Student, disagreement, losses
 
@@ -33,11 +31,6 @@ def test_the_student_takes_the_teachers_shapes():
     shapes = [torch.Size((2, c, s, s)) for c, s in ((5, 13), (7, 7), (9, 4))]
     out = Student([5, 7, 9], 4)(torch.randn(2, 3, 25, 25), shapes)
     assert [x.shape for x in out] == shapes and out[0].min() < 0
-
-
-def test_an_unknown_way_is_refused():
-    with pytest.raises(DumenetError, match="did you mean 'gradient'"):
-        KnowledgeDistillation(DistillationSettings(localise="gradients"))
 
 
 def test_finds_defects(judged):
