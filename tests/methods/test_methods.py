@@ -28,10 +28,10 @@ assert set(LITTLE) == set(METHODS) - set(NETWORKS) | {"uniad"}  # one of the net
 VARIANTS = [*((name, {}) for name in LITTLE), ("us", {"dense": True}), ("mkd", {"localise": "positions"})]
 
 
-def made(name, cache, size=0, **options):
+def made(name, cache, pixels=0, **options):
     """The method on small images; its settings' class is read from its constructor."""
     kind = typing.get_type_hints(METHODS[name].__init__)["settings"]
-    features = FeatureConfig(image_size=size or (128 if name == "patchsvdd" else 64))
+    features = FeatureConfig(image_size=pixels or (128 if name == "patchsvdd" else 64))
     return METHODS[name](kind(features=features, cache=cache, **options))
 
 
@@ -60,12 +60,12 @@ def test_scores_depend_on_the_seed_and_not_on_the_images_beside(parts, name, opt
         assert np.array_equal(a, b) and not np.array_equal(a, c), part
 
 
-FINDS = {  # category of the factory, kinds of its defects, settings, size, share of maps that peak in the defect
+FINDS = {  # category of the factory, kinds of its defects, settings, pixels, share of maps that peak in the defect
     # A printed number in the middle: a Gaussian for each position fits. Most defects cover a few cells.
     "padim": ("cap", (), {"grid": 16, "channels": 60}, 128, 0.5),
     "patchcore": ("cap", (), {"grid": 16}, 128, 0.5),
     # Its image score is of pooled features, which a defect of a few pixels hardly moves.
-    "panda": ("cap", (), {"steps": 8, "batch": 8}, 224, 0.5),
+    "panda": ("cap", (), {"steps": 4, "batch": 8}, 224, 0.5),
     # Without scratches, thinner than a pixel. So short a training peaks in fewer than half (seen: 0.42).
     "us": ("connector", ("bent_pin", "missing_pin", "residue", "wrong_slot"),
            {"views": 480, "teacher_steps": 120, "steps": 150}, 96, 0.25),
@@ -73,15 +73,15 @@ FINDS = {  # category of the factory, kinds of its defects, settings, size, shar
     # whose place varies.
     "patchsvdd": ("weave", ("float", "swapped_threads"),
                   {"images": 8, "pairs": 2, "most": 6000, "steps": 100}, 128, 0.5),
-    # A hundred steps learn a texture, not yet an object's parts and edges.
-    "dinomaly": ("parquet", (), {"width": 96, "heads": 3, "layers": 2, "batch": 8, "steps": 100}, 224, 0.5),
+    # Fifty steps learn a texture, not yet an object's parts and edges.
+    "dinomaly": ("parquet", (), {"width": 96, "heads": 3, "layers": 2, "batch": 8, "steps": 50}, 224, 0.5),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FINDS)
 def test_finds_defects(parts, judged, name):
-    category, kinds, options, size, peak = FINDS[name]
-    judged(made(name, parts[1], size, **options), category, kinds, peak=peak)
+    category, kinds, options, pixels, peak = FINDS[name]
+    judged(made(name, parts[1], pixels, **options), category, kinds, peak)
 
 
 @pytest.mark.parametrize("name", LITTLE)
@@ -91,7 +91,7 @@ def test_no_images_to_learn_from_is_said(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "options", "sentence"),
+    ("name", "pixels", "options", "sentence"),
     [
         ("us", 64, {"patch": 32}, "17, 33 or 65"),
         ("us", 32, {}, "smaller than a patch"),
@@ -101,9 +101,9 @@ def test_no_images_to_learn_from_is_said(tmp_path, name):
         ("fcdd", 64, {"outliers": "nowhere"}, "outliers must be"),
     ],
 )
-def test_settings_that_do_not_fit_are_said(tmp_path, name, size, options, sentence):
+def test_settings_that_do_not_fit_are_said(tmp_path, name, pixels, options, sentence):
     with pytest.raises(DumenetError, match=sentence):
-        made(name, tmp_path, size, **options)
+        made(name, tmp_path, pixels, **options)
 
 
 def test_a_step_of_training():
