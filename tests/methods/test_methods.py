@@ -72,7 +72,7 @@ FINDS = {  # category of the factory, kinds of its defects, settings, pixels, sh
     # Wrong order of threads: what the puzzle of neighbours teaches. Seconds of training do not do for connectors,
     # whose place varies.
     "patchsvdd": ("weave", ("float", "swapped_threads"),
-                  {"images": 8, "pairs": 2, "most": 6000, "steps": 100}, 128, 0.5),
+                  {"images": 8, "pairs": 2, "most": 3000, "steps": 80}, 128, 0.5),
     # Fifty steps learn a texture, not yet an object's parts and edges.
     "dinomaly": ("parquet", (), {"width": 96, "heads": 3, "layers": 2, "batch": 8, "steps": 50}, 224, 0.5),
 }  # fmt: skip
