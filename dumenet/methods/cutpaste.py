@@ -16,12 +16,10 @@ between 30 and 150 steps, the maps' pixel AUROC 0.86 to 0.91.
 | setting | original | ours | why |
 |---|---|---|---|
 | network | ResNet-18 from scratch; EfficientNet-B4 from ImageNet | EfficientNet-Lite0 from ImageNet, to stride 16 | |
-| embedding | pooled last features; MLP head used in training only | each cell through a layer of 128, then pooled | a
-  head alone can be trained (`tune=False`) |
+| embedding | pooled last features; MLP head used in training only | cells through a layer of 128, then pooled | |
 | pasted area, aspect | 2 to 15 %, 0.3 to 3.3 | the same | |
 | scar | 2 to 16 x 10 to 25 of 256 px, -45 to 45 degrees | the same share of the image | |
-| colours of the pasted | jitter 0.1: brightness, contrast, saturation, hue | brightness, contrast and each channel by
-  0.1 | |
+| colours of the pasted | jitter 0.1: brightness, contrast, saturation, hue | the same of each channel | |
 | other augmentation | translation, colour jitter | none | the budget |
 | steps | 256 epochs of 256; EfficientNet-B4: 10 epochs the head, 64 with all | 20 with the backbone frozen, 80 with
   all | minutes |

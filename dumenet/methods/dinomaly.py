@@ -8,16 +8,13 @@ noise there is, and a decoder of transformer layers with linear attention (after
 which cannot focus on one position and so hands on no copy of it. The reconstruction is loose: not layer to
 layer, but the mean of a group of decoder layers matches the mean of a group of encoder layers, the first decoder layers
 the deep group. Loss: 1 - cosine of the two flattened maps of an image, summed over positions and channels at once; the
-gradient of the positions that are already well reconstructed is divided by ten. Score: 1 - cosine at each position,
-averaged over groups.
+gradient of positions that are already well reconstructed is divided by ten. Score: 1 - cosine, averaged over groups.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | a ViT
-  by option |
+| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | |
 | stages of several widths | do not occur | each channel divided by its root mean square, not centred; concatenated;
-  linear layers to and from `width` | a mean of them does not exist; where a centred feature is near zero its cosine
-  is noise |
+  linear layers to and from `width` | a mean of them does not exist; a centred feature near zero has a noisy cosine |
 | groups | 2 of 4 layers | 2 of 2 stages | |
 | input, grid | 392 px cut from 448, 28 x 28 | 224 px, 14 x 14 | the course's grid |
 | bottleneck | MLP, hidden 4 x width, dropout 0.2 at its input, inside and output (0.4 on Real-IAD) | the same, 0.2 | |

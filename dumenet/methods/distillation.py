@@ -20,14 +20,11 @@ the same. The loss of a new image is its score. Where it is anomalous is read fr
   Lite's stages have both signs and unequal scales, which a cosine would follow |
 | student | VGG's plan, 16 channels inside a level, batch norm, no biases | three convolutions a level, 16 channels
   inside, batch norm, a bias at a level's end | as small, in any teacher's shapes |
-| lambda | as above, on the direction's term; the release has 0.5 (MVTec-AD) on the values' | as above, on the values'
-  | only the loss's overall scale differs |
+| lambda | as above, on the direction's term; in the release 0.5 (MVTec-AD) on the values' | on the values' term | |
 | levels in the score | the last three (release) | all that were learned | one loss, as written |
-| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosine at each position by option
-  | see below |
+| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosines by option, see below | |
 | scale of a map | each cut at its 99th percentile and brought to 0..1 (release) | as it is | a faint map stays faint |
-| smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, which is the
-  same at every threshold, 5 x 5 square | |
+| smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, 5 x 5 square | |
 | image | 128 px, not normalised (MVTec-AD) | the size asked for, normalised as the teacher's weights want it | |
 | training | 600 epochs (release, MVTec-AD), batches of 64, Adam 1e-3 | 1,000 batches of 8, Adam 3e-3 | a 2-core CPU |
 

@@ -26,8 +26,7 @@ The map is the probability of "anomalous"; the image score is the maximum of its
 | turned normal images | +-45 degrees in the paper; in the code +-90 degrees, 3 in 10 | +-45 degrees, 3 in 10 | |
 | widths | 128 (reconstructive), 64 (discriminative) | 8 and 8, an option each | 64 to 256 times fewer operations |
 | blocks | 5 down and 4 up; 6 down and 5 up with skips | the same | |
-| channels on the way up | times the width 4, 2, 1, 1; 8, 4, 2, 1, 1 | those of the way down, 8, 4, 2, 1; 8, 8, 4, 2,
-  1 | one class for both |
+| channels on the way up | times the width 4, 2, 1, 1; 8, 4, 2, 1, 1 | those of the way down | |
 | training | Adam, batch 8, 700 epochs, lr 1e-4, a tenth after 400 and 600 of them (paper) or a fifth at 80 and 90 %
   (code) | Adam, one-cycle lr 5e-3, batch 4, 800 steps | minutes on a CPU |
 | weights at the start | normal, deviation 0.02 (code) | PyTorch's | |

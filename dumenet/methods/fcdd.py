@@ -9,8 +9,7 @@ The image score is mean A(x). The map is brought to the image's size by a Gaussi
 receptive field. Where outliers come from is `outliers`:
 
 - "confetti", the default: soft coloured squares taken away from normal images, the paper's unsupervised setting on
-  MVTec-AD. It needs no other data, and without any outlier a learned centre has a trivial optimum, phi = 0
-  everywhere;
+  MVTec-AD. It needs no other data, and without outliers a learned centre has a trivial optimum, phi = 0;
 - outlier exposure (FCDD+OE; CIFAR-100 for CIFAR-10): samples of anything else, a folder of images, or one that holds
   CIFAR-100's archive (cifar-100-python). "photographs" are random squares of the two photographs that scikit-learn
   brings along, a temple and a flower: outliers without a download, and far poorer ones;
@@ -19,8 +18,7 @@ receptive field. Where outliers come from is `outliers`:
 | setting | original (MVTec-AD) | ours | why |
 |---|---|---|---|
 | frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | |
-| trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune`
-  trains all | 2 CPU cores |
+| trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | a 3 x 3 and a 1 x 1 one; all with `finetune` | |
 | outliers | confetti in each image with probability 1/2; CIFAR-10 with outlier exposure: CIFAR-100 | the same;
   FCDD+OE: crops of two photographs | CIFAR-100 is not here |
 | confetti (released code) | on 240 px, squares of 8 to 54 px, 1.04 coloured and 0.69 of full strength on average, at
@@ -31,8 +29,7 @@ receptive field. Where outliers come from is `outliers`:
   always, brightness jitter and noise | |
 | optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, weight decay 1e-4, batch 128 (8 of 16), 200 epochs
   of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
-| upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; the field is measured by a
-  gradient | any backbone |
+| upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; measured by a gradient | |
 | image score | mean of A; on MVTec-AD only pixels are judged | the same | a small defect hardly moves a mean |
 """
 

@@ -17,8 +17,7 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 
 The ridge of 0.01 was set for ResNet's features. The embedded backbone's are larger (their variance at one position is
 about 18 on bottle and tire), so that the same number hardly regularises: where normal images are all alike, as in a
-dark background, a trifle is far from normal, and the map marks the background. The table `mvtec` has a column with
-ridge 1 beside it.
+dark background, the map marks a trifle. The table `mvtec` has a column with ridge 1 beside it.
 """
 
 from collections.abc import Sequence

@@ -7,8 +7,7 @@ centre c, which is the mean of the features before any training:
 
 Trained for long, all features collapse into c, and anomalies with them. Two cures: stop early, after a fixed number of
 small steps, or EWC, which holds each weight near its pretrained value w0 by its Fisher information F_i. An image scores
-its distance to the nearest training images, the mean of |f(y) - f(x)|^2 over the k nearest x. With `steps` 0 nothing is
-trained: that is DN2 (Bergman et al. 2020).
+the mean of |f(y) - f(x)|^2 over the k nearest training images x. `steps` 0 is DN2 (Bergman et al. 2020).
 
 | setting | original | ours | why |
 |---|---|---|---|

@@ -15,10 +15,9 @@ the nearest remembered one; an image scores its most distant patch, weighted by 
 | numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | |
 | patch at the border | zeros beyond it count (released code) | fewer neighbours | |
 | coreset | 1 to 25 % | 10 %, 4,000 at most | a bound on time and memory |
-| coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the same
-  dimensions, the first at random | |
-| neighbours in eq. 7 | no number found; the released code has no eq. 7: it scores the mean distance to 1 neighbour;
-  anomalib has 9 | 3 | |
+| coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the
+  same, the first at random | |
+| neighbours in eq. 7 | no number found; the released code has no eq. 7; anomalib has 9 | 3 | |
 | smoothing | sigma 4 | sigma 4 | |
 """
 

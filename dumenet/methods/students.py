@@ -1,8 +1,7 @@
 """Uninformed Students: they learned a teacher's patch descriptors on normal images alone (Bergmann et al. 2020).
 
 A teacher T describes each patch of p x p pixels. It is distilled from a pretrained network P: a linear decoder D has to
-recover P's features of the patch, and the descriptors' dimensions shall not repeat one another (section 3.1, eq. 1
-and 5),
+recover P's features of the patch, and the dimensions shall not repeat one another (section 3.1, eq. 1 and 5),
 
     L_T = |D(T(patch)) - P(patch)|^2 + sum over i != j of |c_ij|,    c: correlations of the dimensions in the batch.
 
@@ -13,8 +12,7 @@ an anomalous patch they guess wrongly, and each differently (eq. 8 to 11): with 
     score = (e - mean e) / std e + (v - mean v) / std v,
 
 mean and std over normal images that were kept out; scores of several patch sizes are averaged (3.3). One patch net is
-applied to whole images: its maxima over 2 x 2 with stride 1, and all that follows them dilated, give each pixel the
-descriptor of the patch around it (`dense`).
+applied to whole images; with `dense`, maxima of stride 1 and dilated convolutions give each pixel its own descriptor.
 
 | setting | original | ours | why |
 |---|---|---|---|
@@ -25,8 +23,7 @@ descriptor of the patch around it (`dense`).
   near 1, whatever P is; weights 1 and 1 stay |
 | metric learning (triplets) | off on MVTec-AD | left out | |
 | patch | 17, 33 and 65, scores averaged | 33; 17 or 65 by option | one scale costs a third |
-| kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | the field is
-  exactly p, no row falls off at a pooling |
+| kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | a field of p |
 | channels, descriptor | 128 to 256, 128 | 32 to 64, 64 | a sixteenth of the work |
 | descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | |
 | border | | image reflected by half a patch | a map of the image's size |

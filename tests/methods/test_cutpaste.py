@@ -56,7 +56,7 @@ def test_sizes_are_the_papers():
 
 
 def settings_of(parts, **changes):
-    short = {"features": FeatureConfig(image_size=128), "head_steps": 10, "steps": 20, "batch": 4, "cache": parts[1]}
+    short = {"features": FeatureConfig(image_size=128), "head_steps": 10, "steps": 20, "batch": 6, "cache": parts[1]}
     return CutPasteSettings(**short | changes)
 
 
