@@ -76,7 +76,7 @@ def test_the_networks_keep_any_size():
 
 def test_finds_what_it_paints(parts):
     """Textures on unseen images: most painted pixels above the others. Factory's defects take more than 200 steps."""
-    method, rng = small(steps=100, turned=0.0), np.random.default_rng(1)
+    method, rng = small(steps=150, turned=0.0), np.random.default_rng(1)
     method.fit(parts[0].train)
     test, masks = [], []
     for sample in parts[0].test:
