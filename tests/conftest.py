@@ -121,16 +121,16 @@ def judged(tmp_path_factory):
     """``judged(method, "cap")`` fits a method on a category of the factory and asserts that it finds defects; gives the
     normal test images.
 
-    30 normal images to train on; 40 normal and 10 of each defect kind, or of `kinds` alone, to test on. The image AUROC
+    30 normal images to train on; 20 normal and 5 of each defect kind, or of `kinds` alone, to test on. The image AUROC
     must exceed what that of scores without meaning exceeds in 1 of 100 such test sets (normal approximation). In a
     share `peak` of the defects the map's largest value must lie in the mask, or at most 1/14 of the side beside it: a
     cell of the 14 x 14 grid that most maps come from.
     """
     home = tmp_path_factory.mktemp("judged")
 
-    def judge(method, category, kinds=(), side=128, peak=0.5):
-        size, made = method.settings.features.image_size, home / f"{category}{side}"
-        root = make_factory(made, categories=category, train=30, test_good=40, per_defect=10, size=side)
+    def judge(method, category, kinds=(), peak=0.5):
+        size, made = method.settings.features.image_size, home / category
+        root = make_factory(made, categories=category, train=30, test_good=20, per_defect=5, size=128)
         dataset = open_dataset(str(root), ("all",), home=home)
         test = [s for s in dataset.test if not s.label or not kinds or s.defect in kinds]
         method.fit(dataset.train)

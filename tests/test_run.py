@@ -10,7 +10,7 @@ from conftest import write
 from dumenet.checkpoint import load_checkpoint
 from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
-from dumenet.methods import network
+from dumenet.methods import network, protocol
 from dumenet.metrics import METRICS, evaluate_scores
 from dumenet.run import Folders, evaluate_checkpoint, network_job, per_category, run
 
@@ -80,8 +80,8 @@ def test_held_out_images_are_not_trained_on(go, monkeypatch):
 def test_test_images_are_not_opened_before_training_is_over(go, monkeypatch):
     """Fixed budget, last epoch: a checkpoint cannot be chosen by the test set."""
     order = []
-    real_extract, real_train = network.extract, network.train
-    monkeypatch.setattr(network, "extract", lambda s, *a: (order.append(s[0].name), real_extract(s, *a))[1])
+    real_extract, real_train = protocol.extract, network.train
+    monkeypatch.setattr(protocol, "extract", lambda s, *a: (order.append(s[0].name), real_extract(s, *a))[1])
     monkeypatch.setattr(network, "train", lambda *a, **k: (order.append("train"), real_train(*a, **k))[1])
     go()
     assert order == ["bolt/train/good/000.png", "train", "bolt/test/good/008.png"]

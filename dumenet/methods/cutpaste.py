@@ -1,5 +1,4 @@
-"""CutPaste: a Gaussian over features that learned to tell a normal image from one with a piece pasted in (Li et al.
-2021).
+"""CutPaste: a Gaussian over features that tell a normal image from one with a piece pasted in (Li et al. 2021).
 
 A network is trained to say which of three an image is (section 2.1 and 2.2): untouched, with a rectangle of its own
 pasted elsewhere (CutPaste), or with a thin turned strip pasted (a scar). Its pooled features of normal images make a
@@ -8,23 +7,19 @@ Gaussian, and the anomaly score is the Mahalanobis distance from it (section 2.3
     L = mean of cross-entropy over {x, CutPaste(x), Scar(x)},    M(f) = sqrt((f - mean)^T covariance^-1 (f - mean))
 
 The map. Of the paper's two ways (section 2.4 and 4.2), gradient maps of the image model and densities of a second model
-trained on 64 px crops (32 px in its appendix A.5), ours is a density, of each cell f_n of the trained feature grid. A
-grid's cells come with the same pass, where 64 px crops at a step of 4 px would cost some 1,700 passes an image; and
-GradCAM is the weaker of the two in the paper (pixel AUROC 0.883 against 0.960).
+trained on 64 px crops, ours is a density, of each cell of the trained feature grid: its cells come with the same pass,
+where crops at a step of 4 px would cost some 1,700, and gradients are weaker (pixel AUROC 0.883 against 0.960).
 
 Small defects hardly move a pooled feature: seen on generated connectors, 30 images at 128 px, image AUROC 0.5 to 0.7
 between 30 and 150 steps, the maps' pixel AUROC 0.86 to 0.91.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| network | ResNet-18 from scratch; EfficientNet-B4 from ImageNet | EfficientNet-Lite0 from ImageNet, to stride 16 |
-  its weights come with the installation |
-| embedding | pooled last features; MLP head used in training only | each cell through a layer of 128, then pooled | a
-  head alone can be trained (`tune=False`) |
+| network | ResNet-18 from scratch; EfficientNet-B4 from ImageNet | EfficientNet-Lite0 from ImageNet, to stride 16 | |
+| embedding | pooled last features; MLP head used in training only | cells through a layer of 128, then pooled | |
 | pasted area, aspect | 2 to 15 %, 0.3 to 3.3 | the same | |
 | scar | 2 to 16 x 10 to 25 of 256 px, -45 to 45 degrees | the same share of the image | |
-| colours of the pasted | jitter 0.1: brightness, contrast, saturation, hue | brightness, contrast and each channel by
-  0.1 | plain arithmetic |
+| colours of the pasted | jitter 0.1: brightness, contrast, saturation, hue | the same of each channel | |
 | other augmentation | translation, colour jitter | none | the budget |
 | steps | 256 epochs of 256; EfficientNet-B4: 10 epochs the head, 64 with all | 20 with the backbone frozen, 80 with
   all | minutes |
@@ -38,7 +33,7 @@ between 30 and 150 steps, the maps' pixel AUROC 0.86 to 0.91.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +43,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, Method, Sample, descend, mahalanobis, picked, positions, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,57 +79,45 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) in 0..1 to embeddings of cells (B, D, h, w)."""
-        return self.embed(self.backbone.net((images - self.backbone.mean) / self.backbone.std)[-1])
+        return self.embed(stages_of(self.backbone, images)[-1])
 
 
-class CutPaste:
+class CutPaste(Method):
     """See the module. Memory: an embedding for each training image, and `most` of cells."""
 
     def __init__(self, settings: CutPasteSettings = CutPasteSettings()):
-        self.settings = with_features(settings, stages=settings.stages)
+        self.settings = settings.with_features(stages=settings.stages)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Learn the three-way puzzle, then the two Gaussians of the untouched images."""
-        s, device = self.settings, begin(train, self.settings)
+        self._begin(train)
+        s, size = self.settings, self.settings.features.image_size
         generator = torch.Generator().manual_seed(s.seed)
-        self.network = Network(s).to(device)
+        self.network = Network(s).to(self.device)
         head = [*self.network.embed.parameters(), *self.network.classify.parameters()]
         body = list(self.network.backbone.net.parameters())
         optimizer = torch.optim.Adam([{"params": head, "lr": s.head_lr}, {"params": body, "lr": s.lr}])
         for step in progress_bar(range(s.head_steps + s.steps), "CutPaste", show=s.progress):
             if s.tune and step == s.head_steps:
                 self.network.backbone.net.requires_grad_(True)
-            chosen = torch.randint(len(train), (s.batch,), generator=generator)
-            images = next(images_of([train[i] for i in chosen], s.features.image_size, s.batch))
+            images = picked(train, torch.randint(len(train), (s.batch,), generator=generator), size)
             pasted = [torch.stack([make(x, s, generator) for x in images]) for make in (cut_paste, scar)]
-            images = torch.cat([images, *pasted])  # (3B, 3, S, S)
-            kind = torch.arange(3, device=device).repeat_interleave(s.batch)  # untouched, CutPaste, scar
-            loss = F.cross_entropy(self.network.classify(self.network(images.to(device)).mean((2, 3))), kind)
-            descend(loss, optimizer)
+            images = torch.cat([images, *pasted]).to(self.device)  # (3B, 3, S, S)
+            kind = torch.arange(3, device=self.device).repeat_interleave(s.batch)  # untouched, CutPaste, scar
+            descend(F.cross_entropy(self.network.classify(self.network(images).mean((2, 3))), kind), optimizer)
         self.network.requires_grad_(False)
-        pooled, cells, keep = [], [], max(s.most // len(train), 1)
-        for grid in self._grids(train):
+        pooled, cells = [], []
+        for images in self._batches(train):
+            grid = self.network(images.to(self.device)).cpu()  # (B, D, h, w)
             pooled.append(grid.mean((2, 3)))
-            for rows in grid.flatten(2).transpose(1, 2):  # (N, D) of an image
-                cells.append(rows[torch.randperm(len(rows), generator=generator)[:keep]])
+            cells.append(positions(grid, max(s.most // len(train), 1), generator))
         self.image_gaussian, self.cell_gaussian = gaussian(torch.cat(pooled)), gaussian(torch.cat(cells)[: s.most])
 
-    @torch.no_grad()
-    def _grids(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
-        """Embeddings (B, D, h, w) of all images, a batch at a time, on the CPU."""
-        device = next(self.network.parameters()).device
-        for images in images_of(samples, self.settings.features.image_size):
-            yield self.network(images.to(device)).cpu()
-
-    def score(self, test: Sequence[Sample]) -> Scores:
+    def judge(self, batch: Tensor) -> tuple[Tensor, np.ndarray]:
         """Mahalanobis distances of the pooled embedding (image) and of each cell (map)."""
-        scores, maps = [], []
-        for grid in self._grids(test):
-            b, _, h, w = grid.shape
-            scores.append(mahalanobis(grid.mean((2, 3)), *self.image_gaussian))
-            distance = mahalanobis(grid.permute(0, 2, 3, 1).flatten(0, 2), *self.cell_gaussian).view(b, h, w)
-            maps.append(upsample(distance, self.settings.features.image_size, "bilinear").numpy())
-        return Scores(torch.cat(scores).numpy(), smooth(np.concatenate(maps), self.settings.sigma))
+        grid = self.network(batch).cpu().permute(0, 2, 3, 1)  # (B, h, w, D)
+        distance = mahalanobis(grid.flatten(0, 2), *self.cell_gaussian).view(grid.shape[:3])
+        return mahalanobis(grid.mean((1, 2)), *self.image_gaussian), self._maps(distance, "bilinear")
 
 
 def gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,12 +127,6 @@ def gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
     ridge = 1e-9 * max(np.trace(covariance) / len(covariance), 1e-12)  # a single image has no spread at all
     inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
     return torch.from_numpy(x.mean(0)).float(), torch.from_numpy(inverse).float()
-
-
-def mahalanobis(rows: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
-    """Distance (n,) of rows (n, D) from the Gaussian."""
-    centred = rows - mean
-    return ((centred @ inverse) * centred).sum(1).clamp_min(0).sqrt()
 
 
 def cut_paste(image: Tensor, settings: CutPasteSettings, generator: torch.Generator) -> Tensor:
@@ -197,5 +173,4 @@ def paste(
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
-    """A random number between the two."""
     return low + (high - low) * float(torch.rand((), generator=generator))

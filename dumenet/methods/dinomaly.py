@@ -8,23 +8,19 @@ noise there is, and a decoder of transformer layers with linear attention (after
 which cannot focus on one position and so hands on no copy of it. The reconstruction is loose: not layer to
 layer, but the mean of a group of decoder layers matches the mean of a group of encoder layers, the first decoder layers
 the deep group. Loss: 1 - cosine of the two flattened maps of an image, summed over positions and channels at once; the
-gradient of the positions that are already well reconstructed is divided by ten. Score: 1 - cosine at each position,
-averaged over groups.
+gradient of positions that are already well reconstructed is divided by ten. Score: 1 - cosine, averaged over groups.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | its
-  weights come with the installation; a ViT by option |
+| encoder | DINOv2-R ViT-B/14, layers 3 to 10 of 12 | EfficientNet-Lite0, stages at strides 2 to 16 on one grid | |
 | stages of several widths | do not occur | each channel divided by its root mean square, not centred; concatenated;
-  linear layers to and from `width` | a mean of them does not exist; where a centred feature is near zero its cosine
-  is noise |
+  linear layers to and from `width` | a mean of them does not exist; a centred feature near zero has a noisy cosine |
 | groups | 2 of 4 layers | 2 of 2 stages | |
 | input, grid | 392 px cut from 448, 28 x 28 | 224 px, 14 x 14 | the course's grid |
 | bottleneck | MLP, hidden 4 x width, dropout 0.2 at its input, inside and output (0.4 on Real-IAD) | the same, 0.2 | |
 | class and register tokens | pass the bottleneck and the decoder, not the loss (released code) | none | |
 | decoder | 8 layers, width 768, 12 heads | 4 layers, width 192, 6 heads | minutes on two cores |
-| optimiser | StableAdamW with amsgrad, lr 0.002 to 0.0002, clip 0.1 | AdamW with amsgrad, likewise | torch has no
-  StableAdamW |
+| optimiser | StableAdamW with amsgrad, lr 0.002 to 0.0002, clip 0.1 | AdamW with amsgrad, likewise | |
 | steps | 10,000 of 16 (50,000 on Real-IAD); 100 to warm up, 1,000 until 90 % of the positions count a tenth | 300 of
   16; the same shares | minutes on two cores |
 | smoothing | 5 x 5 window of a Gaussian of sigma 4, at 256 px | sigma 1.5 | a Gaussian about as wide |
@@ -40,13 +36,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dumenet.checkpoint import pick_device
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, features_of, smooth, with_features
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, descend, shuffled
 from dumenet.metrics import image_score
 from dumenet.models.layers import Standardise, map_of, tokens_of
-from dumenet.score import upsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,47 +63,36 @@ class DinomalySettings(Common):
     sigma: float = 1.5  # pixels
 
 
-class Dinomaly:
+class Dinomaly(FeatureMethod):
     """See the module. Memory: the decoder, and a batch of features."""
 
     def __init__(self, settings: DinomalySettings = DinomalySettings()):
-        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
+        self.settings = settings.with_features(stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
-        """Train bottleneck and decoder on the frozen features. `losses` keeps the loss of each step."""
-        s = self.settings
-        features, stage_channels = features_of(train, s)
-        device = begin(train, s)
-        self.network = LooseReconstruction(s, stage_channels)
+        """Train bottleneck and decoder on the frozen features."""
+        s, features = self.settings, self.features(train)
+        self._begin(train)
+        self.network = LooseReconstruction(s, self.backbone.stage_channels)
         if self.network.widths_differ:
             mean, std = features.channel_statistics()
             self.network.scale.std.copy_((mean.square() + std.square()).sqrt())
-        self.network.to(device).train()
+        self.network.to(self.device).train()
         optimizer = torch.optim.AdamW(self.network.parameters(), s.lr, weight_decay=1e-4, eps=1e-10, amsgrad=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, s.steps))
-        order: list[Tensor] = []
-        self.losses: list[float] = []
-        for step in progress_bar(range(s.steps), "Dinomaly", show=s.progress):
-            if not order:
-                order = list(torch.randperm(len(features)).split(s.batch))
-            pairs = self.network(features.batch(order.pop()).to(device))
+        steps = progress_bar(range(s.steps), "Dinomaly", show=s.progress)
+        for step, index in zip(steps, shuffled(len(features), s.batch)):
+            pairs = self.network(features.batch(index).to(self.device))
             share = s.hard * min(step / (0.1 * s.steps), 1)
             loss = sum(hard_cosine_loss(target, made, share, s.shrink) for target, made in pairs) / len(pairs)
             descend(loss, optimizer, schedule, clip=s.clip)
-            self.losses.append(loss.item())
         self.network.eval()
 
-    @torch.no_grad()
-    def score(self, test: Sequence[Sample]) -> Scores:
-        """1 - cosine, averaged over groups, upsampled and smoothed."""
-        s, device, maps = self.settings, pick_device(self.settings.device), []
-        features, _ = features_of(test, s)
-        for batch in features.batches(16):
-            distances = [1 - F.cosine_similarity(*pair, dim=1) for pair in self.network(batch.to(device))]
-            grid = torch.stack(distances).mean(0)  # (B, H, W)
-            maps.append(upsample(grid, s.features.image_size, "bilinear").cpu().numpy())
-        smoothed = smooth(np.concatenate(maps), s.sigma)
-        return Scores(image_score(smoothed, "top1"), smoothed)
+    def judge(self, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """1 - cosine, averaged over groups, upsampled and smoothed, and the mean of its highest hundredth."""
+        distances = [1 - F.cosine_similarity(*pair, dim=1) for pair in self.network(batch)]  # (B, H, W) each
+        maps = self._maps(torch.stack(distances).mean(0), "bilinear")
+        return image_score(maps, "top1"), maps
 
 
 class LooseReconstruction(nn.Module):
@@ -141,15 +124,13 @@ class LooseReconstruction(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Features (B, C, H, W) to each group's target and reconstruction, both (B, its C, H, W), shallow group
-        first."""
+        """Features (B, C, H, W) to target and reconstruction (B, C_g, H, W) of each group g, the shallow one first."""
         stages = self.scale(features).split(self.stage_channels, dim=1)
         targets = [self._fused([stages[i] for i in members]) for members in self.members]
         x = self.bottleneck(self.project_in(tokens_of(self._fused(stages))))  # (B, N, D)
-        made = []
+        made: list[Tensor] = []
         for layer in self.decoder:
-            x = layer(x)
-            made.insert(0, x)  # the last layer first: it answers for the shallow group
+            made.insert(0, x := layer(x))  # the last layer first: it answers for the shallow group
         parts = torch.stack(made).unflatten(0, (self.groups, -1)).mean(1)  # (groups, B, N, D)
         return [(t, map_of(out(part), t)) for t, out, part in zip(targets, self.project_out, parts)]
 
@@ -183,8 +164,7 @@ def mlp(width: int, dropout: float) -> nn.Sequential:
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The equation above for (..., N, d): linear in N, since the sum over j is made once for all i."""
     q, k = F.elu(q) + 1, F.elu(k) + 1
-    read = q @ (k.transpose(-2, -1) @ v)  # (..., N, d)
-    return read / (q @ k.sum(-2).unsqueeze(-1))  # (..., N, 1)
+    return q @ (k.transpose(-2, -1) @ v) / (q @ k.sum(-2).unsqueeze(-1))  # (..., N, d) / (..., N, 1)
 
 
 def hard_cosine_loss(target: Tensor, made: Tensor, share: float, shrink: float) -> Tensor:

@@ -8,52 +8,43 @@ of both,
     L = L_dir + lambda L_val,
 
 a level flattened into one vector for the cosine, and lambda set on the untrained student such that both terms weigh
-the same.
-The loss of a new image is its score. Where the image is anomalous is read from the loss's gradient (3.1 too),
+the same. The loss of a new image is its score. Where it is anomalous is read from the loss's gradient (3.1 too),
 
     map = opening of G_sigma * |dL / d image|:   the pixels on which the disagreement depends.
 
 | setting | original | ours | why |
 |---|---|---|---|
 | teacher | VGG-16, its last four max-poolings (strides 4 to 32) | EfficientNet-Lite0, its last four stages, the same
-  strides | its weights come with the installation |
+  strides | |
 | activations | after ReLU, as they are | each channel standardised by the training images; levels end linearly |
   Lite's stages have both signs and unequal scales, which a cosine would follow |
 | student | VGG's plan, 16 channels inside a level, batch norm, no biases | three convolutions a level, 16 channels
   inside, batch norm, a bias at a level's end | as small, in any teacher's shapes |
-| lambda | as above, on the direction's term; the release has 0.5 (MVTec-AD) on the values' | as above, on the values'
-  | only the loss's overall scale differs |
+| lambda | as above, on the direction's term; in the release 0.5 (MVTec-AD) on the values' | on the values' term | |
 | levels in the score | the last three (release) | all that were learned | one loss, as written |
-| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosine at each position by option
-  | see below |
+| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosines by option, see below | |
 | scale of a map | each cut at its 99th percentile and brought to 0..1 (release) | as it is | a faint map stays faint |
-| smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, which is the
-  same at every threshold, 5 x 5 square | |
+| smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, 5 x 5 square | |
 | image | 128 px, not normalised (MVTec-AD) | the size asked for, normalised as the teacher's weights want it | |
 | training | 600 epochs (release, MVTec-AD), batches of 64, Adam 1e-3 | 1,000 batches of 8, Adam 3e-3 | a 2-core CPU |
 
-`localise = "positions"` takes 1 - cosine(a_i, b_i) over the channels of each position, enlarges it and sums over
-levels. It marks what a student on a small budget has not learned yet, such as edges of normal parts: on the factory's
-connectors after 200 to 250 steps its pixel AUROC was 0.56 to 0.59, the gradient's 0.71 to 0.74. So the gradient, the
-paper's way, is the default.
+`localise = "positions"` sums 1 - cosine(a_i, b_i) over the channels of each position over levels. It marks what a
+student has not learned yet, such as edges of normal parts: on the factory's connectors after 200 to 250 steps its pixel
+AUROC was 0.56 to 0.59, the gradient's 0.71 to 0.74.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from dumenet.errors import unknown
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, smooth, stages_of
 from dumenet.score import upsample
-
-LOCALISE = ("gradient", "positions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +81,24 @@ class Student(nn.Module):
 def level(channels_in: int, inner: int, channels_out: int) -> nn.Sequential:
     """Batch norm on all but the last, which has to take the teacher's values."""
     layers: list[nn.Module] = []
-    for i, o in ((channels_in, inner), (inner, inner)):
-        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    for channels in (channels_in, inner):
+        layers += [nn.Conv2d(channels, inner, 3, padding=1, bias=False), nn.BatchNorm2d(inner), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(inner, channels_out, 3, padding=1))
 
 
-class KnowledgeDistillation:
+class KnowledgeDistillation(Method):
     """See the module. Memory: teacher, student, and one batch's activations."""
 
+    at_once = 8
+
     def __init__(self, settings: DistillationSettings = DistillationSettings()):
-        self.settings = with_features(settings, stages=settings.stages)
-        if settings.localise not in LOCALISE:
-            raise unknown("localise", settings.localise, LOCALISE)
+        self.settings = settings.with_features(stages=settings.stages)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """The student, and lambda before it."""
-        s, self.device = self.settings, begin(train, self.settings)
+        self._begin(train)
+        s, size = self.settings, self.settings.features.image_size
         self.teacher = Backbone(s.features).to(self.device)
-        size = s.features.image_size
         self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False, momentum=None) for c in self.teacher.stage_channels)
         self.norms.to(self.device)
         for images in images_of(train, size, s.batch):
@@ -117,38 +108,29 @@ class KnowledgeDistillation:
         optimiser = torch.optim.Adam(self.student.parameters(), s.lr)
         self.weight = s.weight
         for _ in progress_bar(range(s.steps), "student", show=s.progress):
-            picked = [train[i] for i in torch.randint(len(train), (s.batch,)).tolist()]
-            images = next(images_of(picked, size, s.batch)).to(self.device)
-            direction, value = losses(*self._levels(images))
+            images = picked(train, torch.randint(len(train), (s.batch,)), size)
+            direction, value = losses(*self._levels(images.to(self.device)))
             if self.weight is None:
                 self.weight = float((direction.sum() / value.sum()).detach())
-            loss = (direction + self.weight * value).mean()
-            descend(loss, optimiser)
+            descend((direction + self.weight * value).mean(), optimiser)
         self.student.eval().requires_grad_(False)
 
-    def score(self, test: Sequence[Sample]) -> Scores:
+    @torch.enable_grad()
+    def judge(self, batch: Tensor) -> tuple[Tensor, object]:
         """The loss of each image, and where it comes from."""
-        s, scores, maps = self.settings, [], []
-        for images in images_of(test, s.features.image_size, 8):
-            images = images.to(self.device).requires_grad_(s.localise == "gradient")
-            teacher, student = self._levels(images)
-            direction, value = losses(teacher, student)
-            loss = direction + self.weight * value
-            scores.append(loss.detach().cpu().numpy())
-            if s.localise == "gradient":
-                (gradient,) = torch.autograd.grad(loss.sum(), images)  # (B, 3, S, S); images do not meet in eval mode
-                maps.append(gradient.abs().mean(1).cpu().numpy())
-            else:
-                maps.append(disagreement(teacher, student, s.features.image_size).cpu().numpy())
-        smoothed = smooth(np.concatenate(maps), s.sigma)
-        if s.localise == "gradient" and s.opening > 1:
-            smoothed = ndimage.grey_opening(smoothed, (1, s.opening, s.opening))
-        return Scores(np.concatenate(scores), smoothed)
+        s, gradient = self.settings, self.settings.localise == "gradient"
+        levels = self._levels(batch.requires_grad_(gradient))
+        direction, value = losses(*levels)
+        loss = direction + self.weight * value
+        if not gradient:
+            return loss, smooth(disagreement(*levels, s.features.image_size), s.sigma)
+        (slope,) = torch.autograd.grad(loss.sum(), batch)  # (B, 3, S, S); images do not meet in eval mode
+        maps = smooth(slope.abs().mean(1), s.sigma)
+        return loss.detach(), ndimage.grey_opening(maps, (1, s.opening, s.opening)) if s.opening > 1 else maps
 
     def _teach(self, images: Tensor) -> list[Tensor]:
         """The teacher's levels (B, C_i, H_i, W_i) for images (B, 3, S, S) in 0..1, each channel standardised."""
-        levels = self.teacher.net((images - self.teacher.mean) / self.teacher.std)
-        return [norm(x) for norm, x in zip(self.norms, levels)]
+        return [norm(x) for norm, x in zip(self.norms, stages_of(self.teacher, images))]
 
     def _levels(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The levels of teacher and student."""

@@ -26,8 +26,7 @@ The map is the probability of "anomalous"; the image score is the maximum of its
 | turned normal images | +-45 degrees in the paper; in the code +-90 degrees, 3 in 10 | +-45 degrees, 3 in 10 | |
 | widths | 128 (reconstructive), 64 (discriminative) | 8 and 8, an option each | 64 to 256 times fewer operations |
 | blocks | 5 down and 4 up; 6 down and 5 up with skips | the same | |
-| channels on the way up | times the width 4, 2, 1, 1; 8, 4, 2, 1, 1 | those of the way down, 8, 4, 2, 1; 8, 8, 4, 2,
-  1 | one class for both |
+| channels on the way up | times the width 4, 2, 1, 1; 8, 4, 2, 1, 1 | those of the way down | |
 | training | Adam, batch 8, 700 epochs, lr 1e-4, a tenth after 400 and 600 of them (paper) or a fifth at 80 and 90 %
   (code) | Adam, one-cycle lr 5e-3, batch 4, 800 steps | minutes on a CPU |
 | weights at the start | normal, deviation 0.02 (code) | PyTorch's | |
@@ -36,6 +35,7 @@ The map is the probability of "anomalous"; the image score is the maximum of its
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from dumenet.data import find_images, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of
+from dumenet.methods.protocol import Common, Method, Sample, descend
 
 Rng = np.random.Generator
 
@@ -67,29 +67,33 @@ class DRAEMSettings(Common):
     window: int = 21  # pixels of the average before the maximum; odd
 
 
-class DRAEM:
-    """See the module. Memory: one batch."""
+class DRAEM(Method):
+    """See the module. Memory: one batch. Raises a `DumenetError` where images, window or textures do not fit."""
 
     def __init__(self, settings: DRAEMSettings = DRAEMSettings()):
         if settings.features.image_size < 32 or settings.window % 2 == 0:
             raise DumenetError(
                 "DRAEM needs images of at least 32 pixels (it halves them five times), and an odd window."
             )
-        self.settings = settings
+        self.settings, self.at_once = settings, settings.batch
+        files = find_images(Path(settings.textures))[0] if settings.textures else []
+        if settings.textures and not files:
+            raise DumenetError(f"There are no images of textures in {settings.textures}: give DTD's folder, or none.")
+        self.textures = [Sample(f.name, "texture", "good", f) for f in files]
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train both networks together for a fixed number of steps, every anomaly painted anew."""
-        s, device, rng = self.settings, begin(train, self.settings), np.random.default_rng(self.settings.seed)
-        draw = texture_source(train, s.textures, s.features.image_size)
+        self._begin(train)
+        s, rng = self.settings, np.random.default_rng(self.settings.seed)
         self.restore = Net(3, 3, [s.width_reconstructive * k for k in (1, 2, 4, 8, 8)], skips=False)
         self.segment = Net(6, 2, [s.width_discriminative * k for k in (1, 2, 4, 8, 8, 8)], skips=True)
         for net in (self.restore, self.segment):  # this memory format is a third faster on a CPU
-            net.to(device, memory_format=torch.channels_last).train()
+            net.to(self.device, memory_format=torch.channels_last).train()
         optimizer = torch.optim.Adam([*self.restore.parameters(), *self.segment.parameters()], s.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps + 2, pct_start=0.1)
-        for _ in progress_bar(range(s.steps), "DRAEM", s.steps, show=s.progress, leave=False):
-            made = [self._painted(train[rng.integers(len(train))], draw, rng) for _ in range(s.batch)]
-            image, painted, mask = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*made))
+        for _ in progress_bar(range(s.steps), "DRAEM", show=s.progress):
+            made = [self._painted(train, rng) for _ in range(s.batch)]
+            image, painted, mask = (torch.from_numpy(np.stack(part)).to(self.device) for part in zip(*made))
             restored = self.restore(painted.contiguous(memory_format=torch.channels_last))  # (B, 3, S, S)
             logits = self.segment(torch.cat([restored, painted], 1))  # (B, 2, S, S)
             loss = F.mse_loss(restored, image) + 1 - ssim(restored, image).mean() + focal_loss(logits, mask).mean()
@@ -97,32 +101,35 @@ class DRAEM:
         self.restore.eval()
         self.segment.eval()
 
-    @torch.no_grad()
-    def score(self, test: Sequence[Sample]) -> Scores:
+    def judge(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Probability of "anomalous" at each pixel, and the largest of its averages."""
-        s, scores, maps = self.settings, [], []
-        device = next(self.restore.parameters()).device
-        for images in images_of(test, s.features.image_size, s.batch):
-            images = images.to(device)
-            logits = self.segment(torch.cat([self.restore(images), images], 1))
-            probability = logits.softmax(1)[:, 1]  # (B, S, S)
-            averaged = F.avg_pool2d(probability[:, None], s.window, 1, s.window // 2)
-            scores.append(averaged.amax((1, 2, 3)).cpu().numpy())
-            maps.append(probability.cpu().numpy())
-        return Scores(np.concatenate(scores), np.concatenate(maps))
+        probability = self.segment(torch.cat([self.restore(batch), batch], 1)).softmax(1)[:, 1]  # (B, S, S)
+        window = self.settings.window
+        return F.avg_pool2d(probability[:, None], window, 1, window // 2).amax((1, 2, 3)), probability
 
-    def _painted(self, sample: Sample, draw: Callable[[Rng], Image.Image], rng: Rng) -> tuple[np.ndarray, ...]:
-        """The image, the same with an anomaly or without, both (3, S, S) float in 0..1, and the mask (S, S) int64."""
+    def _painted(self, train: Sequence[Sample], rng: Rng) -> tuple[np.ndarray, ...]:
+        """An image, the same with an anomaly or without, both (3, S, S) float in 0..1, and the mask (S, S) int64."""
         s, size = self.settings, self.settings.features.image_size
-        picture = Image.fromarray(load_image(sample, size))
+        picture = Image.fromarray(load_image(train[rng.integers(len(train))], size))
         if rng.random() < s.turned:
             picture = picture.rotate(rng.uniform(-45, 45), Image.Resampling.BILINEAR)
         normal = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255
         if rng.random() < 0.5:
             return normal, normal, np.zeros((size, size), np.int64)
         mask = perlin(size, 2 ** rng.integers(6, size=2), rng.uniform(-np.pi / 2, np.pi / 2), rng) > 0.5
-        texture = np.asarray(changed(draw(rng), rng), np.float32).transpose(2, 0, 1) / 255
+        texture = np.asarray(self.texture(train, rng), np.float32).transpose(2, 0, 1) / 255
         return normal, paint(normal, texture, mask, rng.uniform(*s.beta)), mask.astype(np.int64)
+
+    def texture(self, train: Sequence[Sample], rng: Rng) -> Image.Image:
+        """One of `textures`, else a drawn one or a training image in equal parts; after three of ten changes."""
+        samples, size = self.textures or train, self.settings.features.image_size
+        if rng.random() < (0.0 if self.textures else 0.5):
+            image = drawn(size, rng)
+        else:
+            image = Image.fromarray(load_image(samples[rng.integers(len(samples))], size))
+        for change in rng.choice(len(CHANGES), 3, replace=False):
+            image = CHANGES[change](image, rng)
+        return image
 
 
 class Net(nn.Module):
@@ -150,10 +157,9 @@ class Net(nn.Module):
 
 def convolutions(*channels: int) -> nn.Sequential:
     """3 x 3 convolutions from each number of channels to the next, with batch norm and ReLU."""
-    pairs = zip(channels, channels[1:])
-    return nn.Sequential(
-        *(m for a, b in pairs for m in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(True)))
-    )
+    pairs = pairwise(channels)
+    layers = (m for a, b in pairs for m in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(True)))
+    return nn.Sequential(*layers)
 
 
 def paint(image: np.ndarray, texture: np.ndarray, mask: np.ndarray, beta: float) -> np.ndarray:
@@ -162,8 +168,7 @@ def paint(image: np.ndarray, texture: np.ndarray, mask: np.ndarray, beta: float)
 
 
 def perlin(size: int, cells: Sequence[int], turn: float, rng: Rng) -> np.ndarray:
-    """Perlin noise (size, size) within -1..1, of `cells` down and across, its lattice turned by `turn` about the
-    middle.
+    """Perlin noise (size, size) within -1..1, of `cells` down and across, its lattice turned about the middle.
 
     Each point blends the four dot products of its cell's corner gradients with the way to it, t^3 (6 t^2 - 15 t + 10).
     """
@@ -197,37 +202,6 @@ def drawn(size: int, rng: Rng) -> Image.Image:
     return Image.fromarray((blend * one + (1 - blend) * other + grain).clip(0, 255).astype(np.uint8))
 
 
-def texture_source(train: Sequence[Sample], folder: Path | None, size: int) -> Callable[[Rng], Image.Image]:
-    """What draws a texture of `size`: one of `folder`'s images, else a drawn one or a training image in equal parts.
-
-    Raises:
-        DumenetError: a folder without images.
-    """
-    files = find_images(Path(folder))[0] if folder else []
-    if folder and not files:
-        raise DumenetError(f"There are no images of textures in {folder}: give DTD's folder, or none at all.")
-    samples, share_drawn = [Sample(f.name, "texture", "good", f) for f in files] or train, 0.0 if files else 0.5
-
-    def draw(rng: Rng) -> Image.Image:
-        if rng.random() < share_drawn:
-            return drawn(size, rng)
-        return Image.fromarray(load_image(samples[rng.integers(len(samples))], size))
-
-    return draw
-
-
-def changed(image: Image.Image, rng: Rng) -> Image.Image:
-    """`image` after three of ten random changes."""
-    for change in rng.choice(len(CHANGES), 3, replace=False):
-        image = CHANGES[change](image, rng)
-    return image
-
-
-def with_gamma(image: Image.Image, rng: Rng) -> Image.Image:
-    """Each channel with its own gamma."""
-    return Image.fromarray((255 * (np.asarray(image) / 255) ** rng.uniform(0.5, 2, 3)).astype(np.uint8))
-
-
 def with_hue(image: Image.Image, rng: Rng) -> Image.Image:
     """Hue turned and saturation shifted, each by up to 50 of 255."""
     hue, saturation, value = image.convert("HSV").split()
@@ -243,7 +217,8 @@ def with_brightness(image: Image.Image, rng: Rng) -> Image.Image:
 
 
 CHANGES: tuple[Callable[[Image.Image, Rng], Image.Image], ...] = (
-    with_gamma, with_hue, with_brightness,
+    lambda image, rng: Image.fromarray((255 * (np.asarray(image) / 255) ** rng.uniform(0.5, 2, 3)).astype(np.uint8)),
+    with_hue, with_brightness,
     lambda image, rng: ImageEnhance.Sharpness(image).enhance(rng.uniform(0.1, 1.9)),
     lambda image, rng: ImageOps.solarize(image, int(rng.integers(32, 129))) if rng.random() < 0.5 else image,
     lambda image, rng: ImageOps.posterize(image, int(rng.integers(1, 9))),
@@ -261,22 +236,17 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM at each pixel of images (B, 3, S, S) in 0..1: 11 x 11 Gaussian window of sigma 1.5, constants 0.01^2 and
-    0.03^2."""
+    """SSIM at each pixel of images (B, 3, S, S) in 0..1, with an 11 x 11 Gaussian window of sigma 1.5."""
     rows, columns = (gaussian_average(n, a.device) for n in a.shape[2:])
-    stack = torch.stack([a, b, a * a, b * b, a * b])  # (5, B, 3, S, S)
-    mean_a, mean_b, aa, bb, ab = rows @ stack @ columns.T
+    mean_a, mean_b, aa, bb, ab = rows @ torch.stack([a, b, a * a, b * b, a * b]) @ columns.T  # (B, 3, S, S) each
     variances, covariance = aa - mean_a**2 + bb - mean_b**2, ab - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
     return luminance * (2 * covariance + 9e-4) / (variances + 9e-4)
 
 
 def gaussian_average(size: int, device: torch.device) -> Tensor:
-    """(size, size), each row the weights of 11 neighbours; on a CPU such products are far faster than the
-    convolution."""
+    """(size, size), each row the weights of 11 neighbours; on a CPU far faster than the convolution."""
     line = torch.arange(size, device=device, dtype=torch.float32)
     distance = line[:, None] - line
-    taps = (
-        torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2)).sum().item()
-    )  # at the border part of them is outside
-    return torch.exp(-(distance**2) / (2 * 1.5**2)) * (distance.abs() <= 5) / taps
+    total = torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2)).sum().item()  # at the border some are outside
+    return torch.exp(-(distance**2) / (2 * 1.5**2)) * (distance.abs() <= 5) / total

@@ -9,8 +9,7 @@ The image score is mean A(x). The map is brought to the image's size by a Gaussi
 receptive field. Where outliers come from is `outliers`:
 
 - "confetti", the default: soft coloured squares taken away from normal images, the paper's unsupervised setting on
-  MVTec-AD. It needs no other data, and without any outlier a learned centre has a trivial optimum, phi = 0
-  everywhere;
+  MVTec-AD. It needs no other data, and without outliers a learned centre has a trivial optimum, phi = 0;
 - outlier exposure (FCDD+OE; CIFAR-100 for CIFAR-10): samples of anything else, a folder of images, or one that holds
   CIFAR-100's archive (cifar-100-python). "photographs" are random squares of the two photographs that scikit-learn
   brings along, a temple and a flower: outliers without a download, and far poorer ones;
@@ -18,10 +17,8 @@ receptive field. Where outliers come from is `outliers`:
 
 | setting | original (MVTec-AD) | ours | why |
 |---|---|---|---|
-| frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | its
-  weights come with the installation |
-| trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | one 3 x 3 convolution and a 1 x 1 one; `finetune`
-  trains all | 2 CPU cores |
+| frozen network | first layers of a VGG-11 with batch norm, to stride 8 | EfficientNet-Lite0 to stride 8 | |
+| trained on it | its next two 3 x 3 convolutions and a 1 x 1 one | a 3 x 3 and a 1 x 1 one; all with `finetune` | |
 | outliers | confetti in each image with probability 1/2; CIFAR-10 with outlier exposure: CIFAR-100 | the same;
   FCDD+OE: crops of two photographs | CIFAR-100 is not here |
 | confetti (released code) | on 240 px, squares of 8 to 54 px, 1.04 coloured and 0.69 of full strength on average, at
@@ -29,11 +26,10 @@ receptive field. Where outliers come from is `outliers`:
   image; the blur in closed form | |
 | confetti's sign (released code) | taken away; added where the image is too dark to show it | the same | |
 | augmentation | crop of 224 from 240 or the whole, colour jitter, noise; local contrast normalisation | the crop
-  always, brightness jitter and noise | simpler |
+  always, brightness jitter and noise | |
 | optimiser | SGD with Nesterov momentum, lr 1e-3 x 0.985 an epoch, weight decay 1e-4, batch 128 (8 of 16), 200 epochs
   of ten rounds | Adam, one-cycle lr 1e-3, batch 16, 300 steps | minutes on a CPU |
-| upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; the field is measured by a
-  gradient | any backbone |
+| upsampling | Gaussian of sigma 12 at 224 px, as wide as the receptive field | the same; measured by a gradient | |
 | image score | mean of A; on MVTec-AD only pixels are judged | the same | a small defect hardly moves a mean |
 """
 
@@ -44,12 +40,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.special import erf
+from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 from dumenet.data import find_images
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, with_features
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,53 +63,45 @@ class FCDDSettings(Common):
     sigma: float = 12.0  # pixels of a 224-pixel image
 
 
-class FCDD:
-    """See the module. Memory: one batch."""
+class FCDD(Method):
+    """See the module. Memory: one batch. Raises a `DumenetError` for a folder of outliers without images."""
 
     def __init__(self, settings: FCDDSettings = FCDDSettings()):
         outliers = settings.outliers
         if isinstance(outliers, str) and outliers != "confetti":
-            settings = replace(
-                settings, outliers=photographs() if outliers == "photographs" else exposed(Path(outliers))
-            )
-        self.settings = with_features(settings, stages=(settings.stage,))
+            outliers = photographs() if outliers == "photographs" else exposed(Path(outliers))
+        self.settings = replace(settings, outliers=outliers).with_features(stages=(settings.stage,))
+        self.supervised, self.at_once = outliers is not None and len(outliers) > 0, settings.batch
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Train phi for a fixed number of steps; every batch is drawn, augmented and mixed with outliers anew."""
-        s, device, rng = self.settings, begin(train, self.settings), np.random.default_rng(self.settings.seed)
-        supervised = s.outliers is not None and len(s.outliers) > 0
-        self.net = Phi(Backbone(s.features), s.hidden, supervised, s.finetune).to(device).train()
-        self.centre = torch.zeros((), device=device)
+        self._begin(train)
+        s, rng = self.settings, np.random.default_rng(self.settings.seed)
+        self.net = Phi(Backbone(s.features), s.hidden, self.supervised, s.finetune).to(self.device).train()
+        self.centre = torch.zeros((), device=self.device)
         trained = [p for p in self.net.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained, s.lr, weight_decay=1e-5)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, s.steps + 2, pct_start=0.1)
-        for step in progress_bar(range(s.steps), "FCDD", s.steps, show=s.progress, leave=False):
-            images, outlier = self._batch(train, rng)
-            z = self.net(images.to(device))  # (B, u, v)
-            if step == 0 and not supervised:  # Deep SVDD's choice of a centre, away from 0
+        for step in progress_bar(range(s.steps), "FCDD", show=s.progress):
+            images, outlier = self._drawn(train, rng)
+            z = self.net(images.to(self.device))  # (B, u, v)
+            if step == 0 and not self.supervised:  # Deep SVDD's choice of a centre, away from 0
                 self.centre = z.detach().mean() + torch.where(z.detach().mean() < 0, -1.0, 1.0)
-            loss = fcdd_loss(pseudo_huber(z - self.centre), outlier.to(device)).mean()
-            descend(loss, optimizer, schedule)
+            descend(fcdd_loss(pseudo_huber(z - self.centre), outlier.to(self.device)).mean(), optimizer, schedule)
         self.net.eval()
         self.gaussians = placed_gaussians(self.net, s.features.image_size, s.sigma * s.features.image_size / 224)
 
-    @torch.no_grad()
-    def score(self, test: Sequence[Sample]) -> Scores:
+    def judge(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of A, and A under the Gaussians."""
-        s, device, scores, maps = self.settings, self.centre.device, [], []
-        for images in images_of(test, s.features.image_size, s.batch):
-            a = pseudo_huber(self.net(images.to(device)) - self.centre)  # (B, u, v)
-            scores.append(a.mean((1, 2)).cpu().numpy())
-            maps.append((self.gaussians @ a @ self.gaussians.T).cpu().numpy())  # (B, S, S)
-        return Scores(np.concatenate(scores), np.concatenate(maps))
+        a = pseudo_huber(self.net(batch) - self.centre)  # (B, u, v)
+        return a.mean((1, 2)), self.gaussians @ a @ self.gaussians.T
 
-    def _batch(self, train: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _drawn(self, train: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) in 0..1, and which of them are outliers, (B,) bool."""
         s, size = self.settings, self.settings.features.image_size
-        outlier = (rng.random(s.batch) < 0.5) & (s.outliers is not None and len(s.outliers) > 0)
+        outlier = (rng.random(s.batch) < 0.5) & self.supervised
         other = train if s.outliers is None or isinstance(s.outliers, str) else s.outliers
-        sources = [other if bad else train for bad in outlier]
-        samples = [source[rng.integers(len(source))] for source in sources]
+        samples = [source[rng.integers(len(source))] for source in (other if bad else train for bad in outlier)]
         images = next(images_of(samples, round(size * 240 / 224), s.batch)).numpy()
         made = []
         for image, bad in zip(images, outlier):
@@ -125,12 +114,11 @@ class FCDD:
 
 
 class Phi(nn.Module):
-    """Images (B, 3, S, S) in 0..1 to (B, u, v): the frozen backbone, then what is trained. No biases without
-    outliers."""
+    """Images (B, 3, S, S) in 0..1 to (B, u, v): the frozen backbone, then what is trained, with biases or without."""
 
     def __init__(self, backbone: Backbone, hidden: int, bias: bool, finetune: bool):
         super().__init__()
-        self.backbone, self.finetune = backbone, finetune
+        self.backbone = backbone
         backbone.net.requires_grad_(finetune)
         self.head = nn.Sequential(
             nn.Conv2d(backbone.stage_channels[0], hidden, 3, padding=1, bias=bias),
@@ -140,17 +128,13 @@ class Phi(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.finetune or images.requires_grad)):
-            x = self.backbone.net((images - self.backbone.mean) / self.backbone.std)[0]  # (B, C, u, v)
-        return self.head(x)[:, 0]
+        return self.head(stages_of(self.backbone, images)[0])[:, 0]
 
 
-def photographs(count: int = 500, seed: int = 0) -> list[Sample]:
-    """Random squares, 32 to 200 pixels wide, of scikit-learn's two photographs."""
-    from sklearn.datasets import load_sample_images
-
-    rng, photos, squares = np.random.default_rng(seed), load_sample_images().images, []
-    for i in range(count):
+def photographs() -> list[Sample]:
+    """500 random squares, 32 to 200 pixels wide, of scikit-learn's two photographs."""
+    rng, photos, squares = np.random.default_rng(0), load_sample_images().images, []
+    for i in range(500):
         photo, side = photos[rng.integers(len(photos))], int(rng.integers(32, 201))
         y, x = (int(rng.integers(n - side + 1)) for n in photo.shape[:2])
         squares.append(Sample(f"photograph/{i:03d}", "outlier", "outlier", photo[y : y + side, x : x + side].copy()))
@@ -201,8 +185,7 @@ def with_confetti(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def soft_square(size: int, place: Sequence[float], side: float, turn: float, sigma: float) -> np.ndarray:
-    """(size, size): a turned square around `place`, blurred: in its own coordinates a product of two error
-    functions."""
+    """(size, size): a turned square around `place`, blurred: a product of error functions in its own coordinates."""
     y, x = np.arange(size)[:, None] - place[0], np.arange(size) - place[1]
     across, along = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     edges = [erf((w + side / 2) / (sigma * 2**0.5)) - erf((w - side / 2) / (sigma * 2**0.5)) for w in (across, along)]
@@ -210,11 +193,7 @@ def soft_square(size: int, place: Sequence[float], side: float, turn: float, sig
 
 
 def receptive_field(net: nn.Module, size: int) -> tuple[int, float, float]:
-    """Width r, jump j, and centre s of the first entry, in pixels along one axis, from the gradient of the middle
-    entry.
-
-    A width that reaches beyond the image is as wide as the image.
-    """
+    """Width (the image's at most), jump, and centre of the first entry, in pixels, by the middle entry's gradient."""
     device, generator = next(net.parameters()).device, torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, size, size, generator=generator).to(device).requires_grad_()
     with torch.enable_grad():
@@ -227,10 +206,8 @@ def receptive_field(net: nn.Module, size: int) -> tuple[int, float, float]:
 
 
 def placed_gaussians(net: nn.Module, size: int, sigma: float) -> Tensor:
-    """G (S, u): a Gaussian of `sigma`, as wide as the receptive field, at the centre of each entry's; a map is G A G^T.
-
-    The same as the paper's transposed convolution with an r x r Gaussian, which is separable.
-    """
+    """G (S, u): a Gaussian of `sigma`, as wide as the receptive field, at the centre of each entry's; G A G^T is a map,
+    and the paper's transposed convolution with a Gaussian, which is separable."""
     width, jump, start = receptive_field(net, size)
     device = next(net.parameters()).device
     centres = start + jump * torch.arange(round(size / jump), device=device)  # (u,)

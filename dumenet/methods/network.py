@@ -7,7 +7,7 @@ checkpoint holds the spread and the scores of the normal images.
 |---|---|---|---|
 | width | 256 | 128 | minutes on two cores |
 | target | UniAD: features as they come; DuMeNet's page: not said, its released code: their sigmoid | standardised,
-  for both | it trains in fewer epochs |
+  for both | |
 | position embeddings | U(0, 1) | N(0, 1) | the loss falls sooner (docs/ARCHITECTURE.md) |
 | UniAD's mask | 7 x 7 of 14 x 14, in all three attentions | the same; 3 x 3 on CIFAR-10's grid of 7 | |
 | CIFAR-10 | a fifth stage, 720 channels in all, at 14 x 14 | stage 4 alone at 7 x 7, two + two layers, mean pooling,
@@ -16,26 +16,24 @@ checkpoint holds the spread and the scores of the normal images.
 | backbone | EfficientNet-B4 | EfficientNet-Lite0 | its weights come with the installation |
 | layers, heads, FFN, dropout | 4 + 4, 8, 1,024, 0.1 | 1 + 2, 4, 768, none | better after the same seconds |
 | training | DuMeNet 700 epochs, UniAD 1,000, lr 1e-4 in steps | 2,400 steps of Muon, lr 1e-3 up, level, down
-  (`recipe`) | minutes on two cores |
+  (`recipe`) | |
 | held-out images | none | a tenth, for thresholds | |
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dumenet import parallel
-from dumenet.checkpoint import Trained, load_checkpoint, pick_device, save_checkpoint
+from dumenet.checkpoint import Trained, load_checkpoint, save_checkpoint
 from dumenet.config import PLACE, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, to_dict
 from dumenet.data import Dataset, fingerprint
 from dumenet.errors import DumenetError
-from dumenet.features import Backbone, Features, extract
-from dumenet.methods.protocol import Common, Sample, Scores
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, Scores
 from dumenet.score import calibrate, evaluated, score
 from dumenet.train import split_holdout, train
 
@@ -63,7 +61,7 @@ class NetworkSettings(Common):
         return Config(self.data, self.features, self.model, own, self.evaluation)
 
 
-class Network:
+class Network(FeatureMethod):
     """See the module. `trained` is what `dumenet.train` returns; memory: the model, and a batch of features.
 
     `on_epoch` is called with the epoch's number, and may `score`: for looking on, never for choosing.
@@ -73,17 +71,9 @@ class Network:
     trained: Trained
 
     def __init__(self, settings: NetworkSettings = NetworkSettings()):
-        self.settings, self.config = settings, settings.config
+        self.config = settings.config
+        self.settings = replace(settings, device=self.config.train.device)
         self.seconds: dict[str, float] = {}
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        """The frozen features' network."""
-        return Backbone(self.config.features).to(pick_device(self.config.train.device))
-
-    def features(self, samples: Sequence[Sample]) -> Features:
-        """Of images, from the cache."""
-        return extract(samples, self.backbone, self.settings.cache, self.settings.progress)
 
     def fit(self, train_images: Sequence[Sample]) -> None:
         """Train for the fixed budget; then the spread of the errors, and thresholds. No test image is used.
@@ -118,9 +108,7 @@ class Network:
         save_checkpoint(self.trained, path)
 
     def load(self, path: Path, train_images: Sequence[Sample]) -> bool:
-        """Take the model of an earlier `fit` on the same images with the same settings, but for evaluation; False
-        without one.
-        """
+        """Take the model of an earlier `fit` on the same images with the same settings but evaluation; False: none."""
         try:
             trained = load_checkpoint(path, self.config.train.device)
         except DumenetError:

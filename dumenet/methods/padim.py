@@ -7,8 +7,7 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 
 | setting | original | ours | why |
 |---|---|---|---|
-| backbone | ResNet-18 or WideResNet-50-2, layers 1 to 3 | EfficientNet-Lite0, strides 4, 8, 16 | its weights come
-  with the installation |
+| backbone | ResNet-18 or WideResNet-50-2, layers 1 to 3 | EfficientNet-Lite0, strides 4, 8, 16 | |
 | channels kept | 100 of 448 (ResNet-18), 550 of 1792 | 100 of 176 | as for ResNet-18 |
 | grid | 56 x 56 | 28 x 28 | a quarter of the memory, same order of scores |
 | crop | 224 px from the middle of 256 | none | as for every method here |
@@ -18,8 +17,7 @@ mean and covariance over the training images make a Gaussian; the anomaly score 
 
 The ridge of 0.01 was set for ResNet's features. The embedded backbone's are larger (their variance at one position is
 about 18 on bottle and tire), so that the same number hardly regularises: where normal images are all alike, as in a
-dark background, a trifle is far from normal, and the map marks the background. The table `mvtec` has a column with
-ridge 1 beside it.
+dark background, the map marks a trifle. The table `mvtec` has a column with ridge 1 beside it.
 """
 
 from collections.abc import Sequence
@@ -29,8 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dumenet.methods.protocol import Common, Sample, Scores, features_of, smooth, with_features
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, FeatureMethod, Sample, mahalanobis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,35 +41,29 @@ class PaDiMSettings(Common):
     sigma: float = 4.0  # pixels
 
 
-class PaDiM:
+class PaDiM(FeatureMethod):
     """See the module. Memory: one channels x channels matrix for each position."""
 
     def __init__(self, settings: PaDiMSettings = PaDiMSettings()):
-        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
+        self.settings = settings.with_features(stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Mean and inverse covariance at each position, summed batch by batch."""
-        features, stage_channels = features_of(train, self.settings)
-        total, generator = sum(stage_channels), torch.Generator().manual_seed(self.settings.seed)
+        features, total = self.features(train), sum(self.backbone.stage_channels)
+        generator = torch.Generator().manual_seed(self.settings.seed)
         self.kept = torch.randperm(total, generator=generator)[: self.settings.channels].sort().values
-        count, sums, products = 0, 0.0, 0.0
+        sums, products = 0.0, 0.0
         for batch in features.batches(16):
             x = self._rows(batch).double()  # (N, B, K)
-            count += x.shape[1]
             sums = sums + x.sum(1)
             products = products + x.transpose(1, 2) @ x
-        self.mean, self.inverse = gaussians(count, sums, products, self.settings.ridge)
+        self.mean, self.inverse = gaussians(len(features), sums, products, self.settings.ridge)
 
-    def score(self, test: Sequence[Sample]) -> Scores:
-        """Mahalanobis distance at each position, upsampled and smoothed."""
-        features, _ = features_of(test, self.settings)
-        maps = []
-        for batch in features.batches(16):
-            distance = mahalanobis(self._rows(batch), self.mean, self.inverse)  # (N, B)
-            grid = distance.T.reshape(len(batch), self.settings.grid, self.settings.grid)
-            maps.append(upsample(grid, self.settings.features.image_size, self.settings.features.align).numpy())
-        smoothed = smooth(np.concatenate(maps), self.settings.sigma)
-        return Scores(smoothed.max((1, 2)), smoothed)
+    def judge(self, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Mahalanobis distance at each position, upsampled and smoothed, and its maximum."""
+        distance = mahalanobis(self._rows(batch), self.mean, self.inverse)  # (N, B)
+        maps = self._maps(distance.T.unflatten(1, batch.shape[2:]))
+        return maps.max((1, 2)), maps
 
     def _rows(self, batch: Tensor) -> Tensor:
         """Features (B, C, H, W) to the kept channels, (N, B, K), position first."""
@@ -80,15 +71,8 @@ class PaDiM:
 
 
 def gaussians(count: int, sums: Tensor, products: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Mean (N, K) and inverse covariance (N, K, K) from sums (N, K) and sums of outer products (N, K, K) over
-    images."""
+    """Mean (N, K) and inverse covariance (N, K, K) from sums (N, K) and sums of outer products (N, K, K)."""
     mean = sums / count
     covariance = (products - count * mean.unsqueeze(2) * mean.unsqueeze(1)) / max(count - 1, 1)
     covariance = covariance + ridge * torch.eye(mean.shape[1], dtype=mean.dtype)
     return mean.float(), torch.linalg.inv(covariance).float()
-
-
-def mahalanobis(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
-    """Distance of x (N, B, K) from each position's Gaussian, (N, B)."""
-    centred = x - mean.unsqueeze(1)
-    return ((centred @ inverse) * centred).sum(-1).clamp_min(0).sqrt()

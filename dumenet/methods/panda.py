@@ -7,30 +7,28 @@ centre c, which is the mean of the features before any training:
 
 Trained for long, all features collapse into c, and anomalies with them. Two cures: stop early, after a fixed number of
 small steps, or EWC, which holds each weight near its pretrained value w0 by its Fisher information F_i. An image scores
-its distance to the nearest training images, the mean of |f(y) - f(x)|^2 over the k nearest x. With `steps` 0 nothing is
-trained: that is DN2 (Bergman et al. 2020).
+the mean of |f(y) - f(x)|^2 over the k nearest training images x. `steps` 0 is DN2 (Bergman et al. 2020).
 
 | setting | original | ours | why |
 |---|---|---|---|
 | backbone | ResNet-152; layers 3 and 4 trained, norm layers in eval mode | EfficientNet-Lite0; all between the first
-  and last of `stages` trained, likewise | its weights come with the installation |
+  and last of `stages` trained, likewise | |
 | pooled feature | last layer, 2,048 | last stage, 320 | as above |
 | optimiser | SGD, momentum 0.9, lr 0.01, gradient norm clipped to 0.001 | lr 0.05, clipped to 0.01 | where the norm
   is clipped, a step of lr x norm = 5e-4 goes as far as 50 of 1e-5 |
-| stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | minutes
-  on two cores |
+| stopping | 15 epochs of batches of 32 (released code; 2,355 steps for a CIFAR-10 class) | 50 steps of 32 | |
 | sample-wise stopping | PANDA-SES: largest normalised score over checkpoints (as reported in the paper, not checked)
   | none | one scoring pass for each checkpoint |
 | EWC | off in the released code unless asked, then for 50 epochs; Fisher of ImageNet classification, lambda 10,000 |
   off; a proxy, `fisher` | ImageNet's images are not here |
 | neighbours | 2; sum of squared distances (released code) | 2; their mean | the same order |
-| anomaly map | none of adapted features; its segmentation is SPADE on frozen ones | in the manner of SPADE, see
-  `dense_distance` | the protocol needs one |
+| anomaly map | none of adapted features; its segmentation is SPADE on frozen ones | SPADE's (Cohen and Hoshen
+  2020): the nearest position, wherever it lies, of the nearest images | the protocol needs one |
 | images for the map | SPADE: the 50 nearest of all | the 20 nearest of 200 drawn at random | a bound on memory |
 | smoothing | SPADE: sigma 4 | sigma 4 | |
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +38,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, shuffled, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,96 +59,73 @@ class PANDASettings(Common):
     sigma: float = 4.0  # pixels
 
 
-class PANDA:
+class PANDA(Method):
     """See the module. Memory: a feature for each training image, and the dense features of `gallery` images."""
 
     def __init__(self, settings: PANDASettings = PANDASettings()):
-        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
+        self.settings = settings.with_features(stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
-        """Adapt the network, then remember what it makes of the training images. `losses` keeps the loss of each
-        step."""
-        s = self.settings
-        self.device = begin(train, s)
-        generator = torch.Generator().manual_seed(s.seed)
+        """Adapt the network, then remember what it makes of the training images."""
+        self._begin(train)
+        s, generator = self.settings, torch.Generator().manual_seed(self.settings.seed)
         self.backbone = Backbone(s.features).to(self.device)
-        self.losses: list[float] = []
         if s.steps:
-            centre = torch.cat([pooled for pooled, _ in self._features(train)]).mean(0)
-            self.losses = self._adapt(train, centre, generator)
-        self.bank = torch.cat([pooled for pooled, _ in self._features(train)])  # (n, C of the last stage)
+            self._adapt(train, self._pooled(train).mean(0), generator)
+        self.bank = self._pooled(train)  # (n, C of the last stage)
         drawn = torch.randperm(len(train), generator=generator)[: s.gallery].tolist()
-        self.gallery = torch.cat([dense for _, dense in self._features([train[i] for i in drawn])])  # (K, N, C)
-        self.gallery_pooled = self.bank[drawn]  # (K, C of the last stage)
+        dense = [self._dense(self._stages(images)) for images in self._batches([train[i] for i in drawn])]
+        self.gallery, self.gallery_pooled = torch.cat(dense), self.bank[drawn]  # (K, N, C), (K, C of the last stage)
 
-    def score(self, test: Sequence[Sample]) -> Scores:
+    def judge(self, batch: Tensor) -> tuple[Tensor, np.ndarray]:
         """Distance to the nearest training images, of the whole image and of each position."""
-        s, scores, maps = self.settings, [], []
-        for pooled, dense in self._features(test):
-            scores.append(knn_distance(pooled, self.bank, s.neighbours))
-            near = torch.cdist(pooled, self.gallery_pooled)
-            near = near.topk(min(s.gallery_neighbours, len(self.gallery)), largest=False).indices  # (B, K)
-            grid = torch.stack([dense_distance(d, self.gallery[k]) for d, k in zip(dense, near)])  # (B, N)
-            maps.append(upsample(grid.view(-1, s.grid, s.grid), s.features.image_size, s.features.align).cpu().numpy())
-        return Scores(torch.cat(scores).cpu().numpy(), smooth(np.concatenate(maps), s.sigma))
+        s, stages = self.settings, self._stages(batch)
+        pooled = stages[-1].mean((2, 3))
+        near = torch.cdist(pooled, self.gallery_pooled)
+        near = near.topk(min(s.gallery_neighbours, len(self.gallery)), largest=False).indices  # (B, K)
+        positions = zip(self._dense(stages), near)  # (N, C), (K,)
+        grid = torch.stack([torch.cdist(x, self.gallery[k].flatten(0, 1)).min(1).values for x, k in positions])
+        return knn_distance(pooled, self.bank, s.neighbours), self._maps(grid.unflatten(1, (s.grid, s.grid)))
 
     def _stages(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, S, S) in 0..1 to the stages' maps, (B, C, H, W) each; unlike `Backbone`, with gradients."""
-        return self.backbone.net((images.to(self.device) - self.backbone.mean) / self.backbone.std)
-
-    def _pooled(self, images: Tensor) -> Tensor:
-        """Images to the last stage's means, (B, C)."""
-        return self._stages(images)[-1].mean((2, 3))
+        """Images (B, 3, S, S) in 0..1 to the stages' maps, (B, C, H, W) each."""
+        return stages_of(self.backbone, images.to(self.device))
 
     @torch.no_grad()
-    def _features(self, samples: Sequence[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batch by batch: pooled features (B, C) and dense ones (B, N, C) of the network as it is now."""
-        size = (self.settings.grid, self.settings.grid)
-        for images in images_of(samples, self.settings.features.image_size):
-            stages = self._stages(images)
-            dense = [F.interpolate(x, size, mode="bilinear", align_corners=True) for x in stages]
-            yield stages[-1].mean((2, 3)), torch.cat(dense, 1).flatten(2).transpose(1, 2)
+    def _pooled(self, samples: Sequence[Sample]) -> Tensor:
+        """The last stage's means of all images, (n, C), by the network as it is now."""
+        return torch.cat([self._stages(images)[-1].mean((2, 3)) for images in self._batches(samples)])
 
-    def _adapt(self, train: Sequence[Sample], centre: Tensor, generator: torch.Generator) -> list[float]:
-        """The training loop; returns the loss of each step."""
+    def _dense(self, stages: list[Tensor]) -> Tensor:
+        """Stages to the features of each position of the grid, (B, N, C)."""
+        size = (self.settings.grid, self.settings.grid)
+        dense = [F.interpolate(x, size, mode="bilinear", align_corners=True) for x in stages]
+        return torch.cat(dense, 1).flatten(2).transpose(1, 2)
+
+    def _adapt(self, train: Sequence[Sample], centre: Tensor, generator: torch.Generator) -> None:
+        """Pull the pooled features towards the centre (C,)."""
         s, size = self.settings, self.settings.features.image_size
         parameters = later_parameters(self.backbone.net, self._stages, next(images_of(train[:1], size)))
         optimizer = torch.optim.SGD(parameters, s.lr, momentum=0.9, weight_decay=5e-5)
-        start, losses, order = [p.detach().clone() for p in parameters], [], []
+        start = [p.detach().clone() for p in parameters]
+        pooled = lambda images: self._stages(images)[-1].mean((2, 3))  # noqa: E731
         if s.ewc:
-            chosen = [train[i] for i in torch.randperm(len(train), generator=generator)[: s.fisher_images].tolist()]
-            information = fisher(self._pooled, parameters, images_of(chosen, size, 1), generator)
-        for _ in progress_bar(range(s.steps), "PANDA", show=s.progress):
-            if not order:
-                order = list(torch.randperm(len(train), generator=generator).split(s.batch))
-            images = next(images_of([train[i] for i in order.pop().tolist()], size, s.batch))
-            loss = compactness(self._pooled(images), centre)
-            losses.append(loss.item())
+            some = [train[i] for i in torch.randperm(len(train), generator=generator)[: s.fisher_images].tolist()]
+            information = fisher(pooled, parameters, images_of(some, size, 1), generator)
+        steps = progress_bar(range(s.steps), "PANDA", show=s.progress)
+        for _, index in zip(steps, shuffled(len(train), s.batch, generator)):
+            loss = (pooled(picked(train, index, size)) - centre).square().mean()
             if s.ewc:
                 moved = zip(information, parameters, start)
                 loss = loss + s.ewc / 2 * sum((f * (p - p0).square()).sum() for f, p, p0 in moved)
             descend(loss, optimizer, clip=s.clip)
         self.backbone.requires_grad_(False)
-        return losses
-
-
-def compactness(features: Tensor, centre: Tensor) -> Tensor:
-    """Mean squared distance of features (B, C) from the centre (C,), for each channel: a number."""
-    return (features - centre).square().mean()
 
 
 def knn_distance(queries: Tensor, bank: Tensor, neighbours: int) -> Tensor:
     """Mean squared distance of queries (B, C) to their nearest rows of `bank` (n, C): (B,)."""
     distance = torch.cdist(queries, bank, compute_mode="donot_use_mm_for_euclid_dist").square()
     return distance.topk(min(neighbours, len(bank)), largest=False).values.mean(1)
-
-
-def dense_distance(positions: Tensor, gallery: Tensor) -> Tensor:
-    """Distance of each position (N, C) to the nearest position, wherever it lies, of images (K, N, C): (N,).
-
-    SPADE's segmentation (Cohen & Hoshen 2020) with one neighbour; `gallery` holds the images nearest to this one.
-    """
-    return torch.cdist(positions, gallery.flatten(0, 1)).min(1).values
 
 
 def later_parameters(net: nn.Module, stages_of: Callable[[Tensor], list[Tensor]], images: Tensor) -> list[nn.Parameter]:
@@ -176,9 +150,8 @@ def fisher(
 ) -> list[Tensor]:  # fmt: skip
     """Diagonal Fisher information of y ~ N(f(x), C I), averaged over images (1, 3, S, S): one tensor a parameter.
 
-    It is the mean of the squared derivatives of the features; one random sign for each feature estimates their sum from
-    a single backward pass. A proxy: it guards the weights that shape the features of these images, not those that tell
-    ImageNet's classes apart.
+    The mean of the features' squared derivatives, estimated with a random sign for each from one backward pass. It
+    guards the weights that shape the features of these images, not those that tell ImageNet's classes apart.
     """
     total, count = [torch.zeros_like(p) for p in parameters], 0
     for image in images:

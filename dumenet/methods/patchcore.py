@@ -3,25 +3,21 @@
 Each position's feature is averaged over its 3 x 3 neighbours (the patch). All patches of the training images make a
 memory bank, of which greedy coreset selection keeps those that cover the others best. A patch scores its distance to
 the nearest remembered one; an image scores its most distant patch, weighted by how lonely the nearest neighbour is
-(eq.
-7).
+(eq. 7).
 
 | setting | original | ours | why |
 |---|---|---|---|
-| backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | its weights come with the
-  installation |
+| backbone | WideResNet-50-2, layers 2 and 3 | EfficientNet-Lite0, strides 8 and 16 | |
 | grid | 28 x 28 | 14 x 14 | a quarter of the patches; the course's grid |
 | neighbours averaged | 3 x 3 in each layer's own grid, then aligned (released code) | aligned, then 3 x 3: a patch of
   stride 8 covers twice the width | one alignment |
 | crop | 224 px from the middle of 256 | none | as for every method here |
-| numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | fewer
-  already |
+| numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | |
 | patch at the border | zeros beyond it count (released code) | fewer neighbours | |
 | coreset | 1 to 25 % | 10 %, 4,000 at most | a bound on time and memory |
-| coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the same
-  dimensions, the first at random | |
-| neighbours in eq. 7 | no number found; the released code has no eq. 7: it scores the mean distance to 1 neighbour;
-  anomalib has 9 | 3 | |
+| coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the
+  same, the first at random | |
+| neighbours in eq. 7 | no number found; the released code has no eq. 7; anomalib has 9 | 3 | |
 | smoothing | sigma 4 | sigma 4 | |
 """
 
@@ -33,8 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dumenet.methods.protocol import Common, Sample, Scores, features_of, smooth, with_features
-from dumenet.score import upsample
+from dumenet.methods.protocol import Common, FeatureMethod, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +45,17 @@ class PatchCoreSettings(Common):
     sigma: float = 4.0  # pixels
 
 
-class PatchCore:
+class PatchCore(FeatureMethod):
     """See the module. Memory: the coreset, `most` x C numbers at most."""
 
+    at_once = 8
+
     def __init__(self, settings: PatchCoreSettings = PatchCoreSettings()):
-        self.settings = with_features(settings, stages=settings.stages, grid=settings.grid)
+        self.settings = settings.with_features(stages=settings.stages, grid=settings.grid)
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Patches of all training images, then the coreset of them."""
-        features, _ = features_of(train, self.settings)
-        patches = torch.cat([patches_of(batch) for batch in features.batches(16)])  # (n N, C)
+        patches = torch.cat([patches_of(batch) for batch in self._batches(train)])  # (n N, C)
         generator = torch.Generator().manual_seed(self.settings.seed)
         keep = min(max(round(self.settings.share * len(patches)), 1), self.settings.most)
         size = min(self.settings.projected, patches.shape[1])
@@ -67,24 +63,13 @@ class PatchCore:
         first = int(torch.randint(len(patches), (1,), generator=generator))
         self.bank = patches[coreset(patches @ projection, keep, first)]  # (M, C)
 
-    def score(self, test: Sequence[Sample]) -> Scores:
-        """Distances to the nearest remembered patch."""
-        features, _ = features_of(test, self.settings)
-        grid, maps, scores = self.settings.grid, [], []
-        for batch in features.batches(8):
-            patches = patches_of(batch)
-            distance, nearest = torch.cdist(patches, self.bank).min(1)
-            distance, nearest = distance.view(len(batch), -1), nearest.view(len(batch), -1)  # (B, N)
-            maps.append(
-                upsample(
-                    distance.view(-1, grid, grid), self.settings.features.image_size, self.settings.features.align
-                ).numpy()
-            )
-            worst = distance.argmax(1)
-            for k, position in enumerate(worst.tolist()):
-                patch = patches.view(len(batch), -1, patches.shape[1])[k, position]
-                scores.append(image_score(patch, self.bank, int(nearest[k, position]), self.settings.neighbours))
-        return Scores(np.array(scores), smooth(np.concatenate(maps), self.settings.sigma))
+    def judge(self, batch: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Distances to the nearest remembered patch, and the weighted one of the worst patch."""
+        patches, k = patches_of(batch), self.settings.neighbours  # (B N, C)
+        distance, nearest = (x.view(len(batch), -1) for x in torch.cdist(patches, self.bank).min(1))  # (B, N)
+        vectors, worst = patches.unflatten(0, distance.shape), distance.argmax(1).tolist()
+        scores = [image_score(vectors[b, i], self.bank, int(nearest[b, i]), k) for b, i in enumerate(worst)]
+        return torch.tensor(scores, dtype=torch.float64), self._maps(distance.unflatten(1, batch.shape[2:]))
 
 
 def patches_of(batch: Tensor) -> Tensor:
@@ -103,11 +88,9 @@ def coreset(points: Tensor, keep: int, first: int) -> Tensor:
 
 
 def image_score(patch: Tensor, bank: Tensor, nearest: int, neighbours: int) -> float:
-    """Distance of the worst patch (C,), weighted: 1 - its share in a softmax of distances to the neighbours of
-    `nearest`.
+    """Distance of the worst patch (C,) times 1 - its share in a softmax of distances to the neighbours of `nearest`.
 
-    The share is small where the nearest remembered patch is close and its neighbours are far, and the weight then
-    near 1.
+    Where the nearest remembered patch is close and its neighbours are far, the share is small and the weight near 1.
     """
     distance = (patch - bank[nearest]).norm()
     around = torch.cdist(bank[nearest][None], bank)[0].topk(min(neighbours, len(bank)), largest=False).indices

@@ -1,9 +1,10 @@
-"""What every method of the tables does, and the few things that several of them need."""
+"""What the methods of the tables share: settings, one way to score, and the steps that several of them take."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from dumenet.config import PLACE, FeatureConfig, Settings
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract
-from dumenet.score import Scores
+from dumenet.score import Scores, upsample
 
-__all__ = ["Common", "Method", "Scores", "begin", "descend", "features_of", "images_of", "smooth", "with_features"]
+Own = TypeVar("Own", bound="Common")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,38 +32,70 @@ class Common(Settings):
     progress: bool = field(default=False, metadata=PLACE)
     state: Path | None = field(default=None, metadata=PLACE)  # what an interrupted `fit` goes on from
 
+    def with_features(self: Own, **changes: Any) -> Own:
+        """The same with other `features`: the stages, and perhaps the grid, that the method itself asks for."""
+        return replace(self, features=replace(self.features, **changes))
 
-Own = TypeVar("Own", bound=Common)
 
-
-class Method(Protocol):
+class Method:
     """A method is made from its settings, sees normal images once, and scores any images.
 
-    `Network`, which keeps checkpoints, has `save(path)` and `load(path, train)` too.
+    `score` hands images to `judge`, `at_once` of them. `Network`, which keeps checkpoints, has a `score` of its own,
+    `save(path)` and `load(path, train)`.
     """
+
+    settings: Common
+    device = torch.device("cpu")
+    at_once = 16
 
     def fit(self, train: Sequence[Sample]) -> None:
         """Learn from normal images; every other image in `train` counts as normal too."""
+        raise NotImplementedError
 
+    def judge(self, batch: Tensor) -> tuple[Any, Any]:
+        """Image scores (B,) and anomaly maps (B, S, S) of one batch, tensors or arrays."""
+        raise NotImplementedError
+
+    @torch.no_grad()
     def score(self, test: Sequence[Sample]) -> Scores:
         """Image scores (n,) and anomaly maps (n, S, S) at the images' size; larger is more anomalous."""
+        judged = [[torch.as_tensor(x).cpu() for x in self.judge(b.to(self.device))] for b in self._batches(test)]
+        return Scores(*(torch.cat(part).numpy() for part in zip(*judged)))
+
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
+        return images_of(samples, self.settings.features.image_size, self.at_once)
+
+    def _maps(self, grid: Tensor, align: str | None = None) -> np.ndarray:
+        """Anomaly maps (B, S, S) of grid (B, h, w): enlarged by `align` or `features.align`, smoothed by `sigma`."""
+        features = self.settings.features
+        return smooth(upsample(grid, features.image_size, align or features.align), self.settings.sigma)
+
+    def _begin(self, train: Sequence[Sample]) -> None:
+        """What every training begins with: torch seeded, and `device`, which it runs on.
+
+        Raises:
+            DumenetError: no images.
+        """
+        if not len(train):
+            raise DumenetError("No images to learn from: the data set, or its part asked for, is empty.")
+        torch.manual_seed(self.settings.seed)
+        self.device = pick_device(self.settings.device)
 
 
-def with_features(settings: Own, **changes: Any) -> Own:
-    """The settings with other `features`: the stages, and perhaps the grid, that the method itself asks for."""
-    return replace(settings, features=replace(settings.features, **changes))
+class FeatureMethod(Method):
+    """A method whose `judge` gets aligned features (B, C, H, W) from the cache instead of images."""
 
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen features' network."""
+        return Backbone(self.settings.features).to(pick_device(self.settings.device))
 
-def begin(train: Sequence[Sample], settings: Common) -> torch.device:
-    """What every training begins with: torch seeded, and the device it runs on.
+    def features(self, samples: Sequence[Sample]) -> Features:
+        """Of images, from the cache."""
+        return extract(samples, self.backbone, self.settings.cache, self.settings.progress)
 
-    Raises:
-        DumenetError: no images.
-    """
-    if not len(train):
-        raise DumenetError("No images to learn from: the data set, or its part asked for, is empty.")
-    torch.manual_seed(settings.seed)
-    return pick_device(settings.device)
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
+        return self.features(samples).batches(self.at_once)
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any = None, clip: float | None = None) -> None:
@@ -82,12 +115,6 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any = None
         schedule.step()
 
 
-def features_of(samples: Sequence[Sample], settings: Common) -> tuple[Features, tuple[int, ...]]:
-    """Cached, aligned features of `settings.features`, and the channels of its stages."""
-    backbone = Backbone(settings.features).to(pick_device(settings.device))
-    return extract(samples, backbone, settings.cache, settings.progress), backbone.stage_channels
-
-
 def images_of(samples: Sequence[Sample], size: int, batch: int = 16) -> Iterator[Tensor]:
     """Images in order as (B, 3, size, size) float in 0..1, batch by batch: memory does not grow with the data set."""
     for start in range(0, len(samples), batch):
@@ -95,6 +122,35 @@ def images_of(samples: Sequence[Sample], size: int, batch: int = 16) -> Iterator
         yield torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
 
 
-def smooth(maps: np.ndarray, sigma: float) -> np.ndarray:
-    """Anomaly maps (n, S, S) after a Gaussian filter of `sigma` pixels, each map for itself."""
+def picked(samples: Sequence[Sample], index: Tensor, size: int) -> Tensor:
+    """The images with the numbers `index` (B,), as (B, 3, size, size) float in 0..1."""
+    return next(images_of([samples[i] for i in index.tolist()], size, len(index)))
+
+
+def shuffled(count: int, batch: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    """Numbers below `count` in random order, `batch` at a time and fewer at an epoch's start, without end."""
+    while True:
+        yield from reversed(torch.randperm(count, generator=generator).split(batch))
+
+
+def stages_of(backbone: Backbone, images: Tensor) -> list[Tensor]:
+    """Images (B, 3, S, S) in 0..1 to the backbone's stages as they are, (B, C, h, w) each; with gradients."""
+    return backbone.net((images - backbone.mean) / backbone.std)
+
+
+def positions(grid: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Of each image's positions in grid (B, D, h, w) a random `most`, or all: (n, D)."""
+    rows = grid.flatten(2).transpose(1, 2)  # (B, N, D)
+    return torch.cat([r[torch.randperm(len(r), generator=generator)[:most].to(r.device)] for r in rows])
+
+
+def mahalanobis(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """Distance (..., n) of x (..., n, D) from Gaussians with `mean` (..., D) and inverse covariance (..., D, D)."""
+    centred = x - mean.unsqueeze(-2)
+    return ((centred @ inverse) * centred).sum(-1).clamp_min(0).sqrt()
+
+
+def smooth(maps: Tensor, sigma: float) -> np.ndarray:
+    """Anomaly maps (B, S, S) after a Gaussian filter of `sigma` pixels, each map for itself."""
+    maps = maps.cpu().numpy()
     return np.stack([ndimage.gaussian_filter(m, sigma) for m in maps]).astype(np.float32) if sigma else maps

@@ -1,9 +1,7 @@
-"""Uninformed Students: students that learned a teacher's patch descriptors on normal images alone (Bergmann et al.
-2020).
+"""Uninformed Students: they learned a teacher's patch descriptors on normal images alone (Bergmann et al. 2020).
 
 A teacher T describes each patch of p x p pixels. It is distilled from a pretrained network P: a linear decoder D has to
-recover P's features of the patch, and the descriptors' dimensions shall not repeat one another (section 3.1, eq. 1
-and 5),
+recover P's features of the patch, and the dimensions shall not repeat one another (section 3.1, eq. 1 and 5),
 
     L_T = |D(T(patch)) - P(patch)|^2 + sum over i != j of |c_ij|,    c: correlations of the dimensions in the batch.
 
@@ -14,24 +12,20 @@ an anomalous patch they guess wrongly, and each differently (eq. 8 to 11): with 
     score = (e - mean e) / std e + (v - mean v) / std v,
 
 mean and std over normal images that were kept out; scores of several patch sizes are averaged (3.3). One patch net is
-applied to whole images: its maxima over 2 x 2 with stride 1, and all that follows them dilated, give each pixel the
-descriptor of the patch around it (`dense`).
+applied to whole images; with `dense`, maxima of stride 1 and dilated convolutions give each pixel its own descriptor.
 
 | setting | original | ours | why |
 |---|---|---|---|
-| P | ResNet-18, 512 features | EfficientNet-Lite0, stage 3 pooled, of patches at 96 px | installed; five times
-  cheaper than at 224 px |
+| P | ResNet-18, 512 features | EfficientNet-Lite0, stage 3 pooled, of patches at 96 px | |
 | what the teacher sees | ImageNet, 50,000 batches of 64 | 2,000 patches of the training images, 400 batches of 64 |
   no download, a 2-core CPU. A teacher that saw no other objects describes the unforeseen less well |
 | distillation, compactness | sums; of c_ij, without the bars | means, of targets standardised by channel | both terms
   near 1, whatever P is; weights 1 and 1 stay |
 | metric learning (triplets) | off on MVTec-AD | left out | |
 | patch | 17, 33 and 65, scores averaged | 33; 17 or 65 by option | one scale costs a third |
-| kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | the field is
-  exactly p, no row falls off at a pooling |
+| kernels (re-implementations) | 5 x 5 first at 33 and 65, 6 x 6 at 17 | 6 x 6 first (and third at 65) | a field of p |
 | channels, descriptor | 128 to 256, 128 | 32 to 64, 64 | a sixteenth of the work |
-| descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | a sixteenth of
-  the work |
+| descriptors | at every pixel | at every fourth (65: eighth), the same ones; every pixel by `dense` | |
 | border | | image reflected by half a patch | a map of the image's size |
 | students | 3, 100 epochs of single images, Adam 1e-4 | 3, 300 single images, Adam 1e-3 | budget |
 | held out | a validation set | a tenth of the training images | |
@@ -48,7 +42,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Sample, Scores, begin, descend, images_of, smooth, with_features
+from dumenet.methods.protocol import Common, Method, Sample, descend, picked, stages_of
 
 # By receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it.
 LAYERS = {
@@ -81,7 +75,7 @@ class StudentsSettings(Common):
 
 
 class PatchNet(nn.Module):
-    """Descriptors of patches: from an image, one for every patch at `stride`, or at every pixel (`dense`)."""
+    """Descriptors of the patches of an image, one every `stride` pixels, or one a pixel (`dense`)."""
 
     def __init__(self, patch: int, width: int, size: int):
         super().__init__()
@@ -91,8 +85,7 @@ class PatchNet(nn.Module):
         self.stride = 2 ** sum(self.pooled)
 
     def forward(self, x: Tensor, dense: bool = False) -> Tensor:
-        """Images (B, 3, H, W) in 0..1 to (B, D, h, w); a pooling of stride 1 keeps both phases, so what follows it is
-        dilated."""
+        """Images (B, 3, H, W) in 0..1 to (B, D, h, w); what follows a pooling of stride 1 is dilated."""
         x, step = (x - 0.5) * 4, 1  # about the scale that the first weights expect
         for conv, pooled in zip(self.convs, self.pooled):
             x = F.conv2d(x, conv.weight, conv.bias, dilation=step)
@@ -104,11 +97,17 @@ class PatchNet(nn.Module):
         return x
 
 
-class UninformedStudents:
-    """See the module. Memory: the views, M + 1 small nets, and one image's activations."""
+class UninformedStudents(Method):
+    """See the module. Memory: the views, M + 1 small nets, and a few images' activations.
+
+    Raises:
+        DumenetError: a patch of no planned size, or images smaller than one.
+    """
+
+    at_once = 4
 
     def __init__(self, settings: StudentsSettings = StudentsSettings()):
-        self.settings = with_features(settings, stages=settings.stages)
+        self.settings = settings.with_features(stages=settings.stages)
         if settings.patch not in LAYERS:
             raise DumenetError(f"A patch of {settings.patch} pixels is not planned for: use 17, 33 or 65.")
         if settings.features.image_size < settings.patch:
@@ -119,33 +118,29 @@ class UninformedStudents:
 
     def fit(self, train: Sequence[Sample]) -> None:
         """The teacher, the scale of its descriptors, the students, and the scale of their error and variance."""
-        s, self.device = self.settings, begin(train, self.settings)
+        self._begin(train)
+        s = self.settings
         every = max(round(1 / s.holdout), 2) if s.holdout else len(train) + 1
-        held = list(train[every - 1 :: every]) or list(train)  # none kept out: all of them
+        held = train[every - 1 :: every] or train  # none kept out: all of them
         seen = [x for k, x in enumerate(train) if k % every != every - 1]
         self.teacher = distil(seen, s, self.device)
-        size = s.features.image_size
-        described = (self._run(self.teacher, x).transpose(0, 1).flatten(1) for x in images_of(seen, size, 4))
+        described = (self._run(self.teacher, x).transpose(0, 1).flatten(1) for x in self._batches(seen))
         self.mean, self.std = (t.view(1, -1, 1, 1) for t in statistics(described))  # (1, D, 1, 1)
         self.students = nn.ModuleList(PatchNet(s.patch, s.width, s.size) for _ in range(s.students)).to(self.device)
         optimiser = torch.optim.Adam(self.students.parameters(), s.lr, weight_decay=1e-5)
         for _ in progress_bar(range(s.steps), "students", show=s.progress):
-            picked = [seen[i] for i in torch.randint(len(seen), (s.batch,)).tolist()]
-            images = next(images_of(picked, size, s.batch))
-            target = self._target(images)
-            loss = sum((self._run(net, images) - target).square().sum(1).mean() for net in self.students)
-            descend(loss, optimiser)
-        parts = (torch.stack([t.flatten() for t in self._parts(x)]) for x in images_of(held, size, 4))
-        self.part_mean, self.part_std = statistics(parts)  # (2,): of e and of v
+            guesses, target = self._described(picked(seen, torch.randint(len(seen), (s.batch,)), s.features.image_size))
+            descend(sum((guess - target).square().sum(1).mean() for guess in guesses), optimiser)
+        self.students.requires_grad_(False)
+        parts = (error_and_variance(*self._described(x)) for x in self._batches(held))
+        self.part_mean, self.part_std = statistics(torch.stack(pair).flatten(1) for pair in parts)  # (2,): of e, of v
 
-    def score(self, test: Sequence[Sample]) -> Scores:
-        """Standardised error plus standardised variance at each position, enlarged to the image."""
-        size, maps = self.settings.features.image_size, []
-        for images in images_of(test, size, 4):
-            e, v = ((t - m) / d for t, m, d in zip(self._parts(images), self.part_mean, self.part_std))  # (B, h, w)
-            maps.append(F.interpolate((e + v)[:, None], (size, size), mode="bilinear")[:, 0].cpu().numpy())
-        smoothed = smooth(np.concatenate(maps), self.settings.sigma)
-        return Scores(smoothed.max((1, 2)), smoothed)
+    def judge(self, batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Standardised error plus standardised variance at each position, enlarged to the image; their maximum."""
+        parts = zip(error_and_variance(*self._described(batch)), self.part_mean, self.part_std)
+        e, v = ((part - mean) / std for part, mean, std in parts)  # (B, h, w)
+        maps = self._maps(e + v, "area")
+        return maps.max((1, 2)), maps
 
     def _run(self, net: PatchNet, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) in 0..1 to descriptors (B, D, h, w) of the patches around each cell's centre."""
@@ -154,19 +149,14 @@ class UninformedStudents:
         padded = F.pad(images.to(self.device), (left, right, left, right), mode="reflect")
         return net(padded, self.settings.dense)
 
-    def _target(self, images: Tensor) -> Tensor:
-        """The teacher's descriptors, standardised by the training images' mean and standard deviation."""
-        return (self._run(self.teacher, images) - self.mean) / self.std
-
-    @torch.no_grad()
-    def _parts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        guesses = torch.stack([self._run(net, images) for net in self.students])  # (M, B, D, h, w)
-        return error_and_variance(guesses, self._target(images))
+    def _described(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The students' descriptors (M, B, D, h, w), and the teacher's, standardised on training images."""
+        guesses = torch.stack([self._run(net, images) for net in self.students])
+        return guesses, (self._run(self.teacher, images) - self.mean) / self.std
 
 
 def error_and_variance(guesses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Of students (M, B, D, h, w) about a target (B, D, h, w): squared error of their mean, and their variance, (B,
-    h, w)."""
+    """Squared error of the mean of `guesses` (M, B, D, h, w) about `target` (B, D, h, w), and their variance."""
     mean = guesses.mean(0)
     return (mean - target).square().sum(1), (guesses - mean).square().sum(2).mean(0)
 
@@ -191,19 +181,23 @@ def statistics(batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def distil(train: Sequence[Sample], settings: StudentsSettings, device: torch.device) -> PatchNet:
-    """A teacher that knows the backbone's pooled features of patches."""
-    s = settings
+    """A teacher that knows the backbone's stages of enlarged patches, each averaged over its positions."""
+    s, size = settings, (settings.view_size, settings.view_size)
     backbone = Backbone(s.features).to(device)
     patches = torch.cat(list(views(train, s)))  # (n, 3, p, p) in 0..1
-    target = torch.cat([pooled(backbone, part, s.view_size) for part in patches.split(64)])  # (n, C)
+    target = []
+    for part in patches.split(64):
+        stages = stages_of(backbone, F.interpolate(part.to(device), size, mode="bilinear"))
+        target.append(torch.cat([stage.mean((2, 3)) for stage in stages], dim=1))
+    target = torch.cat(target)  # (n, C)
     target = (target - target.mean(0)) / target.std(0).clamp_min(1e-6)
     teacher = PatchNet(s.patch, s.width, s.size).to(device)
     decoder = nn.Linear(s.size, target.shape[1]).to(device)
     optimiser = torch.optim.Adam([*teacher.parameters(), *decoder.parameters()], s.teacher_lr, weight_decay=1e-5)
     for _ in progress_bar(range(s.teacher_steps), "teacher", show=s.progress):
-        picked = torch.randint(len(patches), (64,))
-        described = teacher(patches[picked].to(device)).flatten(1)  # (64, D)
-        loss = F.mse_loss(decoder(described), target[picked.to(device)]) + s.compactness * correlation_loss(described)
+        index = torch.randint(len(patches), (64,))
+        described = teacher(patches[index].to(device)).flatten(1)  # (64, D)
+        loss = F.mse_loss(decoder(described), target[index.to(device)]) + s.compactness * correlation_loss(described)
         descend(loss, optimiser)
     return teacher.requires_grad_(False)
 
@@ -213,14 +207,7 @@ def views(train: Sequence[Sample], settings: StudentsSettings, each: int = 8) ->
     p, size = settings.patch, settings.features.image_size
     for _ in range(-(-settings.views // each)):
         side = max(round(size * float(torch.empty(1).uniform_(0.6, 2))), p)
-        image = next(images_of([train[int(torch.randint(len(train), (1,)))]], side))[0]
+        image = picked(train, torch.randint(len(train), (1,)), side)[0]
         for row, column in torch.randint(side - p + 1, (each, 2)).tolist():
             patch = torch.rot90(image[:, row : row + p, column : column + p], int(torch.randint(4, (1,))), (1, 2))
             yield (patch.mean(0, keepdim=True).expand(3, -1, -1) if torch.rand(1) < 0.1 else patch)[None]
-
-
-@torch.no_grad()
-def pooled(backbone: Backbone, patches: Tensor, size: int) -> Tensor:
-    """The backbone's stages for enlarged patches (n, 3, p, p), each averaged over its positions, (n, C)."""
-    x = F.interpolate(patches.to(backbone.mean.device), (size, size), mode="bilinear", align_corners=False)
-    return torch.cat([stage.mean((2, 3)) for stage in backbone.net((x - backbone.mean) / backbone.std)], dim=1)

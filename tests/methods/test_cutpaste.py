@@ -8,8 +8,8 @@ from sklearn.covariance import LedoitWolf
 
 from dumenet.config import FeatureConfig
 from dumenet.features import Backbone
-from dumenet.methods.cutpaste import CutPaste, CutPasteSettings, cut_paste, gaussian, mahalanobis, paste, scar
-from dumenet.methods.protocol import images_of
+from dumenet.methods.cutpaste import CutPaste, CutPasteSettings, cut_paste, gaussian, paste, scar
+from dumenet.methods.protocol import images_of, mahalanobis
 
 
 def test_the_gaussian_is_scikit_learns():

@@ -9,7 +9,7 @@ import torch
 from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
 from dumenet.errors import DumenetError
 from dumenet.methods import METHODS, NETWORKS, Scores
-from dumenet.methods.protocol import descend
+from dumenet.methods.protocol import descend, shuffled
 
 LITTLE = {  # for each method: enough training that scores differ, in a second or two
     "us": {"width": 4, "size": 8, "views": 32, "view_size": 32, "teacher_steps": 3, "steps": 3},
@@ -17,7 +17,7 @@ LITTLE = {  # for each method: enough training that scores differ, in a second o
     "padim": {"grid": 8, "channels": 20},
     "cutpaste": {"head_steps": 1, "steps": 1, "batch": 2},
     "mkd": {"steps": 3, "batch": 4},
-    "draem": {"steps": 3, "batch": 2},
+    "draem": {"steps": 3, "batch": 2, "window": 5},
     "fcdd": {"steps": 3, "batch": 4},
     "panda": {"steps": 3, "clip": 0.1, "batch": 4, "gallery": 4, "grid": 8},
     "uniad": {"model": ModelConfig(name="uniad", hidden_dim=16, heads=2, ffn_dim=32), "train": TrainConfig(epochs=1)},
@@ -25,27 +25,14 @@ LITTLE = {  # for each method: enough training that scores differ, in a second o
     "dinomaly": {"grid": 8, "width": 48, "heads": 3, "layers": 2, "steps": 2},
 }  # fmt: skip
 assert set(LITTLE) == set(METHODS) - set(NETWORKS) | {"uniad"}  # one of the networks, which are one class
+VARIANTS = [*((name, {}) for name in LITTLE), ("us", {"dense": True}), ("mkd", {"localise": "positions"})]
 
 
-def made(name, cache, **options):
+def made(name, cache, pixels=0, **options):
     """The method on small images; its settings' class is read from its constructor."""
     kind = typing.get_type_hints(METHODS[name].__init__)["settings"]
-    size = 128 if name in ("patchsvdd", "cutpaste", "fcdd") else 64
-    return METHODS[name](kind(features=FeatureConfig(image_size=size), cache=cache, **LITTLE[name] | options))
-
-
-@pytest.mark.parametrize("name", LITTLE)
-def test_a_score_does_not_depend_on_the_images_beside_it(parts, name):
-    """All at once (19, more than any batch), backwards, and the first ten in parts of 1, 5 and 4."""
-    dataset, cache = parts
-    method, test = made(name, cache), dataset.test[:10] + dataset.test[-9:]
-    method.fit(dataset.train[:12])
-    together, backwards = method.score(test), method.score(test[::-1])
-    assert together.image.std() > 0
-    parts_of_it = [method.score(test[a:b]) for a, b in ((0, 1), (1, 6), (6, 10))]
-    joined = Scores(*(np.concatenate([getattr(s, part) for s in parts_of_it]) for part in ("image", "maps")))
-    alike(Scores(backwards.image[::-1], backwards.maps[::-1]), together)
-    alike(joined, Scores(together.image[:10], together.maps[:10]))
+    features = FeatureConfig(image_size=pixels or (128 if name == "patchsvdd" else 64))
+    return METHODS[name](kind(features=features, cache=cache, **options))
 
 
 def alike(one, other):
@@ -54,26 +41,69 @@ def alike(one, other):
     assert (np.abs(one.maps - other.maps).max((1, 2)) <= 1e-5 * np.abs(one.maps).max((1, 2))).all()
 
 
-VARIANTS = [*((name, {}) for name in LITTLE), ("us", {"dense": True}), ("mkd", {"localise": "positions"})]
-
-
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_the_seed_decides(parts, name, options):
-    """Two methods of one seed give the same bits, a third of another seed gives others."""
-    (dataset, cache), found = parts, []
+def test_scores_depend_on_the_seed_and_not_on_the_images_beside(parts, name, options):
+    """A second method of the same seed gives the same bits, and another seed others. Scores are the same whether 17
+    images, more than any batch, come at once, backwards, or a few alone."""
+    (dataset, cache), methods = parts, []
+    test = dataset.test[:8] + dataset.test[-9:]
     for seed in (0, 0, 1):
-        method = made(name, cache, seed=seed, **options)
-        method.fit(dataset.train[:8])
-        found.append(method.score(dataset.test[:2]))
+        methods.append(made(name, cache, seed=seed, **LITTLE[name] | options))
+        methods[-1].fit(dataset.train[:8])
+    together, backwards = methods[0].score(test), methods[0].score(test[::-1])
+    assert together.image.std() > 0
+    alike(Scores(backwards.image[::-1], backwards.maps[::-1]), together)
+    first, same, other = (method.score(test[:2]) for method in methods)
+    alike(first, Scores(together.image[:2], together.maps[:2]))
     for part in ("image", "maps"):
-        first, same, other = (getattr(scores, part) for scores in found)
-        assert np.array_equal(first, same) and not np.array_equal(first, other), part
+        a, b, c = (getattr(scores, part) for scores in (first, same, other))
+        assert np.array_equal(a, b) and not np.array_equal(a, c), part
+
+
+FINDS = {  # category of the factory, kinds of its defects, settings, pixels, share of maps that peak in the defect
+    # A printed number in the middle: a Gaussian for each position fits. Most defects cover a few cells.
+    "padim": ("cap", (), {"grid": 16, "channels": 60}, 128, 0.5),
+    "patchcore": ("cap", (), {"grid": 16}, 128, 0.5),
+    # Its image score is of pooled features, which a defect of a few pixels hardly moves.
+    "panda": ("cap", (), {"steps": 4, "batch": 8}, 224, 0.5),
+    # Without scratches, thinner than a pixel. So short a training peaks in fewer than half (seen: 0.42).
+    "us": ("connector", ("bent_pin", "missing_pin", "residue", "wrong_slot"),
+           {"views": 480, "teacher_steps": 120, "steps": 150}, 96, 0.25),
+    # Wrong order of threads: what the puzzle of neighbours teaches. Seconds of training do not do for connectors,
+    # whose place varies.
+    "patchsvdd": ("weave", ("float", "swapped_threads"),
+                  {"images": 8, "pairs": 2, "most": 3000, "steps": 80}, 128, 0.5),
+    # Fifty steps learn a texture, not yet an object's parts and edges.
+    "dinomaly": ("parquet", (), {"width": 96, "heads": 3, "layers": 2, "batch": 8, "steps": 50}, 224, 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FINDS)
+def test_finds_defects(parts, judged, name):
+    category, kinds, options, pixels, peak = FINDS[name]
+    judged(made(name, parts[1], pixels, **options), category, kinds, peak)
 
 
 @pytest.mark.parametrize("name", LITTLE)
 def test_no_images_to_learn_from_is_said(tmp_path, name):
     with pytest.raises(DumenetError, match="No images"):
-        made(name, tmp_path).fit([])
+        made(name, tmp_path, **LITTLE[name]).fit([])
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "options", "sentence"),
+    [
+        ("us", 64, {"patch": 32}, "17, 33 or 65"),
+        ("us", 32, {}, "smaller than a patch"),
+        ("patchsvdd", 96, {}, "128 pixels"),
+        ("draem", 64, {"window": 4}, "odd window"),
+        ("draem", 64, {"textures": "nowhere"}, "no images of textures"),
+        ("fcdd", 64, {"outliers": "nowhere"}, "outliers must be"),
+    ],
+)
+def test_settings_that_do_not_fit_are_said(tmp_path, name, pixels, options, sentence):
+    with pytest.raises(DumenetError, match=sentence):
+        made(name, tmp_path, pixels, **options)
 
 
 def test_a_step_of_training():
@@ -88,3 +118,9 @@ def test_a_step_of_training():
         with pytest.raises(DumenetError, match=f"loss became {bad}: lower the learning rate"):
             descend((weight * bad).sum(), optimizer)
     assert torch.equal(weight, kept)
+
+
+def test_an_epoch_has_every_image_once():
+    batches = shuffled(7, 3)
+    first, second = (torch.cat([next(batches) for _ in range(3)]) for _ in range(2))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(7)) and first.tolist() != second.tolist()
