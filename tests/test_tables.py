@@ -15,7 +15,7 @@ from dumenet.errors import DumenetError
 from dumenet.paper import tables
 from dumenet.paper.jobs import TABLES, plan
 from dumenet.plots import table_figure
-from dumenet.results import PaperValue, paper_results, read_results
+from dumenet.results import PaperValue, paper_results, read_results, runs
 from dumenet.run import Folders, run_jobs
 
 FAST = {"features.image_size": 64, "device": "cpu"}
@@ -249,17 +249,12 @@ def test_no_scheduler(home, tree, monkeypatch):
 # --- rows
 
 
-def record(column, seed, values, ci=None, table="mvtec", data="mvtec"):
-    metrics = {
-        part: {"image_auroc": v, "pixel_auroc": None, "pro": None, "image_auroc_ci": ci} for part, v in values.items()
-    }
+def record(column, seed, values, ci=None):
+    metrics = {p: {"image_auroc": v, "pixel_auroc": None, "pro": None, "image_auroc_ci": ci} for p, v in values.items()}
     return {
-        "table": table,
-        "column": column,
-        "seed": seed,
-        "data": {"name": data},
+        "table": "mvtec", "column": column, "seed": seed, "data": {"name": "mvtec"},
         "metrics": {"per_category": metrics},
-    }
+    }  # fmt: skip
 
 
 def test_rows_stand_beside_the_papers():
@@ -279,21 +274,9 @@ def test_rows_stand_beside_the_papers():
 def test_a_difference_is_over_all_parts_of_a_seed():
     values = {"default": (0.5, 0.5), "no jitter": (0.55, 0.4)}
     made = [record(c, 0, {p: v}) for c, by in values.items() for p, v in zip(("bottle", "tire"), by)]
-    difference = tables.against(made, "default").loc[[("no jitter", "image_auroc")]]
-    assert difference["mean"].item() == pytest.approx(-2.5) and difference.n.item() == 1
-    assert len(tables.against(made[:3], "default")) == 0  # one part less
-
-
-def test_a_mean_needs_every_part():
-    records = [record("US", 0, {"bottle": 0.8, "cable": 0.6}), record("PaDiM", 0, {"bottle": 0.9})]
-    assert {(r.column, r.part) for r in tables.rows(records)} == {
-        ("US", "bottle"), ("US", "cable"), ("US", "mean"), ("PaDiM", "bottle")
-    }  # fmt: skip
-    both = [record("US", 0, {"bottle": 0.8}), record("US", 0, {"cable": 0.6}), record("US", 1, {"bottle": 0.7})]
-    (mean,) = [r for r in tables.rows(both) if r.part == "mean"]
-    assert (mean.ours, mean.seeds) == (pytest.approx(70), 1)  # seed 1 has no cable
-    with pytest.raises(DumenetError, match="Two records"):
-        tables.rows([*records, record("US", 0, {"bottle": 0.5})])
+    assert tables.by_seed(runs(made), "no jitter", "default").to_dict() == pytest.approx({0: -2.5})
+    assert "| no jitter | -2.5 | 1 |" in tables.versus(made, values, "default")
+    assert len(tables.by_seed(runs(made[:3]), "no jitter", "default")) == 0  # one part less
 
 
 def test_what_is_written(home, tree):
