@@ -117,17 +117,17 @@ def lock() -> list[str]:
 
     Without the labels of local builds (+cpu), which another index does not have.
     """
-    todo, done, versions = [Requirement(f"dumenet[{','.join(EXTRAS)}]")], set(), {}
+    todo, done, found = [Requirement(f"dumenet[{','.join(EXTRAS)}]")], set(), {}
     while todo:
         package = todo.pop()
         name, extras = canonicalize_name(package.name), frozenset(package.extras)
-        if (name, extras) in done or not _version(name):
+        if (name, extras) in done:
             continue
         done.add((name, extras))
-        versions[name] = _version(name).partition("+")[0]
-        for required in map(Requirement, metadata.requires(name) or ()):
-            if not required.marker or any(required.marker.evaluate({"extra": e}) for e in ("", *extras)):
-                todo.append(required)
-    del versions["dumenet"]
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = found.get(name) or metadata.metadata(name)
+            required = map(Requirement, found[name].get_all("Requires-Dist") or ())
+            todo += [r for r in required if not r.marker or any(r.marker.evaluate({"extra": e}) for e in ("", *extras))]
+    versions = {name: found[name]["Version"].partition("+")[0] for name in sorted(found.keys() - {"dumenet"})}
     comment = f"# Installed when the tests last passed with all of them ({MACHINE}); made by `dumenet doctor --freeze`."
-    return [comment, *(f"{name}=={version}" for name, version in sorted(versions.items()))]
+    return [comment, *(f"{name}=={version}" for name, version in versions.items())]
