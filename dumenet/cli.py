@@ -234,8 +234,8 @@ def _reproduce(args: argparse.Namespace) -> int:
     for name in others.split():
         if getattr(args, name) not in (None, False, [], "quick", "unified"):  # what it is where it is not given
             option = "-p" if name == "parameters" else f"--{name}"
-            lessons, table = "the lessons: leave out --table", "a table: name it by --table, or use -p for a lesson"
-            raise DumenetError(f"{option} is for {lessons if args.table else table}.")
+            fix = "a table: name it by --table, or set a lesson's parameter by -p NAME=VALUE"
+            raise DumenetError(f"{option} is for {'the lessons: leave out --table' if args.table else fix}.")
     if args.table:
         return _reproduce_table(args)
     from dumenet.course.reproduce import reproduce

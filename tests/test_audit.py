@@ -105,27 +105,28 @@ def test_every_verdict_leads_to_the_files_it_was_made_from(evidence):
     assert all("real-real-" not in file for file in found["ssim-dot"].files)
 
 
-def test_a_verdict_follows_its_measurement(evidence):
-    def verdict(**measured):
-        (name,) = measured
-        key = {c.of["lesson"]: c.key for c in audit.CLAIMS if "lesson" in c.of}[name]
-        return judged(key, replace(evidence, measured=evidence.measured | measured)).verdict
+SHORTCUT = {"network": "MLP", "peak": 0.7, "peak_epoch": 5, "last": 0.6, "last_epoch": 9, "loss_peak": 2.0}
+MEASURED = [  # claim, measurement, its numbers, the verdict
+    ("query", "query", {"described": 0, "released": 0}, HOLDS),
+    ("query", "query", {"described": 0, "released": 0.1}, PART),
+    ("query", "query", {"described": 0.2, "released": 0.1}, NOT),
+    ("neck", "neck", {"plain": [1, 1], "cbam": [2, 1.95]}, HOLDS),
+    ("neck", "neck", {"plain": [1, 1], "cbam": [2, 1]}, NOT),
+    ("shortcut", "shortcut", SHORTCUT | {"loss_last": 1.0}, PART),
+    ("shortcut", "shortcut", SHORTCUT | {"loss_last": 1.0, "last": 0.69}, NOT),
+    ("shortcut", "shortcut", SHORTCUT | {"loss_last": 3.0}, NOT),
+    ("sigmoid", "sigmoid", {k: {"saturated": 0.3, "slope": 0.1} for k in ("raw", "standardised")}, NOT),
+    ("sigmoid", "sigmoid", {k: {"saturated": 0.01, "slope": 0.2} for k in ("raw", "standardised")}, HOLDS),
+    ("threshold", "pooled", None, HOLDS),  # for the real images
+    ("threshold", "pooled", {"mean": 0.7, "pooled": 0.695}, HOLDS),
+    ("threshold", "pooled", {"mean": 0.7, "pooled": 0.6}, PART),
+    ("threshold", "pooled", {"mean": 0.55, "pooled": 0.4}, PART),
+]
 
-    assert verdict(query={"described": 0, "released": 0}) == HOLDS
-    assert verdict(query={"described": 0, "released": 0.1}) == PART
-    assert verdict(query={"described": 0.2, "released": 0.1}) == NOT
-    assert verdict(neck={"plain": [1, 1], "cbam": [2, 1.95]}) == HOLDS
-    assert verdict(neck={"plain": [1, 1], "cbam": [2, 1]}) == NOT
-    shortcut = {"network": "MLP", "peak": 0.7, "peak_epoch": 5, "last": 0.6, "last_epoch": 9}
-    falling = shortcut | {"loss_peak": 2.0, "loss_last": 1.0}
-    assert verdict(shortcut=falling) == PART and verdict(shortcut=falling | {"last": 0.69}) == NOT
-    assert verdict(shortcut=falling | {"loss_last": 3.0}) == NOT
-    sigmoid = {k: {"saturated": 0.3, "slope": 0.1} for k in ("raw", "standardised")}
-    assert verdict(sigmoid=sigmoid) == NOT
-    assert verdict(sigmoid=sigmoid | {"raw": {"saturated": 0.01, "slope": 0.2}}) == HOLDS
-    real = judged("threshold", replace(evidence, measured={})).verdict  # holds for the real images
-    assert real == verdict(pooled={"mean": 0.7, "pooled": 0.695}) == HOLDS
-    assert verdict(pooled={"mean": 0.7, "pooled": 0.6}) == verdict(pooled={"mean": 0.55, "pooled": 0.4}) == PART
+
+@pytest.mark.parametrize(("claim", "name", "numbers", "verdict"), MEASURED)
+def test_a_verdict_follows_its_measurement(evidence, claim, name, numbers, verdict):
+    assert judged(claim, replace(evidence, measured={name: numbers} if numbers else {})).verdict == verdict
 
 
 def test_a_measurement_stands_without_the_ablation_that_is_shown_beside_it(evidence):
