@@ -128,8 +128,8 @@ def test_a_watched_run_records_every_epoch_and_is_seen_from_its_first_again_when
     assert len(by_epoch) == 3 and by_epoch[-1] == pytest.approx(job.finished()["metrics"]["mean"]["image_auroc"])
 
 
-def test_unified_and_separate(home, tree):
-    together, apart = (jobs(home, tree, methods=("PaDiM",), setting=s) for s in ("unified", "separate"))
+def test_unified_and_separate(home, made_once):
+    together, apart = (jobs(home, made_once / "photos", methods=("PaDiM",), setting=s) for s in ("unified", "separate"))
     assert [j.dataset.categories for j in together] == [["bolt", "felt"]]
     assert [j.dataset.categories for j in apart] == [["bolt"], ["felt"]]
 
@@ -163,14 +163,14 @@ def test_settings_for_cifar_are_chosen_without_its_test_images(home):
     ({"overrides": {"PaDiM.features": 3}}, "features.grid"), ({"overrides": {"data.sed": 1}}, "data.seed"),
     ({"overrides": {"train.epoch": 3}}, "train.epochs"), ({"overrides": {"seed": 3}}, "--seed"),
 ])  # fmt: skip
-def test_wrong_wishes_get_a_sentence(home, tree, more, said):
+def test_wrong_wishes_get_a_sentence(home, made_once, more, said):
     with pytest.raises(DumenetError, match=said):
-        jobs(home, tree, **more)
+        jobs(home, made_once / "photos", **more)
 
 
-def test_a_key_reaches_every_column_that_has_it_or_one_alone(home, tree):
+def test_a_key_reaches_every_column_that_has_it_or_one_alone(home, made_once):
     given = {"train.epochs": 3, "DuMeNet.train.epochs": 4, "sigma": 1.0, "padim.sigma": 2.0, "PaDiM.sigma": 3.0}
-    made = {j.column: j.settings for j in jobs(home, tree, methods=(), overrides=given)}
+    made = {j.column: j.settings for j in jobs(home, made_once / "photos", methods=(), overrides=given)}
     assert {c: made[c].train.epochs for c in ("UniAD", "DuMeNet")} == {"UniAD": 3, "DuMeNet": 4}
     assert made["UniAD"].train.steps is None  # the budget is one of them
     assert [made[c].sigma for c in ("PatchCore", "PaDiM, ridge 1", "PaDiM")] == [1, 2, 3]
@@ -279,9 +279,9 @@ def test_every_column_of_the_paper_is_there():
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_column_can_be_planned(home, tree, name):
+def test_every_column_can_be_planned(home, made_once, name):
     digits = TABLES[name].source == "digits"
-    made = plan(name, None if digits else str(tree), ["01234"] if digits else (), folders=home)
+    made = plan(name, None if digits else str(made_once / "photos"), ["01234"] if digits else (), folders=home)
     assert {j.column for j in made} == set(TABLES[name].columns)
     assert len({j.name for j in made}) == len(made)
 

@@ -96,14 +96,9 @@ def placed(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
             names = [r["column"]] if (r["data"]["name"], r["setting"]) == (data, "unified") else []
         else:
             table, c = ", ".join(sorted(r["metrics"]["per_category"])), r["config"]
-            budget = (
-                c["features"]["backbone"],
-                c["train"]["recipe"],
-                c["train"]["epochs"],
-                c["data"].get("contamination", 0),
-            )
-            names = [n for n, changed in CHANGED.items() if (c["model"] | MODEL | changed) == c["model"]]
-            names = names if budget == BUDGET else []
+            budget = c["features"]["backbone"], c["train"]["recipe"], c["train"]["epochs"]
+            same = (*budget, c["data"].get("contamination", 0)) == BUDGET
+            names = [n for n, own in CHANGED.items() if same and c["model"] | MODEL | own == c["model"]]
         for name in names[:1]:
             found.setdefault(table, []).append(r | {"table": r.get("table") or "mvtec", "column": name})
     return found

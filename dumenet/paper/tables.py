@@ -211,10 +211,8 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
             lines += [versus(group, TABLES[table].columns, "default")]
-        lines += [
-            f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)",
-            "",
-        ]
+        alt = f"{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value"
+        lines += [f"![{alt}]({name}.svg)", ""]
     used = dict.fromkeys(r["method"] for group in groups(records).values() for r in group)
     return "\n".join([*lines, *budgets(used)]) + "\n", figures
 
@@ -228,9 +226,8 @@ def set_for_all(group: Sequence[dict[str, Any]]) -> list[str]:
 def files(group: Sequence[dict[str, Any]]) -> str:
     """The results files of a table as links from docs/, folded, by column and part."""
     found: dict[str, list[dict]] = {}
-    columns = list(TABLES[group[0]["table"]].columns)
-    place = {name: i for i, name in enumerate(columns)}  # a column of older results that is gone stands last
-    for record in sorted(group, key=lambda r: (place.get(r["column"], len(columns)), r["seed"])):
+    place = {name: i for i, name in enumerate(TABLES[group[0]["table"]].columns)}
+    for record in sorted(group, key=lambda r: (place.get(r["column"], 99), r["seed"])):  # 99: a column that is gone
         parts = list(record["metrics"]["per_category"])
         found.setdefault(record["column"] + (f", {parts[0]}" if len(parts) == 1 else ""), []).append(record)
     lines = ["<details><summary>Results files, with settings and commands</summary>", ""]
