@@ -4,9 +4,9 @@
     python benchmarks/step.py --device cuda
 
 The default before: 2 + 2 layers, 8 heads, FFN 1,024, torch's own attention, AdamW, in fp32; it is run in the precision
-of ours as well. All train on the same normal images of the generated factory, in turn, so many steps a round; after each round
-the mean square of the error that is left on held-out normal images is taken, unclocked. `share of peak` is of the best
-rate of this machine's own matrix product in that precision.
+of ours as well. All train on the same normal images of the generated factory, in turn, so many steps a round; after
+each round the mean square of the error that is left on held-out normal images is taken, unclocked. `share of peak` is
+of the best rate of this machine's own matrix product in that precision.
 """
 
 import tempfile
@@ -128,7 +128,8 @@ def main() -> None:
         )
         rows.append({
             "network": name, "precision": c.trained.config.train.precision, "images_per_second": speed,
-            "ratio": sum(baseline.seconds) / sum(c.seconds), "share_of_peak": speed * flops[name] / peak[c.trained.config.train.precision],
+            "ratio": sum(baseline.seconds) / sum(c.seconds),
+            "share_of_peak": speed * flops[name] / peak[c.trained.config.train.precision],
             "error_left": c.errors[-1], "seconds_to_the_baselines_error": needed[name],
         })  # fmt: skip
     first, last = rows[0], rows[-1]

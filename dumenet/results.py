@@ -1,12 +1,12 @@
 """Results on disk: one JSON file per job, written whole or not at all; and their summary over seeds."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import uuid
@@ -77,7 +77,7 @@ def _temporary(path: Path) -> BinaryIO:
 def write_result(path: Path, record: dict) -> None:
     """Write one run's `record` as JSON, with the schema version; NaN and infinity are refused.
 
-    Numpy numbers and arrays, paths, tuples and dataclasses become plain JSON; None is "not defined".
+    Numpy numbers and arrays, paths and tuples become plain JSON; None is "not defined".
     """
     text = json.dumps({**_plain(record, "record"), "schema": SCHEMA}, indent=1, ensure_ascii=False)
     write_atomic(path, (text + "\n").encode())
@@ -85,49 +85,35 @@ def write_result(path: Path, record: dict) -> None:
 
 def _plain(value: Any, where: str) -> Any:
     """`value` in JSON's own types; `where` names it in errors."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
+    value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
     if isinstance(value, dict):
         return {str(k): _plain(v, f"{where}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, Path):
-        return value.as_posix()
     if isinstance(value, float) and not math.isfinite(value):
         raise DumenetError(f"{where} is {value}: a result is a finite number, or None where it is not defined.")
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise DumenetError(f"{where} is a {type(value).__name__}, which JSON cannot hold: pass numbers, text or lists.")
+    return value.as_posix() if isinstance(value, Path) else value
 
 
 def read_results(folder: Path, **where: Any) -> list[dict]:
     """The records of all *.json in `folder`, by file name, whose top-level fields equal `where`.
 
-    DumenetError: no such folder, a broken or foreign file, a field that no record has.
+    DumenetError: no such folder, a broken or foreign file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DumenetError(f"There is no results folder {folder}: train a model first, or name another.")
-    records = [_read(path) for path in sorted(folder.glob("*.json"))]
-    fields = {field for record in records for field in record}
-    for field in where:
-        if records and field not in fields:
-            raise unknown("result field", field, sorted(fields))
-    wanted = _plain(where, "where")
-    return [r for r in records if all(f in r and r[f] == v for f, v in wanted.items())]
-
-
-def _read(path: Path) -> dict:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["schema"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DumenetError(f"{path} is not a readable dumenet result: delete it, or run it again.") from error
-    if version != SCHEMA:
-        raise DumenetError(f"{path} has result schema {version}, this version reads {SCHEMA}: run it again.")
-    return record
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            version = record["schema"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DumenetError(f"{path} is not a readable dumenet result: delete it, or run it again.") from error
+        if version != SCHEMA:
+            raise DumenetError(f"{path} has result schema {version}, this version reads {SCHEMA}: run it again.")
+        records.append(record)
+    return [r for r in records if all(k in r and r[k] == v for k, v in where.items())]
 
 
 # --- summaries over seeds
@@ -217,9 +203,15 @@ def summary_by_row(
     return pd.concat([summary(runs(group, lambda r: r["row"])) for group in groups.values()])
 
 
-def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
-    """ "93.4 ± 0.5", or "93.4"."""
-    return f"{mean:.{digits}f}" + ("" if half is None or math.isnan(half) else f" ± {half:.{digits}f}")
+def plus_minus(mean: float, half: float | None, digits: int = 1, sign: str = "") -> str:
+    """ "93.4 ± 0.5", or "93.4"; of a difference `sign` "+" gives "+3.4 ± 0.5"."""
+    return f"{mean:{sign}.{digits}f}" + ("" if half is None or math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def pair(cells: "pd.DataFrame", row: str, part: str, metrics: Iterable[str]) -> str:
+    """The cells of a `summary` for some metrics, "93.4 ± 0.5 / 97.1"; a dash for one that it has not."""
+    keys = [(row, part, metric) for metric in metrics]
+    return " / ".join(plus_minus(*cells.loc[k, ["mean", "half"]]) if k in cells.index else "–" for k in keys)
 
 
 def markdown(lines: Iterable[Iterable[str]]) -> str:
@@ -233,26 +225,21 @@ def labels(records: Sequence[dict]) -> list[str]:
     recipe's default, unless all the records have it alike. The seed, and settings that say where, are in no name.
     """
 
-    def flat(config: Config) -> dict[str, Any]:
-        return {
-            f"{a}.{k}": v for a, part in counted(config).items() for k, v in part.items() if (a, k) != ("train", "seed")
-        }
+    def flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        return {f"{a}.{k}": v for a, part in config.items() for k, v in part.items() if (a, k) != ("train", "seed")}
 
-    found, usual = [], []
+    defaults, found, usual = flat(counted(Config())), [], []
     for record in records:
-        config = record["config"]
-        chosen = {"model.preset": config["model"]["preset"], "train.recipe": config["train"]["recipe"]}
+        config = flat(record["config"])
+        chosen = {k: config[k] for k in ("model.preset", "train.recipe")}
         known = {k: v for k, v in chosen.items() if v in ("described", "released", "standard", "paper")}  # not gone
-        implied = flat(config_from_dict(merge({}, known)))
-        usual.append(implied | {k: v for k, v in flat(Config()).items() if k in chosen})
-        given = {f"{a}.{k}": v for a, part in config.items() for k, v in part.items()}
-        found.append(implied | {k: v for k, v in given.items() if k in implied})
+        implied = flat(counted(config_from_dict(merge({}, known))))
+        usual.append(implied | {k: defaults[k] for k in chosen})
+        found.append(implied | {k: v for k, v in config.items() if k in implied})
     apart = [k for k in (found[0] if found else ()) if k != "model.name" and any(f[k] != found[0][k] for f in found)]
     short = {k: k if k.startswith("data.") else k.split(".")[1] for k in apart}
-    return [
-        ", ".join([f["model.name"], *(f"{short[k]} {f[k]}" for k in apart if f[k] != u[k])])
-        for f, u in zip(found, usual)
-    ]
+    own = [[f"{short[k]} {f[k]}" for k in apart if f[k] != u[k]] for f, u in zip(found, usual)]
+    return [", ".join([f["model.name"], *texts]) for f, texts in zip(found, own)]
 
 
 class PaperValue(NamedTuple):
@@ -269,7 +256,7 @@ def paper_results(path: Path) -> list[PaperValue]:
     """The paper's tables, typed into a CSV file in long form: data/paper_results.csv."""
     with open(path, encoding="utf-8", newline="") as file:
         return [
-            PaperValue(**{**row, "value": float(row["value"]) if row["value"] else None}) for row in DictReader(file)
+            PaperValue(**row | {"value": float(row["value"]) if row["value"] else None}) for row in DictReader(file)
         ]
 
 
@@ -277,12 +264,11 @@ def paper_table(paper: list[PaperValue], table: str, metric: str) -> tuple[list[
     """Methods, categories, and values (categories + 2, methods): the last rows are the printed and the recomputed
     mean.
     """
-    rows = [r for r in paper if r.table == table and r.metric == metric]
-    methods, names = (list(dict.fromkeys(getattr(r, k) for r in rows)) for k in ("method", "category"))
+    value = {(r.category, r.method): r.value for r in paper if (r.table, r.metric) == (table, metric)}
+    names, methods = (list(dict.fromkeys(key[i] for key in value)) for i in (0, 1))
     names = [n for n in names if n != "mean"]
-    value = {(r.category, r.method): np.nan if r.value is None else r.value for r in rows}
-    body, last = (np.array([[value.get((n, m), np.nan) for m in methods] for n in part]) for part in (names, ["mean"]))
-    return methods, names, np.vstack([body, last, body.mean(0)])
+    values = np.array([[value.get((n, m)) for m in methods] for n in [*names, "mean"]], dtype=float)  # None: NaN
+    return methods, names, np.vstack([values, values[:-1].mean(0) if names else np.nan * values[-1]])
 
 
 def machine(device: str | None = None) -> dict:
@@ -293,32 +279,27 @@ def machine(device: str | None = None) -> dict:
     import torch  # here, so that reading tables does not wait for it
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    versions = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # dumenet itself may lie on the path alone
+            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": _proc("cpuinfo", "model name") or platform.processor(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions,
         "commit": _commit(),
     }
 
 
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _proc(file: str, field: str) -> str | None:
+    """What a file of Linux's /proc says of a field; None elsewhere."""
+    path = Path("/proc", file)
+    found = re.search(rf"^{field}\s*:(.*)", path.read_text(), re.MULTILINE) if path.exists() else None
+    return found and found[1].strip()
 
 
 def _commit() -> str | None:
@@ -335,14 +316,10 @@ def _commit() -> str | None:
 
 def peak_memory_mb() -> float | None:
     """Largest resident memory of this process so far, in MB (10^6 bytes); None where no one knows (Windows)."""
-    status = Path("/proc/self/status")  # Linux: getrusage would count the memory of the parent process too
-    lines = status.read_text().splitlines() if status.exists() else []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
+    if peak := _proc("self/status", "VmHWM"):  # Linux: getrusage would count the memory of the parent process too
+        return int(peak.split()[0]) * 1024 / 1e6
     try:
         import resource
     except ImportError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,5 +1,6 @@
 """Many tasks on many processes, through Dask: of this machine, or of any cluster that has a scheduler."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 from unittest.mock import patch
@@ -25,44 +26,34 @@ def sweep(
     Raises:
         DumenetError: no scheduler answers, or no process to do it.
     """
-    from distributed import as_completed  # here: only a sweep waits for it
+    # here: only a sweep waits for them
+    from distributed import Client, LocalCluster, as_completed
+    from distributed.config import config
 
     if not tasks:
         return {}
-    client, results = _connect(workers, scheduler), {}
-    try:
-        futures = [client.submit(function, *task, key=name, pure=False) for name, task in tasks.items()]
-        with tqdm(as_completed(futures), "jobs", len(tasks), disable=not progress, unit="job") as bar:
-            for future in bar:
-                error = future.exception()
-                results[future.key] = future.result() if error is None else f"{type(error).__name__}: {error}"
-                bar.set_postfix_str(f"{future.key} has ended"[:60])
-    finally:
-        client.close()
-        if client.cluster:
-            client.cluster.close()
-    return results
-
-
-def _connect(workers: int, scheduler: str | None) -> Any:
-    """A client of the scheduler, or of processes started here."""
-    from distributed import Client, LocalCluster
-    from distributed.config import config
-
     if workers < 1 and not scheduler:
-        raise DumenetError(
-            f"--workers is {workers}: give the number of processes, or leave it out for none beside this one."
-        )
+        raise DumenetError(f"--workers is {workers}: give the number of processes, or leave it out for this one alone.")
     try:
-        if scheduler:
-            return Client(scheduler)
         # Its profiler keeps the call stacks of the last hour: some hundred kB a second, which looks like a leak.
-        with patch.dict(config["distributed"]["worker"]["profile"], enabled=False):
-            dashboard = "127.0.0.1:0"  # ":0" would show it to the whole network
-            return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=dashboard))
+        with contextlib.ExitStack() as stack, patch.dict(config["distributed"]["worker"]["profile"], enabled=False):
+            if not scheduler:
+                dashboard = "127.0.0.1:0"  # ":0" would show it to the whole network
+                local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=dashboard)
+                scheduler = stack.enter_context(local)
+            client = stack.enter_context(Client(scheduler))
+            opened = stack.pop_all()
     except (OSError, ValueError) as error:
-        if scheduler:
+        problem = f"Cannot start {workers} processes ({error}): free some space or memory, or use --workers 0."
+        if isinstance(scheduler, str):
             problem = f"No Dask scheduler answers at {scheduler} ({error}): start one with `dask scheduler`."
-        else:
-            problem = f"Cannot start {workers} processes ({error}): free some space or memory, or use --workers 0."
         raise DumenetError(problem) from None
+    results = {}
+    with opened, tqdm(desc="jobs", total=len(tasks), disable=not progress, unit="job") as bar:
+        futures = [client.submit(function, *task, key=name, pure=False) for name, task in tasks.items()]
+        for future in as_completed(futures):
+            error = future.exception()
+            results[future.key] = future.result() if error is None else f"{type(error).__name__}: {error}"
+            bar.set_postfix_str(f"{future.key} has ended"[:60])
+            bar.update()
+    return results

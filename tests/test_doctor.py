@@ -16,6 +16,7 @@ from dumenet.cli import main
 from dumenet.data.cifar import CLASSES
 from dumenet.doctor import EXTRAS, OPTIONAL
 from dumenet.errors import DumenetError
+from dumenet.features import Backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 B4 = "tf_efficientnet_b4.aa_in1k"
@@ -31,9 +32,12 @@ sys.exit(main(["doctor"]))
 
 @pytest.fixture
 def doctor(tmp_path, monkeypatch, capsys):
-    """``doctor()`` in an empty folder, with an empty cache of the hub: exit code, and heading -> the lines below it."""
+    """``doctor()`` in an empty folder, with an empty cache of the hub and no look at the default weights: exit code,
+    and heading -> the lines below it.
+    """
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("dumenet.features.Backbone", lambda config: None)  # seconds
     monkeypatch.chdir(tmp_path / "home")
 
     def run():
@@ -44,7 +48,8 @@ def doctor(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_a_healthy_machine(doctor):
+def test_a_healthy_machine(doctor, monkeypatch):
+    monkeypatch.setattr("dumenet.features.Backbone", Backbone)
     code, report = doctor()
     assert code == 0 and report["missing"] == "  nothing\n" and list(Path().iterdir()) == []  # it only looks
     for word in ("Python 3", "torch ", "CPU cores", "weights of tf_efficientnet_lite0"):

@@ -65,10 +65,7 @@ def test_a_column_has_its_checksum(key):
 def test_which_printed_means_are_wrong_and_by_how_much():
     off = {key: column(*key)[1] - recomputed(key) for key in MEANS}
     assert {k: round(v, 3) for k, v in off.items() if abs(v) > ROUNDING} == {k: Decimal(v) for k, v in WRONG.items()}
-
-
-def test_by_the_papers_own_rows_uniad_localises_better():
-    assert recomputed(("mvtec_ad", "UniAD", PIXEL)) > recomputed(("mvtec_ad", "DuMeNet", PIXEL))
+    assert Decimal(MEANS["mvtec_ad", "UniAD", PIXEL]) > Decimal(MEANS["mvtec_ad", "DuMeNet", PIXEL])  # by its own rows
 
 
 def test_the_abstract_and_the_text_do_not_print_the_tables_numbers():

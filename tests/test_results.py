@@ -4,12 +4,11 @@ import errno
 import json
 import os
 import platform
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
+import psutil
 import pytest
 from scipy import stats
 
@@ -29,27 +28,16 @@ from dumenet.results import (
 )
 
 
-@dataclass
-class Options:
-    width: int = 128
-    data: Path = Path("data") / "bottle"
-
-
-def test_round_trip_of_numpy_and_dataclasses(tmp_path):
+def test_round_trip_of_numpy_and_paths(tmp_path):
     record = {
-        "auroc": np.float32(0.5),
-        "n": np.int64(3),
-        "ok": np.bool_(True),
-        "curve": np.arange(3.0),
-        "pro": None,
-        "interval": (0.25, 1.0),
-        "options": Options(),
-    }
+        "auroc": np.float32(0.5), "n": np.int64(3), "ok": np.bool_(True), "curve": np.arange(3.0), "pro": None,
+        "interval": (0.25, 1.0), "data": Path("data") / "bottle",
+    }  # fmt: skip
     write_result(tmp_path / "new folder" / "run.json", record)
     (read,) = read_results(tmp_path / "new folder")
     assert read == {
         "auroc": 0.5, "n": 3, "ok": True, "curve": [0.0, 1.0, 2.0], "pro": None, "interval": [0.25, 1.0],
-        "options": {"width": 128, "data": "data/bottle"}, "schema": results.SCHEMA,
+        "data": "data/bottle", "schema": results.SCHEMA,
     }  # fmt: skip
     assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["run.json"]
 
@@ -61,34 +49,17 @@ def test_nan_is_refused_by_name_and_nothing_is_written(tmp_path, bad):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_foreign_object_is_refused(tmp_path):
-    with pytest.raises(DumenetError, match="record.model is a object"):
-        write_result(tmp_path / "run.json", {"model": object()})
-
-
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, step):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()], ids=repr)
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, step, error):
     path = tmp_path / "run.json"
     write_result(path, {"seed": 0})
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(results.os, step, full)
-    with pytest.raises(DumenetError, match="run.json .No space left on device"):
+    monkeypatch.setattr(results.os, step, Mock(side_effect=error))
+    expected, text = (DumenetError, "run.json .No space left") if isinstance(error, OSError) else (type(error), None)
+    with pytest.raises(expected, match=text):
         write_result(path, {"seed": 1})
     assert json.loads(path.read_text())["seed"] == 0
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_interrupt_leaves_no_temporary_file(tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(results.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_result(tmp_path / "run.json", {})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_cannot_be_made(tmp_path):
@@ -102,10 +73,8 @@ def test_read_sorted_and_filtered(tmp_path):
         write_result(tmp_path / f"{name}.json", {"name": name, "seed": seed, "size": [2, 2]})
     (tmp_path / "notes.txt").write_text("no result")
     assert [r["name"] for r in read_results(tmp_path)] == ["a", "b", "c"]
-    assert [r["name"] for r in read_results(tmp_path, seed=np.int64(1), size=(2, 2))] == ["b", "c"]
-    assert read_results(tmp_path, seed=5) == []
-    with pytest.raises(DumenetError, match="did you mean 'seed'"):
-        read_results(tmp_path, sead=1)
+    assert [r["name"] for r in read_results(tmp_path, seed=1, size=[2, 2])] == ["b", "c"]
+    assert read_results(tmp_path, seed=5) == read_results(tmp_path, sead=1) == []
 
 
 def test_read_errors_name_the_file(tmp_path):
@@ -195,16 +164,8 @@ def test_commit_is_none_outside_a_checkout(tmp_path, monkeypatch):
     assert machine()["commit"] is None
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_peak_memory_grows_by_what_is_touched():
-    code = """
-import numpy
-from dumenet.results import peak_memory_mb
-before = peak_memory_mb()
-numpy.ones(25_000_000)
-print(before, peak_memory_mb())
-"""  # in a process of its own: a peak never falls, and the tests before this one may have needed more
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, after = map(float, done.stdout.split())
-    assert 10 < before < 500 and 190 < after - before < 250
-    assert peak_memory_mb() > 10
+    before = peak_memory_mb()
+    spare = before - psutil.Process().memory_info().rss / 1e6  # a peak never falls: tests before this needed more
+    np.ones(int((spare + 100) * 1e6 / 8))
+    assert before > 10 and 50 < peak_memory_mb() - before < 150

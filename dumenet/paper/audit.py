@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from string import Formatter
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ from scipy import stats
 from dumenet.errors import DumenetError
 from dumenet.metrics import seed_interval
 from dumenet.paper.jobs import TABLES
-from dumenet.paper.tables import Row, rows
-from dumenet.results import PaperValue, paper_results, read_results, write_atomic, write_result
+from dumenet.paper.tables import Row, by_seed, printed, rows
+from dumenet.results import PaperValue, paper_table, plus_minus, read_results, runs, write_atomic, write_result
 
 HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
 CANNOT, NOT_RUN = "cannot be tested here", "not run yet"
@@ -83,34 +84,24 @@ MODEL = {"name": "dumenet", "preset": "described", "decoder_reads": "memory", "m
 CHANGED = {"DuMeNet": {}, "DuMeNet without memory": {"memory_mode": "none"}, "UniAD": {"name": "uniad"}}
 
 
-def _place(record: dict[str, Any]) -> tuple[str, str] | None:
-    """Table and column of a run that counts; the table of a run tagged "real" is named after its categories."""
-    if record["tag"] == "table":
-        data = "cifar10" if TABLES[record["table"]].source == "digits" else "real"
-        counts = (record["data"]["name"], record["setting"]) == (data, "unified")
-        return (record["table"], record["column"]) if counts else None
-    c = record["config"]
-    budget = c["features"]["backbone"], c["train"]["recipe"], c["train"]["epochs"], c["data"].get("contamination", 0)
-    names = [n for n, changed in CHANGED.items() if all(c["model"][k] == v for k, v in (MODEL | changed).items())]
-    return (", ".join(sorted(record["metrics"]["per_category"])), names[0]) if budget == BUDGET and names else None
+def placed(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Table -> the runs that count, each with its column; one tagged "real" stands in a table named by its categories.
 
-
-def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One row for each run that counts, AUROC in percent: the one place that knows the fields of a record."""
-    found = [(*place, record) for record in records if (place := _place(record))]
-    runs = pd.DataFrame(found, columns=["table", "column", "record"])
-    percent = lambda value: math.nan if value is None else 100 * value  # noqa: E731
-    fields = {
-        "seed": lambda r: r["seed"],
-        "file": lambda r: r["files"]["results"],
-        "categories": lambda r: ", ".join(sorted(r["metrics"]["per_category"])),
-        "image_auroc": lambda r: percent(r["metrics"]["mean"]["image_auroc"]),
-        "pixel_auroc": lambda r: percent(r["metrics"]["mean"]["pixel_auroc"]),
-        "pooled": lambda r: percent(r["metrics"]["pooled"]["image_auroc"]),
-        "by_pooling": lambda r: r.get("image_auroc_by_pooling"),
-        "by_epoch": lambda r: r.get("image_auroc_by_epoch"),
-    }
-    return runs.assign(**{name: runs.record.map(field) for name, field in fields.items()})
+    Of a table's runs those on real images count, one model for all categories; of those tagged "real" those of BUDGET.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for r in records:
+        if r["tag"] == "table":
+            table, data = r["table"], "cifar10" if TABLES[r["table"]].source == "digits" else "real"
+            names = [r["column"]] if (r["data"]["name"], r["setting"]) == (data, "unified") else []
+        else:
+            table, c = ", ".join(sorted(r["metrics"]["per_category"])), r["config"]
+            budget = c["features"]["backbone"], c["train"]["recipe"], c["train"]["epochs"]
+            same = (*budget, c["data"].get("contamination", 0)) == BUDGET
+            names = [n for n, own in CHANGED.items() if same and c["model"] | MODEL | own == c["model"]]
+        for name in names[:1]:
+            found.setdefault(table, []).append(r | {"table": r.get("table") or "mvtec", "column": name})
+    return found
 
 
 class NothingRun(Exception):
@@ -122,43 +113,29 @@ class Evidence:
     """What the claims are held against."""
 
     paper: list[PaperValue]
-    all_runs: pd.DataFrame  # see `frame`
+    records: dict[str, list[dict]]  # see `placed`
     measured: dict[str, dict]  # lesson 11: name of the measurement -> its numbers, and "file", where it is committed
     used: set[str] = field(default_factory=set)  # files that were read since the last claim
 
-    def runs(self, table: str, *columns: str) -> pd.DataFrame:
-        """The runs of a table, or of some of its columns; NothingRun without any.
-
-        Raises:
-            DumenetError: two runs of one column, seed and data, of which none is chosen.
-        """
-        found = self.all_runs[self.all_runs.table == table]
-        found = found[found.column.isin(columns)] if columns else found
-        if not len(found):
+    def runs(self, table: str, *columns: str) -> list[dict[str, Any]]:
+        """The records of a table, or of some of its columns; NothingRun without any."""
+        found = [r for r in self.records.get(table, ()) if not columns or r["column"] in columns]
+        if not found:
             raise NothingRun
-        twice = found[found.duplicated(["column", "seed", "categories"], keep=False)].file.tolist()
-        if twice:
-            raise DumenetError(f"Two runs of one kind and seed: {twice[0]} and {twice[1]}. Keep one of them.")
-        self.used.update(found.file)
+        self.used.update(r["files"]["results"] for r in found)
         return found
 
     def by_seed(self, table: str, column: str, minus: str | None = None, metric: str = "image_auroc") -> pd.Series:
-        """Seed -> a column, or its difference to another on the same categories, in percent: the mean over its runs.
-
-        Seeds that lack a run which others have are left out; NothingRun where no seed is left.
-        """
+        """Seed -> a column, or its difference to another, in percent, see `tables.by_seed`; NothingRun without any."""
         columns = (column,) if minus is None else (column, minus)
-        ours, *theirs = (self.runs(table, c).set_index(["seed", "categories"])[metric] for c in columns)
-        seeds = (ours - theirs[0] if theirs else ours).dropna().groupby("seed")
+        seeds = by_seed(runs(r for c in columns for r in self.runs(table, c)), column, minus, metric)
         if not len(seeds):
             raise NothingRun
-        return seeds.mean()[seeds.size() == seeds.size().max()]
+        return seeds
 
     def cells(self, table: str, *columns: str) -> list[Row]:
         """The cells of a table beside the paper's, with intervals over seeds and test images: `tables.rows`."""
-        found = self.runs(table, *columns)
-        named = [r | {"table": r.get("table") or "mvtec", "column": c} for r, c in zip(found.record, found.column)]
-        return rows(named, self.paper)
+        return rows(self.runs(table, *columns), self.paper)
 
     def measurement(self, name: str) -> dict[str, Any]:
         """The numbers of one measurement of lesson 11; NothingRun where nobody has made it."""
@@ -170,20 +147,17 @@ class Evidence:
     def printed(self, table: str, metric: str) -> pd.DataFrame:
         """What the paper prints, in percent: rows are categories and "mean", columns the methods that have numbers."""
         self.used.add(PRINTED)
-        found = [v for v in self.paper if (v.table, v.metric) == (table, metric)]
-        found = pd.DataFrame(found, columns=PaperValue._fields).dropna(subset="value")
-        cells = found.pivot(index="category", columns="method", values="value").astype(float)
-        return cells.loc[found.category.unique(), found.method.unique()]
+        methods, categories, values = paper_table(self.paper, table, metric)
+        return pd.DataFrame(values[:-1], [*categories, "mean"], methods).dropna(axis="columns", how="all")
 
 
 def gather(home: Path = Path(".")) -> Evidence:
     """The evidence in a checkout: the paper's tables, and the records that are tagged real, table or audit."""
-    folder = Path(home) / "data" / "results"
-    records = read_results(folder)
+    records = read_results(Path(home) / "data" / "results")
     lessons = [(r, f"data/results/audit-{r['name']}.json") for r in records if r.get("tag") == "audit"]
     measured = {k: v | {"file": file} for r, file in lessons for k, v in r["measured"].items()}
-    runs = frame(r for r in records if r.get("tag") in ("real", "table"))
-    return Evidence(paper_results(folder.parent / "paper_results.csv"), runs, measured)
+    counted = placed(r for r in records if r.get("tag") in ("real", "table"))
+    return Evidence(printed(home), counted, measured)
 
 
 # --- measures: from evidence to the parts of a claim
@@ -197,15 +171,15 @@ class Part(NamedTuple):
     shown: dict[str, Any] = {}  # what else the sentence `evidence` of the claim shows, by name
 
 
-def _signed(difference: float, half: float | None, digits: int) -> str:
-    return f"{difference:+.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
-
-
 def abstract(e: Evidence, metric: str) -> Iterator[Part]:
     """The abstract's number minus the mean of the printed rows."""
     ours, said = e.printed("mvtec_ad", metric)["DuMeNet"], e.printed("abstract", metric).at["mean", "DuMeNet"]
     average = ours.drop("mean").mean()
     yield Part("", (said - average,), {"rows": average, "table": ours["mean"], "abstract": said})
+
+
+def _signed(difference: float, half: float | None, digits: int) -> str:
+    return plus_minus(difference, half, digits, sign="+")
 
 
 def gaps(e: Evidence, table: str) -> dict[tuple[str, str], float]:
@@ -248,7 +222,7 @@ def printed_again(e: Evidence, table: str, column: str, mean_of: int = 0) -> Ite
         yield Part(said, (math.nan, None, math.nan))
     for r in (r for r in cells if (r.part == "mean") == (mean_of > 0)):
         printed = e.printed("abstract", r.metric).at["mean", column] if mean_of else r.paper
-        said = f"{r.part} {r.metric.removesuffix('_auroc')} {_signed(r.ours, r.half, 2)[1:]}, printed {printed:g}"
+        said = f"{r.part} {r.metric.removesuffix('_auroc')} {plus_minus(r.ours, r.half, 2)}, printed {printed:g}"
         one = r.seeds < 2  # which decides nothing, even where its interval over test images is known
         yield Part(said, (math.nan if one else r.ours, r.half, printed), {"seeds": r.seeds})
 
@@ -265,8 +239,7 @@ def other_methods(e: Evidence, table: str, seedless: Sequence[str]) -> Iterator[
         seeds = min(ours.seeds, 2 if column in seedless else other.seeds)
         known = seeds > 1 and None not in (ours.half, other.half)
         difference, half = ours.ours - other.ours, math.hypot(ours.half, other.half) if known else None
-        said = f"{column} {_signed(difference, half, 1)}" + (" (one seed)" if seeds < 2 else "")
-        yield Part(said, (difference, half))
+        yield Part(f"{column} {plus_minus(difference, half, 1, '+')}" + " (one seed)" * (seeds < 2), (difference, half))
 
 
 def differences(e: Evidence, table: str, column: str, minus: Sequence[str]) -> Iterator[Part]:
@@ -275,7 +248,7 @@ def differences(e: Evidence, table: str, column: str, minus: Sequence[str]) -> I
         for name, metric in METRICS.items():
             gains = e.by_seed(table, column, other, metric)
             end = f" against {other} ({len(gains)} seed{'s' * (len(gains) > 1)})" if name == "pixel" else ""
-            yield Part(f"{name} {_signed(*seed_interval(gains), 2)}{end}", seed_interval(gains))
+            yield Part(f"{name} {plus_minus(*seed_interval(gains), 2, '+')}{end}", seed_interval(gains))
 
 
 def claimed_gain(e: Evidence) -> Iterator[Part]:
@@ -284,15 +257,15 @@ def claimed_gain(e: Evidence) -> Iterator[Part]:
     Shown: `gain`; `deviation`, the standard deviation over seeds of the mean image AUROC of the splits, pooled over
     both methods; `half`, by how much two single runs then differ (95 %, Student's t); `seeds` of a method.
     """
-    runs = [e.by_seed("cifar", column) for column in ("DuMeNet", "UniAD")]
+    columns = ("DuMeNet", "UniAD")
+    runs = [e.by_seed("cifar", column) for column in columns]
     if min(map(len, runs)) < 2:
         raise NothingRun
     deviation = math.sqrt(sum(r.var() for r in runs) / 2)
     half = float(stats.t.ppf(0.975, sum(map(len, runs)) - 2)) * math.sqrt(2) * deviation
-    means = e.printed("cifar10", "image_auroc").loc["mean"]
-    gain = means["DuMeNet"] - means["UniAD"]
-    shown = {"gain": gain, "deviation": deviation, "half": half, "seeds": min(map(len, runs))}
-    yield Part("", (gain, half), shown)
+    ours, other = e.printed("cifar10", "image_auroc").loc["mean", list(columns)]
+    shown = {"gain": ours - other, "deviation": deviation, "half": half, "seeds": min(map(len, runs))}
+    yield Part("", (ours - other, half), shown)
 
 
 def loss_by_defects(e: Evidence, table: str, column: str, others: Sequence[str]) -> Iterator[Part]:
@@ -300,12 +273,13 @@ def loss_by_defects(e: Evidence, table: str, column: str, others: Sequence[str])
     ours, *theirs = (e.by_seed(table, f"{c}, 0%", f"{c}, 20%") for c in (column, *others))
     for other, loss in zip(others, theirs):
         more = seed_interval((loss - ours).dropna())
-        yield Part(f"{other} loses {_signed(*more, 1)} more", more, {"ours": ours.mean()})
+        yield Part(f"{other} loses {plus_minus(*more, 1, '+')} more", more, {"ours": ours.mean()})
 
 
 def one_rule_for_both(e: Evidence, column: str, own: dict[str, str]) -> Iterator[Part]:
     """How far the best single rule from map to score is from each table's own rule, in points."""
-    means = pd.DataFrame({t: 100 * pd.DataFrame(e.runs(t, column).by_pooling.tolist()).mean() for t in own})
+    found = {t: pd.DataFrame(r["image_auroc_by_pooling"] for r in e.runs(t, column)) for t in own}
+    means = 100 * pd.DataFrame({t: rules.mean() for t, rules in found.items()})
     best = means.sum(axis="columns").idxmax()
     said = "; ".join(f"{t}: " + ", ".join(f"{rule} {v:.1f}" for rule, v in means[t].items()) for t in own)
     largest = max(abs(means.at[rule, t] - means.at[best, t]) for t, rule in own.items())
@@ -314,19 +288,19 @@ def one_rule_for_both(e: Evidence, column: str, own: dict[str, str]) -> Iterator
 
 def best_minus_last(e: Evidence, table: str, small: float) -> Iterator[Part]:
     """`small` minus what the best epoch is ahead of the last, over runs, in points."""
-    found = e.runs(table).by_epoch
+    found = [r["image_auroc_by_epoch"] for r in e.runs(table)]
     gains = [100 * (max(f) - f[-1]) for f in found]
     mean, half = seed_interval(gains)
-    shown = {"runs": len(gains), "epochs": len(found.iloc[0]), "most": max(gains)}
-    yield Part("", (small - mean, half), shown | {"gain": _signed(mean, half, 2)[1:]})
+    shown = {"runs": len(gains), "epochs": len(found[0]), "most": max(gains), "gain": plus_minus(mean, half, 2)}
+    yield Part("", (small - mean, half), shown)
 
 
 def loss_by_pooling(e: Evidence, table: str, column: str, lesson: str, least: float) -> Iterator[Part]:
     """What one threshold for all categories loses; undecided where the mean over categories is near chance."""
-    runs = e.runs(table, column)
-    found = {table.replace(", ", " + "): (runs.image_auroc.mean() / 100, runs.pooled.mean() / 100)}
+    runs = [r["metrics"] for r in e.runs(table, column)]
+    found = {table.replace(", ", " + "): [fmean(m[k]["image_auroc"] for m in runs) for k in ("mean", "pooled")]}
     if lesson in e.measured:
-        found["factory"] = e.measurement(lesson)["mean"], e.measurement(lesson)["pooled"]
+        found["factory"] = [e.measurement(lesson)[k] for k in ("mean", "pooled")]
     for data, (mean, pooled) in found.items():
         said = f"{data}: mean over categories {mean:.3f}, pooled {pooled:.3f}"
         yield Part(said, (max(mean - pooled, 0) if mean > least else math.nan,))
@@ -342,7 +316,7 @@ def lesson(e: Evidence, lesson: str, values: Sequence[str], expected: float = 0,
         m |= {name: value[-1] / value[0], "epochs": len(value) - 1} if isinstance(value, list) else {name: value}
     with contextlib.suppress(NothingRun):
         change = e.by_seed("ablations", ablation, "default", "pixel_auroc")
-        said = f"({ablation}, {len(change)} seeds) pixel AUROC changes by {_signed(*seed_interval(change), 1)}"
+        said = f"({ablation}, {len(change)} seeds) pixel AUROC changes by {plus_minus(*seed_interval(change), 1, '+')}"
         m["outcome"] = f"; in the table ablations {said} points"
     for name in values:
         yield Part(name, (Formatter().get_field(name, (), m)[0] - expected,), m)
@@ -356,7 +330,7 @@ def fall_from_peak(e: Evidence, lesson: str) -> Iterator[Part]:
 
 def models_trained(e: Evidence, lesson: str, table: str, column: str) -> Iterator[Part]:
     """How many models more than one it takes for all categories: in the released code, and here."""
-    m, here = e.measurement(lesson), e.runs(table, column).categories.iloc[0].split(", ")
+    m, here = e.measurement(lesson), e.runs(table, column)[0]["metrics"]["per_category"]
     said = f"the released script trains {m['models']} models for {m['categories']} categories (read, not run)"
     yield Part(said, (m["models"] - 1,))
     yield Part(f"here one model serves {len(here)}", (0,))

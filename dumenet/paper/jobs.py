@@ -7,10 +7,12 @@ alone. What is given so lies over what the column sets, and the key with a name 
 """
 
 import dataclasses
+import functools
+import itertools
 import json
 import shlex
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -159,20 +161,19 @@ def plan(
     for column in methods:
         if column not in table.columns:
             raise unknown(f"method of table {name}", column, table.columns)
-    columns = {c: table.columns[c] for c in methods or table.columns}
     check_keys(overrides, table)
-    made: dict[DataConfig, Dataset] = {}
+    given = {k.removeprefix("data."): v for k, v in overrides.items() if k.startswith("data.")}
+    opened = functools.cache(lambda data: load_data(Config(data=data), folders))
     jobs = []
-    for seed in seeds:
-        for title, column in columns.items():
-            given = {k.removeprefix("data."): v for k, v in overrides.items() if k.startswith("data.")}
-            data = config_from_dict({"source": source or table.source} | column.data | given, DataConfig, "data")
-            settings = settings_of(title, column, overrides, seed)
-            for one in _parts(data, parts, setting, folders, made):
-                command = _command(name, title, one, seed, setting, overrides, made[one].categories[0].startswith("{"))
-                jobs.append(
-                    Job(column.method, settings, one, made[one], "table", name, title, setting, command, column.watched)
-                )
+    for seed, title in itertools.product(seeds, methods or table.columns):
+        column = table.columns[title]
+        data = config_from_dict({"source": source or table.source} | column.data | given, DataConfig, "data")
+        settings = settings_of(title, column, overrides, seed)
+        for one in _parts(data, parts, setting, opened):
+            dataset = opened(one)
+            command = _command(name, title, one, seed, setting, overrides, dataset.categories[0].startswith("{"))
+            own = "table", name, title, setting, command, column.watched
+            jobs.append(Job(column.method, settings, one, dataset, *own))
     return jobs
 
 
@@ -188,25 +189,14 @@ def _command(
 
 
 def _parts(
-    data: DataConfig, parts: Sequence[str], setting: str, folders: Folders, made: dict[DataConfig, Dataset]
-) -> Iterator[DataConfig]:
-    """One data configuration for each training set; each is opened once, into `made`."""
-
-    def opened(one: DataConfig) -> Dataset:
-        if one not in made:
-            made[one] = load_data(Config(data=one), folders)
-        return made[one]
-
+    data: DataConfig, parts: Sequence[str], setting: str, opened: Callable[[DataConfig], Dataset]
+) -> list[DataConfig]:
+    """One data configuration for each training set."""
     first = opened(replace(data, normals=parts[0]) if parts and parts[0].strip("{}").isdigit() else data)
     if first.categories[0].startswith("{"):  # ten classes: a split is a data set of its own
-        every = [replace(data, normals=split.strip("{}")) for split in parts or SPLITS]
-    else:
-        every = [replace(data, categories=tuple(parts)) if parts else data]
-        if setting == "separate":
-            every = [replace(every[0], categories=(c,)) for c in opened(every[0]).categories]
-    for one in every:
-        opened(one)
-        yield one
+        return [replace(data, normals=split.strip("{}")) for split in parts or SPLITS]
+    data = replace(data, categories=tuple(parts)) if parts else data
+    return [replace(data, categories=(c,)) for c in opened(data).categories] if setting == "separate" else [data]
 
 
 def _settings_class(method: str) -> type:
@@ -250,12 +240,10 @@ def check_keys(overrides: dict[str, Any], table: Table) -> None:
 def settings_of(title: str, column: Column, overrides: dict[str, Any], seed: int) -> Any:
     """The settings dataclass of a column: its defaults, the column's own, then overrides, the nearest last."""
     cls = _settings_class(column.method)
-    has, values = known(cls), column.settings
+    has = known(cls)
     pairs = {k: v for k, v in overrides.items() if k in has}
     for owner in (column.method, title):
         pairs |= {k.partition(".")[2]: v for k, v in overrides.items() if k.partition(".")[0] == owner}
-    values = merge(values, {k: v for k, v in pairs.items() if "." in k})
-    values |= {k: v for k, v in pairs.items() if "." not in k} | {"seed": seed}
-    if column.method in NETWORKS:
-        values = merge(values, {"model.name": column.method})
-    return config_from_dict(values, cls, title)
+    pairs |= {"model.name": column.method} if column.method in NETWORKS else {}
+    values = merge(column.settings, {k: v for k, v in pairs.items() if "." in k})
+    return config_from_dict(values | {k: v for k, v in pairs.items() if "." not in k} | {"seed": seed}, cls, title)

@@ -3,6 +3,7 @@
 python -m dumenet.paper.tables    # write docs/TABLES.md and its figures from the committed results
 """
 
+import itertools
 import math
 import shlex
 import statistics
@@ -14,13 +15,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import DumenetError
 from dumenet.methods import METHODS
 from dumenet.metrics import METRICS, seed_interval
 from dumenet.paper.jobs import TABLES
 from dumenet.plots import save, table_figure
 from dumenet.results import (
     PaperValue,
+    pair,
     paper_results,
     plus_minus,
     read_results,
@@ -28,7 +30,7 @@ from dumenet.results import (
     summary,
     summary_by_row,
     write_atomic,
-)
+)  # fmt: skip
 from dumenet.results import markdown as markdown_table
 from dumenet.run import Folders, Job
 
@@ -56,29 +58,23 @@ def rows(records: Sequence[dict[str, Any]], paper: Sequence[PaperValue] = ()) ->
     """
     if not records:
         return []
-    table = TABLES[records[0]["table"]]
+    table, found = TABLES[records[0]["table"]], runs(records)
+    paper = [v for v in paper if v.table == table.paper]
     other = records[0]["data"]["name"] == "digits"  # its splits are not CIFAR-10's
-    printed = {
-        (v.method, v.category.strip("{}"), v.metric): v.value for v in paper if v.table == table.paper and not other
-    }
-    found = runs(records)
-    cells = summary(found[found.metric.isin(SHOWN)])
-    order = list(dict.fromkeys(v.category for v in paper if v.table == table.paper))
+    printed = {(v.method, v.category.strip("{}"), v.metric): v.value for v in paper if not other}
+    cells, order = summary(found[found.metric.isin(SHOWN)]), [v.category for v in paper]
     parts = {part for _, part, _ in cells.index} - {"mean"}
     parts = sorted(parts, key=lambda p: (order.index(p) if p in order else len(order), p))
+    shown = [*parts, "mean"] if len(parts) > 1 else parts
     made = []
-    for metric in SHOWN:
-        for column in table.columns:
-            for part in [*parts, "mean"] if len(parts) > 1 else parts:
-                if (column, part, metric) not in cells.index:
-                    continue
-                ours, half, seeds = cells.loc[(column, part, metric)]
-                said = [printed.get((column, p.strip("{}"), metric)) for p in (parts if part == "mean" else [part])]
-                said = None if None in said else statistics.fmean(said)
-                half = None if math.isnan(half) else half
-                made.append(
-                    Row(column, part, metric, ours, half, int(seeds), said, None if said is None else ours - said)
-                )
+    for metric, column, part in itertools.product(SHOWN, table.columns, shown):
+        if (column, part, metric) not in cells.index:
+            continue
+        ours, half, seeds = cells.loc[(column, part, metric)]
+        said = [printed.get((column, p.strip("{}"), metric)) for p in (parts if part == "mean" else [part])]
+        said = None if None in said else statistics.fmean(said)
+        difference, half = None if said is None else ours - said, None if math.isnan(half) else half
+        made.append(Row(column, part, metric, ours, half, int(seeds), said, difference))
     return made
 
 
@@ -127,40 +123,27 @@ def write(jobs: Sequence[Job], home: Path, out: Path) -> list[Path]:
     return [*files, *save(table_figure(made), name, out, close=True)]
 
 
-def against(records: Sequence[dict[str, Any]], reference: str) -> pd.DataFrame:
-    """Every other column minus the column `reference`, in points of the mean over parts, paired by seed: `mean`, `half`
-    and `n` for each (row, metric). Both are judged on the same test images, so `half` is that of other seeds alone.
+def by_seed(found: pd.DataFrame, row: str, minus: str | None = None, metric: str = "image_auroc") -> pd.Series:
+    """Of `dumenet.results.runs`: seed -> the mean over parts of a row, or its difference to another row, in percent.
 
-    Raises:
-        DumenetError: no record of that column.
+    Both rows are judged on the same test images, so an interval of these differences is that of other seeds alone. A
+    seed that lacks one of the parts is left out.
     """
+    means = found[(found.part == "mean") & (found.metric == metric)].pivot(index="seed", columns="row", values="value")
+    means = means.reindex(columns=[row] if minus is None else [row, minus])
+    return (means[row] if minus is None else means[row] - means[minus]).dropna()
+
+
+def versus(records: Sequence[dict[str, Any]], columns: Iterable[str], reference: str) -> str:
+    """Differences to the column `reference`, paired by seed, as a Markdown table: a row for each of the `columns`."""
     found = runs(records)
-    if reference not in set(found.row):
-        raise unknown("column with results", reference, dict.fromkeys(found.row))
-    means = found[(found.part == "mean") & found.metric.isin(SHOWN)].set_index(["row", "metric", "seed"]).value
-    base = means[means.index.get_level_values("row") == reference].droplevel("row")
-    made = {}
-    for key, values in means.drop(reference, errors="ignore").groupby(level=["row", "metric"], sort=False):
-        gains = (values.droplevel(["row"]) - base).dropna()
-        if len(gains):
-            made[key] = (*seed_interval(gains.tolist()), len(gains))
-    return pd.DataFrame.from_dict(made, "index", columns=["mean", "half", "n"])
-
-
-def versus(differences: pd.DataFrame, columns: Iterable[str], reference: str) -> str:
-    """Differences to a reference as a Markdown table, a row for each of the `columns` that has one."""
-    metrics = [m for m in SHOWN if any(key[1] == m for key in differences.index)]
+    metrics = [m for m in SHOWN if len(by_seed(found, reference, metric=m))]
     lines = [[f"minus {reference}", *(METRICS[m] for m in metrics), "seeds"]]
     for column in columns:
-        cells = {m: d for (c, m), d in differences.iterrows() if c == column}
-        if cells:
-            texts = [
-                ("+" if cells[m]["mean"] >= 0 else "") + plus_minus(cells[m]["mean"], cells[m]["half"])
-                if m in cells
-                else "–"
-                for m in metrics
-            ]
-            lines.append([column, *texts, f"{next(iter(cells.values())).n:.0f}"])
+        gains = [by_seed(found, column, reference, m) for m in metrics]
+        if column != reference and any(map(len, gains)):
+            texts = [plus_minus(*seed_interval(g), sign="+") if len(g) else "–" for g in gains]
+            lines.append([column, *texts, f"{max(map(len, gains))}"])
     return markdown_table(lines) + "\n"
 
 
@@ -200,9 +183,8 @@ def growth(records: Iterable[dict[str, Any]]) -> list[str]:
     cells = summary_by_row(found, [" ".join(name) for name in names], FOUR)
     columns = dict.fromkeys(epochs for _, epochs in names)
     lines = [["image / pixel AUROC", *columns]]
-    cell = lambda key: plus_minus(*cells.loc[key, ["mean", "half"]])  # noqa: E731
     for row in sorted({row for row, _ in names}):
-        lines.append([row, *(" / ".join(cell((f"{row} {c}", "mean", m)) for m in SHOWN[:2]) for c in columns)])
+        lines.append([row, *(pair(cells, f"{row} {column}", "mean", SHOWN[:2]) for column in columns)])
     links = ", ".join(f"[{i + 1}](../{r['files']['results']})" for i, r in enumerate(found))
     return [WORDS["growth"], markdown_table(lines), "", f"Results files: {links}.", ""]
 
@@ -228,11 +210,9 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
             "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
-            lines += [versus(against(group, "default"), TABLES[table].columns, "default")]
-        lines += [
-            f"![{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value]({name}.svg)",
-            "",
-        ]
+            lines += [versus(group, TABLES[table].columns, "default")]
+        alt = f"{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value"
+        lines += [f"![{alt}]({name}.svg)", ""]
     used = dict.fromkeys(r["method"] for group in groups(records).values() for r in group)
     return "\n".join([*lines, *budgets(used)]) + "\n", figures
 
@@ -246,10 +226,8 @@ def set_for_all(group: Sequence[dict[str, Any]]) -> list[str]:
 def files(group: Sequence[dict[str, Any]]) -> str:
     """The results files of a table as links from docs/, folded, by column and part."""
     found: dict[str, list[dict]] = {}
-    columns = list(TABLES[group[0]["table"]].columns)  # a column of older results that is gone stands last
-    for record in sorted(
-        group, key=lambda r: ((columns.index(r["column"]) if r["column"] in columns else 99), r["seed"])
-    ):
+    place = {name: i for i, name in enumerate(TABLES[group[0]["table"]].columns)}
+    for record in sorted(group, key=lambda r: (place.get(r["column"], 99), r["seed"])):  # 99: a column that is gone
         parts = list(record["metrics"]["per_category"])
         found.setdefault(record["column"] + (f", {parts[0]}" if len(parts) == 1 else ""), []).append(record)
     lines = ["<details><summary>Results files, with settings and commands</summary>", ""]
@@ -261,13 +239,7 @@ def files(group: Sequence[dict[str, Any]]) -> str:
 
 def budgets(methods: Iterable[str]) -> list[str]:
     """How long each method trains here and in its own paper: from the settings table that opens its file."""
-    lines = [
-        "## Budgets",
-        "",
-        "Every method that trains is cut far short of its own budget; the file of each has all settings.",
-        "",
-    ]
-    lines += ["| method | original | ours |", "|---|---|---|"]
+    lines = ["## Budgets", "", WORDS["budgets"], "| method | original | ours |", "|---|---|---|"]
     names: dict[str, list[str]] = {}  # module -> its methods
     for method in methods:
         names.setdefault(METHODS[method].__module__, []).append(method)
