@@ -181,26 +181,15 @@ def test_readable_times():
     assert {seconds: classroom.readable(seconds) for seconds in said} == said
 
 
-def test_a_session_lasts_90_minutes_and_drops_what_asks_nothing():
-    sections = {"opening": (2.0, 0), "1 · A": (30.0, 1), "2 · B": (30.0, 0), "3 · C": (20.0, 1), "Quiz": (9.0, 0)}
-    lesson = classroom.Lesson("01_x.ipynb", "01 · X", "goal", "needs", 60.0, 5, 2, [], sections)
-    rows = [row.split(" | ") for row in classroom.schedule([lesson]).splitlines()[2:]]
-    assert rows == [["| 1", "01", "01: 2", "52 min", "4 min", "20 min", "14 min", "60 s |"]]
-    many = [lesson._replace(title=f"{k:02} · X") for k in range(13)]
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in classroom.schedule(many).splitlines()[2:]]
-    assert len(rows) == 6 and ", ".join(row[1] for row in rows) == ", ".join(f"{k:02}" for k in range(13))
-
-
 # --- the real ones
 
 
-def test_readmes_blocks_are_made_from_the_notebooks():
+def test_readmes_table_is_made_from_the_notebooks_and_its_sessions_hold_them_all():
     readme = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
-    lessons = [classroom.read_lesson(path) for path in LESSONS]
-    assert classroom.with_blocks(readme, lessons) == readme, "run `dumenet classroom --readme`"
-    for row in classroom.schedule(lessons).splitlines()[2:]:
-        minutes = [int(m) for m in re.findall(r"(-?\d+) min ", row)]
-        assert sum(minutes) == 90 and min(minutes) > 0, row
+    assert classroom.with_table(readme, ROOT) == readme, "run `dumenet classroom --readme`"
+    rows = [row.split(" | ") for row in re.findall(r"^\| (\d \| .*) \|$", readme, re.MULTILINE)]
+    assert ", ".join(row[1] for row in rows) == ", ".join(path.stem[:2] for path in LESSONS)
+    assert all(sum(int(cell.removesuffix(" min")) for cell in row[3:]) == 90 for row in rows) and len(rows) == 6
 
 
 def test_glossary_has_the_words_of_the_lessons():

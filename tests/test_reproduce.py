@@ -167,5 +167,6 @@ def test_a_lesson_finds_the_project_from_its_folder_and_from_the_projects(home, 
     for up in {".": ("..", "../../.."), "notebooks": ("..",)}.get(place, ("../../..",)):
         assert project(up, "quick").resolve() == home
     assert project(home / "elsewhere", "paper") == home / "elsewhere"
-    with pytest.raises(DumenetError, match="Unknown profile 'fast': .*Known: quick, laptop, paper"):
+    with pytest.raises(DumenetError, match="Unknown profile 'fast': .*Known: quick, laptop, paper") as told:
         project("..", "fast")
+    assert told.value._render_traceback_() == [str(told.value)]  # what the lesson shows

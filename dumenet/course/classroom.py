@@ -1,4 +1,4 @@
-"""Copies of the lessons for a class, and the tables of `notebooks/README.md`, all from `notebooks/*.ipynb`.
+"""Copies of the lessons for a class, and the table of `notebooks/README.md`, all from `notebooks/*.ipynb`.
 
 A lesson is written once, with its solutions: cells tagged `solution`, with a line `# Hint: ...`. The student's copy
 keeps signature and docstring of a solution and raises the hint; its folded answers are gone. The instructor's copy
@@ -9,7 +9,6 @@ import ast
 import json
 import re
 from collections.abc import Callable
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +20,11 @@ from dumenet.errors import DumenetError
 from dumenet.results import markdown, write_atomic
 
 WORDS, LINES = 200, 20  # read in a minute: words of text, lines of code
-SESSIONS, LENGTH = 6, 90  # of 90 minutes
-GUESS, EXERCISE, QUIZ = 2, (5, 10), 5  # minutes: a prediction, an exercise (least, most), the quiz (least)
 ANSWER = re.compile(r"\n*([ \t]*)<details[^>]*>.*?</details>[ \t]*\n*", re.DOTALL)
 OPENING = {  # what a lesson's first cell says
     "title": r"# (\d\d · [^\n]+)", "goal": r"\*\*You will be able to\*\*\s+(.+?)(?:[,.]\s|[.]?\n\n|[.]?\Z)",
     "needs": r"\*\*You need\*\*\s+(.+?)[.]?(?:\n\n|\Z)", "time": r"\*\*It takes\*\* about (.*?)\s+on two CPU cores",
 }  # fmt: skip
-NOT_TEXT = ("Exercises", "Quiz", "Read next")  # sections that a session does not read together
 
 
 def classroom(home: Path = Path(".")) -> Path:
@@ -100,25 +96,25 @@ def _deeper(text: str) -> str:
     return text.replace("](../", "](../../../")
 
 
-# --- the tables of notebooks/README.md
+# --- the table of notebooks/README.md
 
 
 class Lesson(NamedTuple):
-    """What table and schedule say of one lesson; minutes are not rounded."""
+    """What the table says of one lesson; times are not rounded."""
 
     name: str  # file name
     title: str  # "03 · The channel memory"
     goal: str
     needs: str
-    seconds: float | None  # as its opening cell says; None: not measured
+    seconds: float | None  # of a run, as its opening cell says; None: not measured
+    minutes: float  # of reading
     cells: int
     exercises: int
     figures: list[str]
-    sections: dict[str, tuple[float, int]]  # title -> minutes of reading, "Predict first" questions
 
 
 def read_lesson(path: Path) -> Lesson:
-    """What table and schedule need of the notebook at `path`; DumenetError where its opening cell lacks a part."""
+    """What the table needs of the notebook at `path`; DumenetError where its opening cell lacks a part."""
     cells, said = read(path).cells, {}
     for part, pattern in OPENING.items():
         if not (match := re.search(pattern, cells[0].source, re.DOTALL)):
@@ -126,64 +122,25 @@ def read_lesson(path: Path) -> Lesson:
         said[part] = " ".join(match[1].split())
     time = re.fullmatch(r"([\d.]+) (s|minutes?)", said.pop("time"))  # or TIME
     seconds = float(time[1]) * (1 if time[2] == "s" else 60) if time else None
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    minutes = len(text.split()) / WORDS + sum(map(bool, map(str.strip, code.splitlines()))) / LINES
     figures = [re.sub(r"\{.*?\}", "*", name) for name in re.findall(rf'"({path.stem[:2]}_[^".]*)"', code)]
     exercises, figures = sum("solution" in tags_of(cell) for cell in cells), list(dict.fromkeys(figures))
-    sections, here = {"opening": (0.0, 0)}, "opening"
-    for text, line in ((c.cell_type == "markdown", line) for c in cells for line in c.source.splitlines()):
-        here = line[3:].strip() if text and line.startswith("## ") else here
-        minutes, questions = sections.get(here, (0.0, 0))
-        minutes += len(line.split()) / WORDS if text else bool(line.strip()) / LINES
-        sections[here] = minutes, questions + (text and "**Predict first" in line)
-    return Lesson(path.name, *said.values(), seconds, len(cells), exercises, figures, sections)
+    return Lesson(path.name, *said.values(), seconds, minutes, len(cells), exercises, figures)
 
 
 def lesson_table(lessons: list[Lesson]) -> str:
     """The lessons as a Markdown table."""
     rows = [["lesson", "you learn to", "you need", "reading", "run", "cells", "exercises", "figures"]]
-    minutes = [sum(m for m, _ in lesson.sections.values()) for lesson in lessons]
-    for lesson, reading in zip(lessons, minutes):
-        counts = [f"{reading:.0f} min", _run_time([lesson]), str(lesson.cells), str(lesson.exercises)]
-        figures = " ".join(f"`{figure}`" for figure in lesson.figures) or "none"
-        rows.append([f"[{lesson.title}]({lesson.name})", lesson.goal, lesson.needs, *counts, figures])
+    for x in lessons:
+        run = "not measured" if x.seconds is None else readable(x.seconds)
+        figures = " ".join(f"`{figure}`" for figure in x.figures) or "none"
+        counts = [f"{x.minutes:.0f} min", run, str(x.cells), str(x.exercises), figures]
+        rows.append([f"[{x.title}]({x.name})", x.goal, x.needs, *counts])
     sums = [sum(numbers) for numbers in zip(*((x.cells, x.exercises, len(x.figures)) for x in lessons))]
-    rows.append(["**all**", "", "", f"{sum(minutes) / 60:.1f} h", _run_time(lessons), *map(str, sums)])
-    return markdown(rows)
-
-
-def schedule(lessons: list[Lesson]) -> str:
-    """Six sessions of 90 minutes: neighbouring lessons, such that the longest session's reading is shortest."""
-    reading = [sum(m for title, (m, _) in lesson.sections.items() if title not in NOT_TEXT) for lesson in lessons]
-    cuts = combinations(range(1, len(lessons)), min(SESSIONS, len(lessons)) - 1)
-    splits = [list(zip([0, *cut], [*cut, len(lessons)])) for cut in cuts]
-    split = min(splits, key=lambda s: sorted((sum(reading[a:b]) for a, b in s), reverse=True))
-    rows = [["session", "together", "sections alone, afterwards", "lecture", "predict", "exercises"]]
-    rows[0] += ["quiz, questions", "computing"]
-    return markdown(rows + [[str(number), *_session(lessons[a:b])] for number, (a, b) in enumerate(split, 1)])
-
-
-def _session(lessons: list[Lesson]) -> list[str]:
-    """One row. Sections without a question are left to read alone, the last first, until the rest fits."""
-    sections = [(x.title[:2], t, *s) for x in lessons for t, s in x.sections.items() if t not in NOT_TEXT]
-    exercises, alone = sum(lesson.exercises for lesson in lessons), {}
-    predict = GUESS * sum(questions for *_, questions in sections)
-    lecture = sum(minutes for _, _, minutes, _ in sections)
-    for number, title, minutes, questions in reversed(sections):
-        fits = lecture <= LENGTH - QUIZ - predict - EXERCISE[0] * exercises
-        if not fits and not questions and title != "opening":
-            alone.setdefault(number, []).insert(0, title.split(" · ")[0])
-            lecture -= minutes
-    lecture = round(lecture)
-    solving = max(min(EXERCISE[1] * exercises, LENGTH - QUIZ - predict - lecture), 0)
-    minutes = [lecture, predict, solving, LENGTH - lecture - predict - solving]
-    left = [f"{number}: {', '.join(titles)}" for number, titles in sorted(alone.items())]
-    together = ", ".join(lesson.title[:2] for lesson in lessons)
-    return [together, "; ".join(left) or "nothing", *(f"{m} min" for m in minutes), _run_time(lessons)]
-
-
-def _run_time(lessons: list[Lesson]) -> str:
-    seconds = [lesson.seconds for lesson in lessons]
-    return "not measured" if None in seconds else readable(sum(seconds))
+    times = [f"{sum(x.minutes for x in lessons) / 60:.1f} h", readable(sum(x.seconds or 0 for x in lessons))]
+    return markdown([*rows, ["**all**", "", "", *times, *map(str, sums)]])
 
 
 def readable(seconds: float) -> str:
@@ -192,7 +149,7 @@ def readable(seconds: float) -> str:
 
 
 def refresh(home: Path = Path(".")) -> list[str]:
-    """Bring the measured times into the lessons' opening cells, and table and schedule into `notebooks/README.md`.
+    """Bring the measured times into the lessons' opening cells, and the table of lessons into `notebooks/README.md`.
 
     Times come from `data/results/lessons-quick.json`, after what `dumenet reproduce` measured here has been copied to
     it; a lesson that is not in it keeps what it says. Returns the names of the files that changed.
@@ -210,8 +167,7 @@ def refresh(home: Path = Path(".")) -> list[str]:
             notebook.cells[0].source = opening[: match.start(1)] + now + opening[match.end(1) :]
             changed += _write(path, _dump(notebook))
     readme = home / "notebooks" / "README.md"
-    text = with_blocks(readme.read_text(encoding="utf-8"), [read_lesson(path) for path in lessons(home)])
-    return changed + _write(readme, text)
+    return changed + _write(readme, with_table(readme.read_text(encoding="utf-8"), home))
 
 
 def _write(path: Path, text: str) -> list[str]:
@@ -222,15 +178,14 @@ def _write(path: Path, text: str) -> list[str]:
     return [path.name]
 
 
-def with_blocks(readme: str, lessons: list[Lesson]) -> str:
-    """The text of the README with table and schedule made anew between their markers."""
-    for name, text in (("lessons", lesson_table(lessons)), ("sessions", schedule(lessons))):
-        before, marker, rest = readme.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not end:
-            raise DumenetError(f"notebooks/README.md has no block from <!-- {name} --> to <!-- end -->.")
-        readme = f"{before}{marker}{text}\n{end}{after}"
-    return readme
+def with_table(readme: str, home: Path) -> str:
+    """The text of the README with the table of the lessons in `home` made anew between its markers."""
+    before, marker, rest = readme.partition("<!-- lessons -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not end:
+        raise DumenetError("notebooks/README.md has no block from <!-- lessons --> to <!-- end -->.")
+    table = lesson_table([read_lesson(path) for path in lessons(home)])
+    return f"{before}{marker}{table}\n{end}{after}"
 
 
 def read(path: Path) -> NotebookNode:
