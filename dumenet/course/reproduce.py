@@ -23,13 +23,9 @@ MAKES_DATA, READS_ALL = "00", "10"  # the first lesson makes the data set; from 
 
 
 def reproduce(
-    profile: str = "quick",
-    only: list[str] | None = None,
-    parameters: dict[str, Any] | None = None,
-    home: Path = Path("."),
-    force: bool = False,
-    workers: int = 0,
-) -> int:
+    profile: str = "quick", only: list[str] | None = None, parameters: dict[str, Any] | None = None,
+    home: Path = Path("."), force: bool = False, workers: int = 0,
+) -> int:  # fmt: skip
     """Execute `notebooks/*.ipynb` into `build/notebooks/` and list what was made.
 
     Args:
