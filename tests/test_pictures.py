@@ -25,8 +25,8 @@ def config(tiny, tree):
 
 def test_trains_once_and_learns_light_and_dark(config, tmp_path):
     folders = Folders(tmp_path / "home")
-    decoder = picture_decoder(config, folders, epochs=6, progress=False)
-    again = picture_decoder(config, folders, epochs=6, progress=False)
+    decoder = picture_decoder(config, folders, epochs=10, progress=False)
+    again = picture_decoder(config, folders, epochs=10, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), again.state_dict().values()))
     dataset = load_data(config, folders)
     features = extract(dataset.train, Backbone(config.features), folders.cache, False).batch(range(16))

@@ -3,6 +3,7 @@
 import html
 import io
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import anywidget
 import ipywidgets
@@ -255,16 +256,20 @@ class Explorer(ipywidgets.VBox):
         image = (self.controls["data"].value, state.image)
         self._paint(0, "map", image, lambda: pane(session, state))
         self._paint(0, "decoded", image, lambda: session.decoded(state.image))
-        heat = (state.stage, state.error, state.colour_map, state.opacity, state.threshold)
-        place = (state.row, state.column, state.memory, state.hidden)
+        draw = {  # row: what it depends on besides image and model, and how it is drawn for a model
+            "map": (
+                (state.stage, state.error, state.colour_map, state.opacity, state.threshold),
+                lambda model: pane(session, state, model),
+            ),
+            "decoded": ((), lambda model: session.look(model, state.image).rebuilt),
+            "report": (
+                (state.row, state.column, state.memory, state.hidden),
+                lambda model: report_picture(session.stage_channels, session.report(model, state)),
+            ),
+        }
         for column, model in enumerate(models, 1):
-            draw = {
-                "map": (heat, lambda: pane(session, state, model)),  # noqa: B023
-                "decoded": ((), lambda: session.look(model, state.image).rebuilt),  # noqa: B023
-                "report": (place, lambda: report_picture(session.stage_channels, session.report(model, state))),  # noqa: B023
-            }
             for row, (key, drawn) in draw.items():
-                self._paint(column, row, (*image, model, *key), drawn)
+                self._paint(column, row, (*image, model, *key), partial(drawn, model))
         self._describe(state, models)
         for column in range(3):
             self.pictures[column, "map"].place = [state.row, state.column]
