@@ -9,6 +9,10 @@ from collections.abc import Iterable
 class DumenetError(Exception):
     """Bad input or a missing resource. Its text is one clear sentence for the user."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it."""
+        return [str(self)]
+
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
     """Error for a `name` that is not one of `known`; names the nearest known one.

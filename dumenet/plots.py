@@ -37,13 +37,9 @@ def as_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def overlay(
-    image: np.ndarray,
-    anomaly_map: np.ndarray,
-    top: float,
-    low: float = 0.0,
-    opacity: float = 0.5,
+    image: np.ndarray, anomaly_map: np.ndarray, top: float, low: float = 0.0, opacity: float = 0.5,
     colour_map: str = "magma",
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Photograph (H, W, 3) or (H, W), uint8 or float in 0..1, under its anomaly map (H, W): a picture (H, W, 3) uint8.
 
     Scores from `low` to `top` take the colours of `colour_map`; what lies outside takes the colour of that end. The
@@ -58,8 +54,7 @@ def overlay(
 
 def picture(ax: Axes, image: np.ndarray, mask: np.ndarray | None = None) -> Axes:
     """Image (H, W, 3) or (H, W), uint8, bool or float in 0..1, without ticks; the truth `mask` (H, W) as an outline."""
-    image = np.asarray(image)
-    ax.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+    ax.imshow(as_uint8(image), cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[])
     if mask is not None and np.any(mask):
         for colour, width in (("white", 2.4), ("black", 0.9)):
@@ -68,39 +63,27 @@ def picture(ax: Axes, image: np.ndarray, mask: np.ndarray | None = None) -> Axes
 
 
 def heatmap(
-    ax: Axes,
-    image: np.ndarray,
-    anomaly_map: np.ndarray,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    alpha: float = 0.5,
+    ax: Axes, image: np.ndarray, anomaly_map: np.ndarray, vmin: float, vmax: float, alpha: float = 0.5,
     mask: np.ndarray | None = None,
-) -> Axes:
-    """`overlay` of an anomaly map (H, W) on its image, the truth `mask` (H, W) as an outline.
+) -> Axes:  # fmt: skip
+    """`overlay` of an anomaly map (H, W) on its image, colours from score `vmin` to `vmax`, and `mask` (H, W) outlined.
 
-    `vmin` and `vmax` are scores. Without them the map is stretched over its own range, so that even a
-    normal image shows a bright spot: pass one range for images that are to be compared. A colour bar is
-    drawn for ``ax.images[0]``.
+    A colour bar is drawn for ``ax.images[0]``.
     """
-    vmin = np.min(anomaly_map) if vmin is None else vmin
-    vmax = np.max(anomaly_map) if vmax is None else vmax
     picture(ax, overlay(image, anomaly_map, vmax, vmin, alpha), mask)
     ax.images[0].set(cmap="magma", clim=(vmin, vmax))  # for a colour bar; the picture has its colours already
     return ax
 
 
 def sheet(
-    images: Sequence[np.ndarray],
-    maps: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray] | None = None,
-    titles: Sequence[str] | None = None,
-) -> Figure:
+    images: Sequence[np.ndarray], maps: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None,
+    titles: Sequence[str] = (),
+) -> Figure:  # fmt: skip
     """One row per image: input, truth, anomaly map, overlay, on one scale, from the lowest to the highest score shown.
 
     `images` n of (H, W, 3), `maps` n of (H, W), `masks` n of (H, W) or None, `titles` n row names.
     """
-    low, top = min(np.min(m) for m in maps), max(np.max(m) for m in maps)
-    norm = Normalize(low, top)
+    norm = Normalize(min(np.min(m) for m in maps), max(np.max(m) for m in maps))
     columns = ["input", *(["truth"] if masks is not None else []), "anomaly map", "overlay"]
     size = (1.9 * len(columns) + 0.8, 1.9 * len(images) + 0.3)  # inches
     fig, axes = plt.subplots(len(images), len(columns), figsize=size, squeeze=False, layout="constrained")
@@ -111,9 +94,9 @@ def sheet(
             picture(row[1], mask)
         row[-2].imshow(maps[i], cmap="magma", norm=norm)
         row[-2].set(xticks=[], yticks=[])
-        heatmap(row[-1], images[i], maps[i], low, top, mask=mask)
-        if titles is not None:
-            row[0].set_ylabel(titles[i], fontsize=9)
+        heatmap(row[-1], images[i], maps[i], norm.vmin, norm.vmax, mask=mask)
+    for ax, name in zip(axes[:, 0], titles):
+        ax.set_ylabel(name, fontsize=9)
     for ax, name in zip(axes[0], columns):
         ax.set_title(name, fontsize=10)
     fig.colorbar(ScalarMappable(norm, "magma"), ax=axes, label="anomaly score", fraction=0.03, pad=0.02)
@@ -138,11 +121,11 @@ def score_histogram(ax: Axes, labels: np.ndarray, scores: np.ndarray, threshold:
 def roc(ax: Axes, labels: np.ndarray, scores: np.ndarray, name: str) -> Axes:
     """ROC curve of one method, its AUROC in the legend; of one class alone there is none."""
     area = auroc(labels, scores)
-    points = ((), ()) if area is None else roc_curve(np.ravel(labels), np.ravel(scores))[:2]
+    points = ((), ()) if area is None else roc_curve(labels, scores)[:2]
     ax.plot(*points, color=NORMAL, label=f"{name}: " + ("not defined" if area is None else f"{area:.3f}"))
     ax.axline((0, 0), (1, 1), color="0.7", linewidth=0.8, zorder=0)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    ax.set(xlabel="false positive rate", ylabel="true positive rate")
+    limits = {"xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02), "aspect": "equal"}
+    ax.set(xlabel="false positive rate", ylabel="true positive rate", **limits)
     ax.legend(title="AUROC", loc="lower right", edgecolor="none")
     return ax
 
@@ -185,15 +168,14 @@ def slots(fig: Figure, spatial_memory: np.ndarray, columns: int = 16) -> Axes:
     """
     memory = np.asarray(spatial_memory)
     m, h, w = memory.shape
-    columns = min(columns, m)
-    rows = -(-m // columns)
+    columns, rows = min(columns, m), -(-m // columns)
     mosaic = np.full((rows, h + 1, columns, w + 1), np.nan)  # one pixel between pictures
     for k, slot in enumerate(memory):
         mosaic[k // columns, :h, k % columns, :w] = slot
     ax = fig.add_subplot()
     drawn = ax.imshow(mosaic.reshape(rows * (h + 1), -1)[:-1, :-1], cmap="viridis", interpolation="nearest")
     ax.set(xticks=[], ylabel="first slot of the row")
-    ax.set_yticks(np.arange(rows) * (h + 1) + (h - 1) / 2, labels=np.arange(rows) * columns)
+    ax.set_yticks(np.arange(rows) * (h + 1) + (h - 1) / 2, np.arange(rows) * columns)
     ax.tick_params(left=False)
     ax.spines[:].set_visible(False)
     fig.colorbar(drawn, ax=ax, label="value", fraction=0.04)
@@ -201,11 +183,7 @@ def slots(fig: Figure, spatial_memory: np.ndarray, columns: int = 16) -> Axes:
 
 
 def metric_table(
-    ax: Axes,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Sequence[Sequence[float | None]],
-    digits: int = 3,
+    ax: Axes, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], digits: int = 3
 ) -> Axes:
     """A table (rows, columns) of numbers as a heat map with the numbers in it; "–" where it is None."""
     numbers = np.array(values, dtype=float).reshape(len(rows), len(columns))  # None becomes NaN
@@ -214,8 +192,7 @@ def metric_table(
     sns.heatmap(numbers, ax=ax, annot=True, fmt=f".{digits}f", cmap="viridis", linewidths=0.5, **labels, **limits)
     for i, j in np.argwhere(np.isnan(numbers)):  # seaborn writes nothing in an empty cell
         ax.text(j + 0.5, i + 0.5, "–", ha="center", va="center", color="black")
-    ax.tick_params(axis="y", rotation=0, left=False)
-    ax.tick_params(axis="x", rotation=0, bottom=False)
+    ax.tick_params(rotation=0, left=False, bottom=False)
     return ax
 
 
@@ -238,14 +215,9 @@ def printed_table(ax: Axes, methods: Sequence[str], categories: Sequence[str], v
 
 
 def dots(
-    ax: Axes,
-    names: Sequence[str],
-    values: Sequence[float | None],
-    halves: Sequence[float | None] | None = None,
-    bands: Sequence[float] = (),
-    seeds: Sequence[Sequence[float]] | None = None,
-    edge: bool = False,
-) -> Axes:
+    ax: Axes, names: Sequence[str], values: Sequence[float | None], halves: Sequence[float | None] | None = None,
+    bands: Sequence[float] = (), seeds: Sequence[Sequence[float]] | None = None, edge: bool = False,
+) -> Axes:  # fmt: skip
     """One row per name, first on top: a dot at its value, an interval of +- its half-width where there is one.
 
     `bands` are half-widths of grey stripes about zero, for differences; `seeds` the single runs of each row, as
@@ -293,10 +265,8 @@ def table_figure(rows: Sequence[Any]) -> Figure:
             dots(ax, columns, [r and r.ours for r in shown], [r and r.half for r in shown], edge=not crosses)
             ax.plot(*zip(*crosses) if crosses else ((), ()), "x", ms=5, color=ANOMALOUS, label="paper")
             ax.set_title(f"{part}\n{METRICS[metric]}, %", fontsize=9)
-            left, right = ax.get_xlim()
-            ax.set_xlim(
-                right=min(right, 100 + 0.02 * (right - left))
-            )  # an interval may pass the highest value there is
+            left, right = ax.get_xlim()  # an interval may pass the highest value there is
+            ax.set_xlim(right=min(right, 100 + 0.02 * (right - left)))
     if any(r.paper is not None for r in rows):
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     return fig
@@ -305,13 +275,8 @@ def table_figure(rows: Sequence[Any]) -> Figure:
 def save(fig: Figure, name: str, folder: Path = Path("figures"), close: bool = False) -> list[Path]:
     """Write `fig` as `folder`/name.png (150 dpi) and name.svg, each whole or not at all; then `close` it, if wanted.
 
-    The same figure gives the same bytes: no date, and element names from a fixed salt.
-
-    Returns:
-        Both paths.
-
-    Raises:
-        DumenetError: the folder cannot be written.
+    The same figure gives the same bytes: no date, and element names from a fixed salt. Returns both paths;
+    DumenetError where the folder cannot be written.
     """
     paths = []
     for suffix, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):

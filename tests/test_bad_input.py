@@ -289,7 +289,7 @@ YAML = {  # what is wrong: (the content of bad.yaml, the culprit)
 
 PARAMETERS = {  # what is wrong: (a value of -p for the lesson, the culprit)
     "parameter of another type": ("epochs=many", "epochs of 00_start must be a valid integer"),
-    "parameter that is no list": ("categories=cap", "categories of 00_start must be a list"),
+    "parameter that is no list": ("categories=cap", "categories of 00_start must be a valid list"),
     "profile by another way": ("profile=slow", "'slow'"),
     "unknown parameter": ("epoch=3", "did you mean 'epochs'"),
 }

@@ -10,7 +10,6 @@ import ast
 import json
 import re
 import runpy
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -18,10 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "notebooks"))  # check.py lies beside the lessons
-import check  # noqa: E402
+from dumenet.course import check
 
+ROOT = Path(__file__).resolve().parents[1]
 LESSONS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
 EXERCISES = sorted(name.removeprefix("exercise_") for name in vars(check) if name.startswith("exercise_"))
 WRONG = {}

@@ -6,10 +6,13 @@ import re
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dumenet.cli import main
-from dumenet.course import classroom
+from dumenet.course import check, classroom
+from dumenet.course.classroom import tags_of
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -51,34 +54,27 @@ def two(a,
 
 
 def code(source, *tags):
-    metadata = {"tags": list(tags)} if tags else {}
-    return {"cell_type": "code", "metadata": metadata, "source": source.splitlines(keepends=True), "outputs": []}
-
-
-def text(source):
-    return {"cell_type": "markdown", "metadata": {}, "source": source.splitlines(keepends=True)}
+    return new_code_cell(source, metadata={"tags": list(tags)} if tags else {})
 
 
 def put(home, name, *cells):
     path = home / "notebooks" / f"{name}.ipynb"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-    return path
+    nbformat.write(new_notebook(cells=[new_markdown_cell(OPENING.replace("07", name[:2])), *cells]), path)
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A place with two made-up lessons, their checks and a README; the current folder."""
+    """A place with two made-up lessons and a README; the current folder."""
     parameters = code('profile = "quick"\nhome = ".."  # up', "parameters")
     drawing = (
         'for k in "ab":\n    plots.show(fig, "alt", name=f"07_{k}_x", folder=home)\nplots.show(fig, alt, "07_y", home)'
     )
     put(
-        tmp_path, "07_made_up", text(OPENING), parameters, text(PREDICT), code(SOLUTION, "solution"),
-        code("check.exercise_07_1(two)", "check"), code(drawing), text(QUIZ),
+        tmp_path, "07_made_up", parameters, new_markdown_cell(PREDICT), code(SOLUTION, "solution"),
+        code("check.exercise_07_1(two)", "check"), code(drawing), new_markdown_cell(QUIZ),
     )  # fmt: skip
-    put(tmp_path, "08_other", text(OPENING.replace("07", "08")), parameters)
-    (tmp_path / "notebooks" / "check.py").write_text("exercise_07_1 = print\n")
+    put(tmp_path, "08_other", parameters)
     blocks = (
         "<!-- lessons -->\nold\n<!-- end -->\nbetween\n<!-- sessions -->\n<!-- end -->\n[data](../data/README.md)\n"
     )
@@ -87,18 +83,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def cells(path):
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
 def sources(path):
-    return ["".join(cell["source"]) for cell in cells(path)]
+    return [cell.source for cell in nbformat.read(path, 4).cells]
 
 
 def tagged(notebook, tag):
     """Position and source of the cells with this tag."""
-    found = notebook if isinstance(notebook, list) else cells(notebook)
-    return [(i, "".join(c["source"])) for i, c in enumerate(found) if tag in c["metadata"].get("tags", [])]
+    return [(i, cell.source) for i, cell in enumerate(notebook.cells) if tag in tags_of(cell)]
 
 
 # --- made-up lessons
@@ -108,7 +99,7 @@ def test_copies_for_student_and_instructor(home, capsys):
     assert main(["classroom"]) == 0
     assert "work in a copy" in capsys.readouterr().out
     folder, theirs = home / "build" / "classroom" / "student", home / "build" / "classroom" / "instructor"
-    assert sorted(p.name for p in folder.iterdir()) == ["07_made_up.ipynb", "08_other.ipynb", "INDEX.md", "check.py"]
+    assert sorted(p.name for p in folder.iterdir()) == ["07_made_up.ipynb", "08_other.ipynb", "INDEX.md"]
     opening, parameters, predict, stub, check, drawing, quiz = sources(folder / "07_made_up.ipynb")
     assert opening == OPENING and check == "check.exercise_07_1(two)" and drawing.startswith("for k")
     assert parameters == 'profile = "quick"\nhome = "../../.."  # up'
@@ -119,12 +110,11 @@ def test_copies_for_student_and_instructor(home, capsys):
     assert "(../../../data/README.md)" in predict and "(../../../data/README.md)" in (folder / "INDEX.md").read_text()
     assert stub.startswith("import math\n\n\ndef two(a,\n        b=1):\n") and "total" not in stub
     assert stub.endswith('    Nothing else.\n    """\n    raise check.NotDone("one \\"plus\\" one.")')
-    assert [i for i, _ in tagged(folder / "07_made_up.ipynb", "raises-exception")] == [4]
+    assert [i for i, _ in tagged(nbformat.read(folder / "07_made_up.ipynb", 4), "raises-exception")] == [4]
 
-    path = theirs / "07_made_up.ipynb"
-    assert [s for _, s in tagged(path, "solution")] == [SOLUTION]
-    assert "<details open><summary>Why?</summary>\nSecret" in sources(path)[2]
-    assert "<details open>" in sources(path)[-1] and "Your answer" not in sources(path)[-1]
+    _, _, predict, solution, *_, quiz = sources(theirs / "07_made_up.ipynb")
+    assert solution == SOLUTION and "<details open><summary>Why?</summary>\nSecret" in predict
+    assert "<details open>" in quiz and "Your answer" not in quiz
 
     (home / "notebooks" / "08_other.ipynb").unlink()
     classroom.classroom(home)
@@ -143,7 +133,7 @@ def test_copies_for_student_and_instructor(home, capsys):
     ],
 )
 def test_a_solution_without_its_parts_is_named(home, capsys, solution):
-    put(home, "09_bad", text(OPENING), code(solution, "solution"))
+    put(home, "09_bad", code(solution, "solution"))
     assert main(["classroom"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(
@@ -152,19 +142,17 @@ def test_a_solution_without_its_parts_is_named(home, capsys, solution):
 
 
 def test_bad_states_are_sentences(home, capsys):
-    for name, content, complaint in (
-        ("07_made_up.ipynb", "{", "07_made_up.ipynb is not a whole notebook"),
-        ("07_made_up.ipynb", '{"cells": []}', "07_made_up.ipynb is not a whole notebook"),
-        ("README.md", "# No blocks", "no block from <!-- lessons -->"),
+    lesson, readme = home / "notebooks" / "07_made_up.ipynb", home / "notebooks" / "README.md"
+    whole = lesson.read_text()
+    for path, content, complaint in (
+        (lesson, "{", "07_made_up.ipynb is not a whole notebook"),
+        (lesson, '{"cells": []}', "07_made_up.ipynb is not a whole notebook"),
+        (lesson, whole.replace("**You need**", "Needs"), "07_made_up.ipynb: its first cell does not say the needs"),
+        (readme, "# No blocks", "no block from <!-- lessons -->"),
     ):
-        path = home / "notebooks" / name
-        old = path.read_text()
         path.write_text(content)
         assert main(["classroom", "--readme"]) == 2 and complaint in capsys.readouterr().err
-        path.write_text(old)
-    put(home, "08_other", text(OPENING.replace("**You need**", "Needs")))
-    assert main(["classroom", "--readme"]) == 2
-    assert "08_other.ipynb: its first cell does not say the needs" in capsys.readouterr().err
+        lesson.write_text(whole)
 
 
 def test_measured_times_reach_the_opening_cells_and_the_table(home, capsys):
@@ -193,26 +181,15 @@ def test_readable_times():
     assert {seconds: classroom.readable(seconds) for seconds in said} == said
 
 
-def test_a_session_lasts_90_minutes_and_drops_what_asks_nothing():
-    sections = {"opening": (2.0, 0), "1 · A": (30.0, 1), "2 · B": (30.0, 0), "3 · C": (20.0, 1), "Quiz": (9.0, 0)}
-    lesson = classroom.Lesson("01_x.ipynb", "01 · X", "goal", "needs", 60.0, 5, 2, [], sections)
-    rows = [row.split(" | ") for row in classroom.schedule([lesson]).splitlines()[2:]]
-    assert rows == [["| 1", "01", "01: 2", "52 min", "4 min", "20 min", "14 min", "60 s |"]]
-    many = [lesson._replace(title=f"{k:02} · X") for k in range(13)]
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in classroom.schedule(many).splitlines()[2:]]
-    assert len(rows) == 6 and ", ".join(row[1] for row in rows) == ", ".join(f"{k:02}" for k in range(13))
-
-
 # --- the real ones
 
 
-def test_readmes_blocks_are_made_from_the_notebooks():
+def test_readmes_table_is_made_from_the_notebooks_and_its_sessions_hold_them_all():
     readme = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
-    lessons = [classroom.read_lesson(path) for path in LESSONS]
-    assert classroom.with_blocks(readme, lessons) == readme, "run `dumenet classroom --readme`"
-    for row in classroom.schedule(lessons).splitlines()[2:]:
-        minutes = [int(m) for m in re.findall(r"(-?\d+) min ", row)]
-        assert sum(minutes) == 90 and min(minutes) > 0, row
+    assert classroom.with_table(readme, ROOT) == readme, "run `dumenet classroom --readme`"
+    rows = [row.split(" | ") for row in re.findall(r"^\| (\d \| .*) \|$", readme, re.MULTILINE)]
+    assert ", ".join(row[1] for row in rows) == ", ".join(path.stem[:2] for path in LESSONS)
+    assert all(sum(int(cell.removesuffix(" min")) for cell in row[3:]) == 90 for row in rows) and len(rows) == 6
 
 
 def test_glossary_has_the_words_of_the_lessons():
@@ -229,21 +206,21 @@ def test_glossary_has_the_words_of_the_lessons():
 @each_lesson
 def test_a_lesson_keeps_the_form(path):
     """Opening cell, exercises with solution and check, folded answers of predictions and quiz, figures by number."""
-    number, whole = path.stem[:2], sources(path)
+    number, whole, notebook = path.stem[:2], sources(path), classroom.read(path)
     parts = [f"**{part}**" for part in ("You will be able to", "You need", "It takes", "It reads", "It writes")]
     places = [whole[0].find(part) for part in (f"# {number} · ", *parts)]
     assert -1 not in places and places == sorted(places)
     assert re.search(r"about (TIME|[\d.]+ (s|minutes?))\s+on two CPU cores \(GPU: not\s+measured", whole[0])
     assert "took" in whole[-1], "the last cell prints how long it took"
 
-    solutions, checks = tagged(path, "solution"), tagged(path, "check")
+    solutions, checks = tagged(notebook, "solution"), tagged(notebook, "check")
     named = re.findall(r"^\*\*Exercise (\d\d)\.(\d)", "\n".join(whole), re.MULTILINE)
     assert named == [(number, str(k + 1)) for k in range(len(solutions))] and len(solutions) >= 2
     assert [i for i, _ in checks] == [i + 1 for i, _ in solutions]
     for k, ((_, solution), (_, call)) in enumerate(zip(solutions, checks), 1):
         assert call.strip() == f"check.exercise_{number}_{k}({classroom.stub(solution, 'here')[0]})"
 
-    markdown = "\n\n".join("".join(c["source"]) for c in cells(path) if c["cell_type"] == "markdown")
+    markdown = "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     lesson, quiz = markdown.split("\n## Quiz\n")
     asked, questions = lesson.split("**Predict first")[1:], quiz.split("\n## ")[0]
     assert 2 <= len(asked) <= 4
@@ -251,21 +228,21 @@ def test_a_lesson_keeps_the_form(path):
     assert questions.count("<details><summary>Answer</summary>") == questions.count("</details>") == 3
     assert len(re.findall(r"^(?:\d\. |\s*<li>)", questions, re.MULTILINE)) == 3
 
-    program = "\n".join("".join(c["source"]) for c in cells(path) if c["cell_type"] == "code")
+    program = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    assert (
+        "check, project\n" in program and "project(home, profile)" in program
+    )  # it runs from the project's folder, too
     assert "plots.show(" in program and classroom.read_lesson(path).figures
     assert not re.search(r"plots\.save|plt\.show|fig\.show", program), "plots.show draws, with a text"
 
 
 @each_lesson
-def test_students_copy_says_hints_and_waits_quietly(path, monkeypatch, capsys):
+def test_students_copy_says_hints_and_waits_quietly(path, capsys):
     """Its stubs and checks run here; what else names a stub is tagged, and no cell needs what that would have made."""
-    monkeypatch.syspath_prepend(str(path.parent))
-    import check
-
-    notebook = classroom.student(json.loads(path.read_text(encoding="utf-8")), path.name)
-    assert "<details" not in json.dumps(notebook) and 'home = ".."' not in json.dumps(notebook)
-    stubs, checks = tagged(notebook["cells"], "exercise"), tagged(notebook["cells"], "check")
-    assert len(stubs) == len(tagged(path, "solution")) >= 2
+    notebook = classroom.student(classroom.read(path), path.name)
+    assert "<details" not in (text := nbformat.writes(notebook)) and 'home = \\"..\\"' not in text
+    stubs, checks = tagged(notebook, "exercise"), tagged(notebook, "check")
+    assert len(stubs) == len(tagged(classroom.read(path), "solution")) >= 2
     names = {"check": check}
     for k, ((_, stub), (_, call)) in enumerate(zip(stubs, checks, strict=True), 1):
         hint = json.loads(re.search(r"check\.NotDone\((.*)\)$", stub)[1])
@@ -274,11 +251,11 @@ def test_students_copy_says_hints_and_waits_quietly(path, monkeypatch, capsys):
         assert capsys.readouterr().out == f"Exercise {path.stem[:2]}.{k} is not done yet. Hint: {hint}\n"
 
     lost, known = {}, set(dir(sys.modules["builtins"]))
-    for i, cell in enumerate(notebook["cells"], 1):
-        if cell["cell_type"] == "code":
-            tree = ast.parse("".join(cell["source"]))
+    for i, cell in enumerate(notebook.cells, 1):
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
             made = used(tree, ast.Store) | {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-            if "raises-exception" in cell["metadata"].get("tags", []):
+            if "raises-exception" in tags_of(cell):
                 lost |= {name: i for name in made - known}
             else:
                 needed = used(tree, ast.Load) & set(lost) - made

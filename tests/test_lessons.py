@@ -1,9 +1,7 @@
 """A lesson builds a class in the open; from then on the package's is used. Both must be the same thing."""
 
 import ast
-import json
 import runpy
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,30 +9,25 @@ import torch
 from torch import nn
 
 from dumenet.config import make_config
+from dumenet.course import lessons
+from dumenet.course.classroom import read
 from dumenet.models import ChannelMemory, DuMeNet, Fusion, ShortcutNet, SpatialMemory, ssim
 from dumenet.models.layers import DecoderLayer, EncoderLayer, LearnedPosition
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
-@cache
-def definitions() -> list[ast.ClassDef]:
-    """The classes that lessons define."""
-    cells = [c for p in NOTEBOOKS.glob("[0-9]*.ipynb") for c in json.loads(p.read_text(encoding="utf-8"))["cells"]]
-    nodes = [node for c in cells if c["cell_type"] == "code" for node in ast.parse("".join(c["source"])).body]
-    return [node for node in nodes if isinstance(node, ast.ClassDef)]
-
-
 def class_of_lesson(name: str, **known) -> type:
     """Execute the one definition of class `name` in a lesson, with `known` names besides torch and nn."""
-    (node,) = [node for node in definitions() if node.name == name]
+    cells = [c for path in lessons(NOTEBOOKS.parent) for c in read(path).cells]
+    (source,) = [c.source for c in cells if c.cell_type == "code" and f"class {name}(" in c.source]
+    (node,) = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == name]
     names = {"torch": torch, "nn": nn, **known}
     exec(ast.unparse(node), names)
     return names[name]
 
 
-@pytest.mark.parametrize(("kind", "size"), [("mlp", 1), ("conv", 3)])
-@pytest.mark.parametrize("hidden", [2, 4])
+@pytest.mark.parametrize(("kind", "size", "hidden"), [("mlp", 1, 2), ("conv", 3, 4)])
 def test_the_lessons_shortcut_net_is_the_packages(kind, size, hidden):
     torch.manual_seed(0)
     config = make_config(model__name=kind, model__encoder_layers=hidden // 2, model__decoder_layers=hidden // 2).model

@@ -6,7 +6,6 @@ import torch
 
 from dumenet.course.pictures import (
     ALTERED,
-    PictureDecoder,
     altered,
     backbone_features,
     picture_decoder,
@@ -24,28 +23,18 @@ def config(tiny, tree):
     return tiny(data__source=str(tree), features__image_size=64, features__grid=14, train__device="cpu")
 
 
-def test_draws_pictures_in_range():
-    decoder = PictureDecoder(5)
-    drawn = decoder.draw(torch.randn(2, 5, 14, 14) * 100)
-    assert drawn.shape == (2, 112, 112, 3) and drawn.min() >= 0 and drawn.max() <= 1
-
-
-def test_trains_once_and_learns_light_and_dark(config, tree, tmp_path):
+def test_trains_once_and_learns_light_and_dark(config, tmp_path):
     folders = Folders(tmp_path / "home")
-    decoder = picture_decoder(config, folders, epochs=2, progress=False)
-    (path,) = folders.runs.glob("*-pictures-*/decoder.pt")
-    again = picture_decoder(config, folders, epochs=2, progress=False)
+    decoder = picture_decoder(config, folders, epochs=10, progress=False)
+    again = picture_decoder(config, folders, epochs=10, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), again.state_dict().values()))
-    path.write_bytes(path.read_bytes()[:100])  # a damaged one is made anew, and the same
-    anew = picture_decoder(config, folders, epochs=2, progress=False)
-    for part, made in zip(decoder.state_dict().values(), anew.state_dict().values()):
-        torch.testing.assert_close(made, part, atol=1e-5, rtol=0)
-
-    decoder = picture_decoder(config, folders, epochs=30, progress=False)
     dataset = load_data(config, folders)
-    drawn = decoder.draw(extract(dataset.train, Backbone(config.features), folders.cache, False).batch(range(16)))
+    features = extract(dataset.train, Backbone(config.features), folders.cache, False).batch(range(16))
+    drawn = decoder.draw(features)
     mean = {c: drawn[[i for i, s in enumerate(dataset.train) if s.category == c]].mean() for c in dataset.categories}
     assert mean["felt"] - mean["bolt"] > 0.1  # 150 and 90 of 255
+    wild = decoder.draw(features[:2] * 100)
+    assert wild.shape == (2, 112, 112, 3) and wild.min() >= 0 and wild.max() <= 1
 
 
 def test_altered_images_are_new_and_repeatable():

@@ -66,7 +66,7 @@ def test_every_package_is_declared():
     project, installed = pyproject()["project"], metadata.packages_distributions()
     packages = [p for group in (project["dependencies"], *project["optional-dependencies"].values()) for p in group]
     declared = {re.match(r"[\w-]+", package)[0] for package in packages} | {"nbformat"}  # papermill's notebook reader
-    known = {"dumenet", "conftest", "check", *sys.stdlib_module_names}
+    known = {"dumenet", "conftest", *sys.stdlib_module_names}
     for path in [*(ROOT / "dumenet").rglob("*.py"), *(ROOT / "tests").glob("*.py")]:
         for name in {name.split(".")[0] for name in imports(path)} - known:
             assert declared & {d.lower() for d in installed.get(name, ())}, f"{path.name} imports {name}"

@@ -1,4 +1,4 @@
-"""Copies of the lessons for a class, and the tables of `notebooks/README.md`, all from `notebooks/*.ipynb`.
+"""Copies of the lessons for a class, and the table of `notebooks/README.md`, all from `notebooks/*.ipynb`.
 
 A lesson is written once, with its solutions: cells tagged `solution`, with a line `# Hint: ...`. The student's copy
 keeps signature and docstring of a solution and raises the hint; its folded answers are gone. The instructor's copy
@@ -9,32 +9,30 @@ import ast
 import json
 import re
 from collections.abc import Callable
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+import nbformat
+from nbformat import NotebookNode
+
+from dumenet.course import lessons
 from dumenet.errors import DumenetError
-from dumenet.results import write_atomic
+from dumenet.results import markdown, write_atomic
 
 WORDS, LINES = 200, 20  # read in a minute: words of text, lines of code
-SESSIONS, LENGTH = 6, 90  # of 90 minutes
-GUESS, EXERCISE, QUIZ = 2, (5, 10), 5  # minutes: a prediction, an exercise (least, most), the quiz (least)
 ANSWER = re.compile(r"\n*([ \t]*)<details[^>]*>.*?</details>[ \t]*\n*", re.DOTALL)
 OPENING = {  # what a lesson's first cell says
     "title": r"# (\d\d · [^\n]+)", "goal": r"\*\*You will be able to\*\*\s+(.+?)(?:[,.]\s|[.]?\n\n|[.]?\Z)",
     "needs": r"\*\*You need\*\*\s+(.+?)[.]?(?:\n\n|\Z)", "time": r"\*\*It takes\*\* about (.*?)\s+on two CPU cores",
 }  # fmt: skip
-NOT_TEXT = ("Exercises", "Quiz", "Read next")  # sections that a session does not read together
 
 
 def classroom(home: Path = Path(".")) -> Path:
     """Write `build/classroom/{student,instructor}/`; returns that folder. Files there are written anew."""
-    home = Path(home)
-    out, lessons = home / "build" / "classroom", _lessons(home)
-    same = {path.name: path.read_text(encoding="utf-8") for path in (home / "notebooks").glob("check*.py")}
-    same["INDEX.md"] = _deeper((home / "notebooks" / "README.md").read_text(encoding="utf-8"))
+    out, index = Path(home) / "build" / "classroom", Path(home) / "notebooks" / "README.md"
     for name, convert in (("student", student), ("instructor", instructor)):
-        files = same | {path.name: _dump(convert(_read(path), path.name)) for path in lessons}
+        files = {path.name: _dump(convert(read(path), path.name)) for path in lessons(Path(home))}
+        files["INDEX.md"] = _deeper(index.read_text(encoding="utf-8"))
         for old in (out / name).glob("[!.]*"):
             if old.name not in files:  # of a lesson that is no longer there
                 old.unlink()
@@ -43,26 +41,25 @@ def classroom(home: Path = Path(".")) -> Path:
     return out
 
 
-def student(notebook: dict, name: str) -> dict:
+def student(notebook: NotebookNode, name: str) -> NotebookNode:
     """The student's copy of a `notebook`, which it changes; `name` is for errors.
 
     A cell that names the function of an exercise is tagged `raises-exception`: "Run All" goes on after it.
     """
     _adapt(notebook, lambda text: ANSWER.sub(r"\n\n\1*Your answer:*\n\n", text).rstrip())
     functions = set()
-    for number, cell in enumerate(notebook["cells"], 1):
-        source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+    for number, cell in enumerate(notebook.cells, 1):
+        tags = tags_of(cell)
         if "solution" in tags:
-            function, source = stub(source, f"{name}, cell {number}")
+            function, cell.source = stub(cell.source, f"{name}, cell {number}")
             functions.add(function)
-            cell["source"] = source.splitlines(keepends=True)
-            cell["metadata"]["tags"] = ["exercise" if tag == "solution" else tag for tag in tags]
-        elif cell["cell_type"] == "code" and functions & set(re.findall(r"\w+", source)):
-            cell["metadata"]["tags"] = [*tags, "raises-exception"]
+            cell.metadata.tags = ["exercise" if tag == "solution" else tag for tag in tags]
+        elif cell.cell_type == "code" and functions & set(re.findall(r"\w+", cell.source)):
+            cell.metadata.tags = [*tags, "raises-exception"]
     return notebook
 
 
-def instructor(notebook: dict, name: str = "") -> dict:
+def instructor(notebook: NotebookNode, name: str = "") -> NotebookNode:
     """The instructor's copy of a `notebook`, which it changes: answers unfolded."""
     return _adapt(notebook, lambda text: re.sub(r"<details\s*>", "<details open>", text))
 
@@ -85,15 +82,13 @@ def stub(source: str, where: str) -> tuple[str, str]:
     return rest[0].name, text
 
 
-def _adapt(notebook: dict, text: Callable[[str], str]) -> dict:
+def _adapt(notebook: NotebookNode, text: Callable[[str], str]) -> NotebookNode:
     """Links and `home` go up from three folders below the project; `text` changes the Markdown."""
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            source = _deeper(text(source))
-        elif "parameters" in cell["metadata"].get("tags", []):
-            source = re.sub(r'(?m)^home = "\.\."', 'home = "../../.."', source)
-        cell["source"] = source.splitlines(keepends=True)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _deeper(text(cell.source))
+        elif "parameters" in tags_of(cell):
+            cell.source = re.sub(r'(?m)^home = "\.\."', 'home = "../../.."', cell.source)
     return notebook
 
 
@@ -101,106 +96,51 @@ def _deeper(text: str) -> str:
     return text.replace("](../", "](../../../")
 
 
-# --- the tables of notebooks/README.md
+# --- the table of notebooks/README.md
 
 
 class Lesson(NamedTuple):
-    """What table and schedule say of one lesson; minutes are not rounded."""
+    """What the table says of one lesson; times are not rounded."""
 
     name: str  # file name
     title: str  # "03 · The channel memory"
     goal: str
     needs: str
-    seconds: float | None  # as its opening cell says; None: not measured
+    seconds: float | None  # of a run, as its opening cell says; None: not measured
+    minutes: float  # of reading
     cells: int
     exercises: int
     figures: list[str]
-    sections: dict[str, tuple[float, int]]  # title -> minutes of reading, "Predict first" questions
 
 
 def read_lesson(path: Path) -> Lesson:
-    """What table and schedule need of the notebook at `path`; DumenetError where its opening cell lacks a part."""
-    cells = _read(path)["cells"]
-    opening, said = "".join(cells[0]["source"]), {}
+    """What the table needs of the notebook at `path`; DumenetError where its opening cell lacks a part."""
+    cells, said = read(path).cells, {}
     for part, pattern in OPENING.items():
-        if not (match := re.search(pattern, opening, re.DOTALL)):
+        if not (match := re.search(pattern, cells[0].source, re.DOTALL)):
             raise DumenetError(f"{path.name}: its first cell does not say the {part} of the lesson in the usual form.")
         said[part] = " ".join(match[1].split())
-    time = re.fullmatch(r"([\d.]+) (s|minutes?)", said["time"])  # or TIME
+    time = re.fullmatch(r"([\d.]+) (s|minutes?)", said.pop("time"))  # or TIME
     seconds = float(time[1]) * (1 if time[2] == "s" else 60) if time else None
-    solutions = sum("solution" in c["metadata"].get("tags", []) for c in cells)
-    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    minutes = len(text.split()) / WORDS + sum(map(bool, map(str.strip, code.splitlines()))) / LINES
     figures = [re.sub(r"\{.*?\}", "*", name) for name in re.findall(rf'"({path.stem[:2]}_[^".]*)"', code)]
-    figures = list(dict.fromkeys(figures))
-    details = (seconds, len(cells), solutions, figures, _sections(cells))
-    return Lesson(path.name, said["title"], said["goal"], said["needs"], *details)
-
-
-def _sections(cells: list[dict]) -> dict[str, tuple[float, int]]:
-    sections, here = {"opening": (0.0, 0)}, "opening"
-    for cell in cells:
-        for line in "".join(cell["source"]).splitlines():
-            text = cell["cell_type"] == "markdown"
-            if text and line.startswith("## "):
-                here = line[3:].strip()
-            minutes, questions = sections.get(here, (0.0, 0))
-            minutes += len(line.split()) / WORDS if text else bool(line.strip()) / LINES
-            sections[here] = minutes, questions + (text and "**Predict first" in line)
-    return sections
+    exercises, figures = sum("solution" in tags_of(cell) for cell in cells), list(dict.fromkeys(figures))
+    return Lesson(path.name, *said.values(), seconds, minutes, len(cells), exercises, figures)
 
 
 def lesson_table(lessons: list[Lesson]) -> str:
     """The lessons as a Markdown table."""
     rows = [["lesson", "you learn to", "you need", "reading", "run", "cells", "exercises", "figures"]]
-    minutes = [sum(m for m, _ in lesson.sections.values()) for lesson in lessons]
-    for lesson, reading in zip(lessons, minutes):
-        counts = [f"{reading:.0f} min", _run_time([lesson]), str(lesson.cells), str(lesson.exercises)]
-        figures = " ".join(f"`{figure}`" for figure in lesson.figures) or "none"
-        rows.append([f"[{lesson.title}]({lesson.name})", lesson.goal, lesson.needs, *counts, figures])
-    sums = [sum(lesson.cells for lesson in lessons), sum(lesson.exercises for lesson in lessons)]
-    sums.append(sum(len(lesson.figures) for lesson in lessons))
-    rows.append(["**all**", "", "", f"{sum(minutes) / 60:.1f} h", _run_time(lessons), *map(str, sums)])
-    return _table(rows)
-
-
-def schedule(lessons: list[Lesson]) -> str:
-    """Six sessions of 90 minutes: neighbouring lessons, such that the longest session's reading is shortest."""
-    reading = [sum(m for title, (m, _) in lesson.sections.items() if title not in NOT_TEXT) for lesson in lessons]
-    cuts = combinations(range(1, len(lessons)), min(SESSIONS, len(lessons)) - 1)
-    splits = [list(zip([0, *cut], [*cut, len(lessons)])) for cut in cuts]
-    split = min(splits, key=lambda s: sorted((sum(reading[a:b]) for a, b in s), reverse=True))
-    rows = [["session", "together", "sections alone, afterwards", "lecture", "predict", "exercises"]]
-    rows[0] += ["quiz, questions", "computing"]
-    return _table(rows + [[str(number), *_session(lessons[a:b])] for number, (a, b) in enumerate(split, 1)])
-
-
-def _session(lessons: list[Lesson]) -> list[str]:
-    """One row. Sections without a question are left to read alone, the last first, until the rest fits."""
-    sections = [(x.title[:2], t, *s) for x in lessons for t, s in x.sections.items() if t not in NOT_TEXT]
-    exercises, alone = sum(lesson.exercises for lesson in lessons), {}
-    predict = GUESS * sum(questions for *_, questions in sections)
-    lecture = sum(minutes for _, _, minutes, _ in sections)
-    for number, title, minutes, questions in reversed(sections):
-        fits = lecture <= LENGTH - QUIZ - predict - EXERCISE[0] * exercises
-        if not fits and not questions and title != "opening":
-            alone.setdefault(number, []).insert(0, title.split(" · ")[0])
-            lecture -= minutes
-    lecture = round(lecture)
-    solving = max(min(EXERCISE[1] * exercises, LENGTH - QUIZ - predict - lecture), 0)
-    minutes = [lecture, predict, solving, LENGTH - lecture - predict - solving]
-    left = [f"{number}: {', '.join(titles)}" for number, titles in sorted(alone.items())]
-    together = ", ".join(lesson.title[:2] for lesson in lessons)
-    return [together, "; ".join(left) or "nothing", *(f"{m} min" for m in minutes), _run_time(lessons)]
-
-
-def _table(rows: list[list[str]]) -> str:
-    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-def _run_time(lessons: list[Lesson]) -> str:
-    seconds = [lesson.seconds for lesson in lessons]
-    return "not measured" if None in seconds else readable(sum(seconds))
+    for x in lessons:
+        run = "not measured" if x.seconds is None else readable(x.seconds)
+        figures = " ".join(f"`{figure}`" for figure in x.figures) or "none"
+        counts = [f"{x.minutes:.0f} min", run, str(x.cells), str(x.exercises), figures]
+        rows.append([f"[{x.title}]({x.name})", x.goal, x.needs, *counts])
+    sums = [sum(numbers) for numbers in zip(*((x.cells, x.exercises, len(x.figures)) for x in lessons))]
+    times = [f"{sum(x.minutes for x in lessons) / 60:.1f} h", readable(sum(x.seconds or 0 for x in lessons))]
+    return markdown([*rows, ["**all**", "", "", *times, *map(str, sums)]])
 
 
 def readable(seconds: float) -> str:
@@ -209,7 +149,7 @@ def readable(seconds: float) -> str:
 
 
 def refresh(home: Path = Path(".")) -> list[str]:
-    """Bring the measured times into the lessons' opening cells, and table and schedule into `notebooks/README.md`.
+    """Bring the measured times into the lessons' opening cells, and the table of lessons into `notebooks/README.md`.
 
     Times come from `data/results/lessons-quick.json`, after what `dumenet reproduce` measured here has been copied to
     it; a lesson that is not in it keeps what it says. Returns the names of the files that changed.
@@ -219,17 +159,15 @@ def refresh(home: Path = Path(".")) -> list[str]:
     if fresh.exists():
         write_atomic(measured, fresh.read_bytes())
     seconds = json.loads(measured.read_text())["lessons"] if measured.exists() else {}
-    for path in _lessons(home):
-        if path.stem in seconds:
-            notebook = _read(path)
-            opening = "".join(notebook["cells"][0]["source"])
-            if match := re.search(OPENING["time"], opening, re.DOTALL):
-                opening = opening[: match.start(1)] + readable(seconds[path.stem]) + opening[match.end(1) :]
-            notebook["cells"][0]["source"] = opening.splitlines(keepends=True)
+    for path in lessons(home):
+        notebook = read(path)
+        opening = notebook.cells[0].source
+        if path.stem in seconds and (match := re.search(OPENING["time"], opening, re.DOTALL)):
+            now = readable(seconds[path.stem])
+            notebook.cells[0].source = opening[: match.start(1)] + now + opening[match.end(1) :]
             changed += _write(path, _dump(notebook))
     readme = home / "notebooks" / "README.md"
-    text = with_blocks(readme.read_text(encoding="utf-8"), [read_lesson(path) for path in _lessons(home)])
-    return changed + _write(readme, text)
+    return changed + _write(readme, with_table(readme.read_text(encoding="utf-8"), home))
 
 
 def _write(path: Path, text: str) -> list[str]:
@@ -240,34 +178,31 @@ def _write(path: Path, text: str) -> list[str]:
     return [path.name]
 
 
-def with_blocks(readme: str, lessons: list[Lesson]) -> str:
-    """The text of the README with table and schedule made anew between their markers."""
-    for name, text in (("lessons", lesson_table(lessons)), ("sessions", schedule(lessons))):
-        before, marker, rest = readme.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        if not end:
-            raise DumenetError(f"notebooks/README.md has no block from <!-- {name} --> to <!-- end -->.")
-        readme = f"{before}{marker}{text}\n{end}{after}"
-    return readme
+def with_table(readme: str, home: Path) -> str:
+    """The text of the README with the table of the lessons in `home` made anew between its markers."""
+    before, marker, rest = readme.partition("<!-- lessons -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not end:
+        raise DumenetError("notebooks/README.md has no block from <!-- lessons --> to <!-- end -->.")
+    table = lesson_table([read_lesson(path) for path in lessons(home)])
+    return f"{before}{marker}{table}\n{end}{after}"
 
 
-def _lessons(home: Path) -> list[Path]:
-    paths = sorted((home / "notebooks").glob("[0-9]*.ipynb"))
-    if not paths:
-        raise DumenetError(f"No lessons in {home / 'notebooks'}: run this in a clone of the project.")
-    return paths
-
-
-def _read(path: Path) -> dict:
+def read(path: Path) -> NotebookNode:
+    """The notebook at `path`; DumenetError where it is not one."""
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        whole = notebook["cells"] and all({"cell_type", "metadata", "source"} <= set(c) for c in notebook["cells"])
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise DumenetError(f"{path.name} is not a whole notebook.")
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        notebook.cells[0]  # every lesson opens with one
+    except Exception as error:  # no JSON, or no notebook
+        raise DumenetError(f"{path.name} is not a whole notebook.") from error
     return notebook
 
 
-def _dump(notebook: dict) -> str:
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"  # as nbformat writes it
+def tags_of(cell: NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def _dump(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook) + "\n"

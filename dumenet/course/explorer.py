@@ -31,7 +31,6 @@ from dumenet.score import evaluated, lengths, upsample
 ERRORS = {"mahalanobis": "in units of its normal spread", "norm": "as an L2 norm"}  # `evaluation.error`
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
 TOP = 2.0  # units at the upper end of the colour scale
-MEMORIES, HIDDEN = ("channel", "spatial"), ("most erroneous", "mean")
 NOBODY = "none"  # no second model
 SLOTS = 6  # slots shown, the most read first
 SIDE = 360  # pixels of a drawn heatmap
@@ -132,6 +131,7 @@ class Session:
         }  # fmt: skip
         self.samples = {s.name: s for s in first.test.samples}
         self.dataset, self.features = first.dataset, first.test
+        self.categories = sorted({s.category for s in self.samples.values()})
         features = first.trained.config.features
         self.stage_channels = dict(zip(features.stages, first.trained.stage_channels))
         self.size, self.grid, self.align = features.image_size, features.grid, features.align
@@ -139,40 +139,36 @@ class Session:
         for method in ("photo", "truth", "decoded", "look", "anomaly_map"):
             setattr(self, method, lru_cache(64)(getattr(self, method)))
 
+    def choices(self) -> dict[str, list]:
+        """What each setting of a `State` may be, but for opacity and threshold; and the categories."""
+        models, places = list(self.outcomes), list(range(self.grid))
+        return {
+            "category": self.categories, "image": list(self.samples), "model": models, "other": [NOBODY, *models],
+            "stage": ["all", *self.stage_channels], "error": list(ERRORS), "colour_map": COLOUR_MAPS,
+            "memory": ["channel", "spatial"], "hidden": ["most erroneous", "mean"], "row": places, "column": places,
+        }  # fmt: skip
+
     def state(self, category: str | None = None, **values: Any) -> State:
         """A checked `State`. Unless given: the first defective image (of `category`), the first model, the map's peak.
 
         Raises:
             DumenetError: an unknown setting, name or number, with what there is.
         """
-        names = [f.name for f in fields(State)]
-        for key in values:
-            if key not in names:
+        choices, names = self.choices(), [f.name for f in fields(State)]
+        for key, value in (values | {"category": category or self.categories[0]}).items():
+            if key not in [*names, "category"]:
                 raise unknown("setting of the explorer", key, [*names, "category"])
-        if category is not None and category not in self.categories:
-            raise unknown("category", category, self.categories)
-        images = self.images(category or self.categories[0])
-        state = State(**{"image": images[0], "model": next(iter(self.outcomes))} | values)
-        choices = {
-            "image": self.samples, "model": self.outcomes, "other": [NOBODY, *self.outcomes], "error": ERRORS,
-            "stage": ["all", *self.stage_channels], "colour_map": COLOUR_MAPS, "memory": MEMORIES, "hidden": HIDDEN,
-        }  # fmt: skip
-        for key, known in choices.items():
-            if getattr(state, key) not in known:
-                raise unknown(f"{key.replace('_', ' ')} of the explorer", getattr(state, key), list(map(str, known)))
-        if not {"row", "column"} & set(values):
-            row, column = self.peak(state.model, state.image, state.stage, state.error)
-            state = replace(state, row=row, column=column)
-        last = self.grid - 1
-        for key, top in {"opacity": 1, "threshold": np.inf, "row": last, "column": last}.items():
-            if not 0 <= getattr(state, key) <= top:
-                raise DumenetError(f"The explorer's {key} must lie between 0 and {top}, not {getattr(state, key)}.")
-        return state
-
-    @property
-    def categories(self) -> list[str]:
-        """Categories with test images."""
-        return sorted({s.category for s in self.samples.values()})
+            if key in choices and value not in choices[key]:
+                raise unknown(f"{key.replace('_', ' ')} of the explorer", value, choices[key])
+        for key, top in (("opacity", 1), ("threshold", np.inf)):
+            if not 0 <= values.get(key, 1) <= top:
+                raise DumenetError(f"The explorer's {key} must lie between 0 and {top}, not {values[key]}.")
+        image = self.images(category or self.categories[0])[0]
+        state = State(**{"image": image, "model": next(iter(self.outcomes))} | values)
+        if {"row", "column"} & set(values):
+            return state
+        row, column = self.peak(state.model, state.image, state.stage, state.error)
+        return replace(state, row=row, column=column)
 
     def images(self, category: str) -> list[str]:
         """Names of a category's test images, the defective ones first."""
@@ -243,8 +239,7 @@ class Session:
 
     def report(self, model: str, state: State) -> PositionReport:
         """`position_report` of a model at the state's position."""
-        look = self.look(model, state.image)
-        return position_report(look, self.stage_channels, state.row, state.column, state.memory, state.hidden)
+        return position_report(self.look(model, state.image), self.stage_channels, state)
 
 
 def stage_map(error: np.ndarray, stage_channels: Mapping[int, int], stage: int) -> np.ndarray:
@@ -259,22 +254,18 @@ def pixel_metrics(anomaly_map: np.ndarray, mask: np.ndarray, threshold: float) -
     if marked.shape != mask.shape:
         raise DumenetError(f"A mask of shape {mask.shape} does not fit a map of shape {marked.shape}.")
     hit, n, truth = int((marked & mask).sum()), int(marked.sum()), int(mask.sum())
-    share = lambda whole: hit / whole if whole else None  # noqa: E731
-    return PixelMetrics(n, truth, share(n), share(truth), share(n + truth - hit))
+    return PixelMetrics(n, truth, *(hit / whole if whole else None for whole in (n, truth, n + truth - hit)))
 
 
-def position_report(
-    look: Look, stage_channels: Mapping[int, int], row: int, column: int, memory: str = "channel",
-    hidden: str = "most erroneous",
-) -> PositionReport:  # fmt: skip
-    """What happens at one position of the grid.
+def position_report(look: Look, stage_channels: Mapping[int, int], state: State) -> PositionReport:
+    """What happens at the position of `state`, read from its memory.
 
     The position's token reads the channel memory. The spatial memory is read by whole hidden maps, not by positions:
     shown are the weights of the map that the read changes most here, or the mean over all maps.
     """
     height, width = look.error.shape[1:]
-    token, reader = row * width + column, None
-    channels = look.error[:, row, column].astype(np.float64) ** 2  # (C,)
+    token, memory, reader = state.row * width + state.column, state.memory, None
+    channels = look.error[:, state.row, state.column].astype(np.float64) ** 2  # (C,)
     parts = np.split(channels, np.cumsum(list(stage_channels.values()))[:-1])
     shares = np.array([p.sum() for p in parts]) / max(channels.sum(), 1e-300)
     table = look.channel_weights if memory == "channel" else look.spatial_weights  # (N, M) or (D, M)
@@ -283,7 +274,7 @@ def position_report(
     if memory == "channel":
         weights = table[token]
     else:
-        reader = int(look.gap[:, token].argmax()) if hidden == "most erroneous" else None
+        reader = int(look.gap[:, token].argmax()) if state.hidden == "most erroneous" else None
         weights = table.mean(0) if reader is None else table[reader]
     slots = np.argsort(-weights, kind="stable")[:SLOTS]
     effective = float(np.exp(-(weights * np.log(np.maximum(weights, 1e-12))).sum()))
@@ -294,10 +285,10 @@ def position_report(
 # --- pictures as arrays: quick enough for a slider
 
 
-def _ring(mask: np.ndarray, inner: int, outer: int) -> np.ndarray:
-    """The pixels of a mask (P, P) grown by `outer` that are not in it grown by `inner`."""
-    grown = [ndimage.binary_dilation(mask, iterations=k) if k else mask for k in (inner, outer)]
-    return grown[1] & ~grown[0]
+def _outline(canvas: np.ndarray, mask: np.ndarray, *lines: tuple[int, int]) -> None:
+    """Around a mask (P, P), each line (width, grey) over the one before."""
+    for width, grey in lines:
+        canvas[ndimage.binary_dilation(mask, iterations=width) & ~mask] = grey
 
 
 def _large(array: np.ndarray) -> np.ndarray:
@@ -305,48 +296,38 @@ def _large(array: np.ndarray) -> np.ndarray:
 
 
 def draw_heatmap(
-    image: np.ndarray,
-    anomaly_map: np.ndarray | None = None,
-    opacity: float = 0.6,
-    colour_map: str = "magma",
-    threshold: float | None = None,
-    truth: np.ndarray | None = None,
-    place: tuple[float, float] | None = None,
+    image: np.ndarray, anomaly_map: np.ndarray | None, truth: np.ndarray | None, state: State
 ) -> np.ndarray:
     """Photograph (S, S, 3) with its heatmap, marks and truth as a picture (SIDE, SIDE, 3) uint8.
 
-    The map (S, S) is drawn as an `overlay` with the colours from 0 to `TOP`. Hatched: where it reaches `threshold`.
-    Outlined in white and black: the `truth` (S, S). `place`: a ring at (row, column), both as shares 0 to 1.
+    The map (S, S) is drawn as an `overlay` with the colours from 0 to `TOP`. Hatched: where it reaches the threshold.
+    Outlined in white and black: the `truth` (S, S).
     """
     canvas = _large(np.asarray(image))
     if anomaly_map is not None:
         heat = _large(np.asarray(anomaly_map, np.float32))
-        canvas = overlay(canvas, heat, TOP, opacity=opacity, colour_map=colour_map)
-        if threshold is not None:
-            marked, stripe = heat >= threshold, np.add.outer(np.arange(SIDE), np.arange(SIDE)) % 14
-            dark = marked & (stripe >= 2) & (stripe < 4)
-            canvas[marked & (stripe < 2)] = 255
-            canvas[dark] = canvas[dark] * 0.55
-            canvas[_ring(marked, 0, 3)] = 0
-            canvas[_ring(marked, 0, 2)] = 255
-    if truth is not None and truth.any():
-        mask = _large(truth.astype(np.uint8) * 255) >= 128
-        canvas[_ring(mask, 0, 4)] = 255  # around it, so that a small defect stays in sight
-        canvas[_ring(mask, 1, 3)] = 0
-    if place is not None:
-        y, x = np.ogrid[:SIDE, :SIDE]
-        distance = np.hypot(y - place[0] * (SIDE - 1), x - place[1] * (SIDE - 1)) - SIDE / 28
-        canvas[np.abs(distance) < 3.5] = 0
-        canvas[np.abs(distance) < 1.8] = 255
+        canvas = overlay(canvas, heat, TOP, opacity=state.opacity, colour_map=state.colour_map)
+        marked, stripe = heat >= state.threshold, np.add.outer(np.arange(SIDE), np.arange(SIDE)) % 14
+        dark = marked & (stripe >= 2) & (stripe < 4)
+        canvas[marked & (stripe < 2)] = 255
+        canvas[dark] = canvas[dark] * 0.55
+        _outline(canvas, marked, (3, 0), (2, 255))
+    if truth is not None and truth.any():  # around it, so that a small defect stays in sight
+        _outline(canvas, _large(truth.astype(np.uint8) * 255) >= 128, (4, 255), (3, 0), (1, 255))
     return canvas
 
 
 def pane(session: Session, state: State, model: str | None = None, ring: bool = False) -> np.ndarray:
     """The photograph, or the heatmap of `model` on it, with the truth: (SIDE, SIDE, 3). `ring`: at the position."""
-    place = ((state.row + 0.5) / session.grid, (state.column + 0.5) / session.grid) if ring else None
     heat = None if model is None else session.anomaly_map(model, state.image, state.stage, state.error)
-    photo, truth = session.photo(state.image), session.truth(state.image)
-    return draw_heatmap(photo, heat, state.opacity, state.colour_map, state.threshold, truth, place)
+    canvas = draw_heatmap(session.photo(state.image), heat, session.truth(state.image), state)
+    if ring:
+        y, x = np.ogrid[:SIDE, :SIDE]
+        row, column = ((k + 0.5) / session.grid * (SIDE - 1) for k in (state.row, state.column))
+        distance = np.abs(np.hypot(y - row, x - column) - SIDE / 28)
+        canvas[distance < 3.5] = 0
+        canvas[distance < 1.8] = 255
+    return canvas
 
 
 # --- figures
@@ -362,8 +343,8 @@ def draw_report(figure: Figure | SubFigure, stage_channels: Mapping[int, int], r
         top.stairs(report.channels[a:b] / largest, np.arange(a, b + 1), fill=True, color=colours[k % 10])
     top.set_xticks(middles, [f"{stage}\n{share:.0%}" for stage, share in zip(stage_channels, report.shares)])
     top.set(xlim=(0, edges[-1]), ylim=(0, 1.05), yticks=[], ylabel="squared error")
-    top.set_xlabel("channels by stage, and the stage's share of the error")
-    top.set_title(f"error by channel, largest {largest:.3g}")
+    top.set(xlabel="channels by stage, and the stage's share of the error")
+    top.set(title=f"error by channel, largest {largest:.3g}")
     if report.where is None:
         left.set_axis_off()
         left.text(0, 0.5, f"This model has no {report.memory} memory.", fontsize=8.5, transform=left.transAxes)
@@ -371,16 +352,15 @@ def draw_report(figure: Figure | SubFigure, stage_channels: Mapping[int, int], r
         left.bar(range(len(report.slots)), report.weights / report.weights[0], color="0.35")
         left.axhline(1 / report.count / report.weights[0], color=colours[1], linestyle="--", linewidth=1.4)
         left.set_xticks(range(len(report.slots)), report.slots)
-        left.set(
-            xlim=(-0.6, SLOTS - 0.4), ylim=(0, 1.05), yticks=[], ylabel="weight", xlabel="slot; dashed: an even read"
-        )
+        left.set(xlim=(-0.6, SLOTS - 0.4), ylim=(0, 1.05), yticks=[])
         channel = report.memory == "channel"
         reader = "token's" if channel else "mean map's" if report.hidden is None else f"map {report.hidden}'s"
-        left.set_title(f"{reader} slots, top {report.weights[0]:.3f}")
+        title = f"{reader} slots, top {report.weights[0]:.3f}"
+        left.set(ylabel="weight", xlabel="slot; dashed: an even read", title=title)
         right, low, high = figure.add_subplot(grid[1, 1]), float(report.where.min()), float(report.where.max())
         right.imshow(report.where, cmap="viridis", vmin=0 if channel else low, vmax=high)
-        right.set(xticks=[], yticks=[], xlabel=f"{low:.2g} (dark) to {high:.2g}")
-        right.set_title(f"slot {report.slots[0]}: {'where read' if channel else 'its pattern'}")
+        title = f"slot {report.slots[0]}: {'where read' if channel else 'its pattern'}"
+        right.set(xticks=[], yticks=[], xlabel=f"{low:.2g} (dark) to {high:.2g}", title=title)
     for ax in figure.axes:
         ax.tick_params(length=0, labelsize=7.5)
         ax.spines[["top", "right"]].set_visible(False)
@@ -390,9 +370,8 @@ def draw_report(figure: Figure | SubFigure, stage_channels: Mapping[int, int], r
 
 def report_picture(stage_channels: Mapping[int, int], report: PositionReport) -> np.ndarray:
     """`draw_report` as a picture (height, width, 3) uint8."""
-    figure = Figure(figsize=(3.6, 3.4), dpi=120)
-    canvas = FigureCanvasAgg(figure)
-    draw_report(figure, stage_channels, report)
+    canvas = FigureCanvasAgg(Figure(figsize=(3.6, 3.4), dpi=120))
+    draw_report(canvas.figure, stage_channels, report)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -420,7 +399,8 @@ def explorer_figure(session: Session, **state: Any) -> Figure:
     scale.set(yticks=[], xlim=(0, TOP))
     scale.set_xlabel("score / the verdict's threshold", fontsize=8.5)
     marks = f"hatched: at or above {state.threshold:g}\noutline: truth; ring: row {state.row}, column {state.column}"
-    scale.set_title(f"{stage_name(session, state.stage)},\n{measure(state)}\n{marks}", fontsize=8.5, loc="left")
+    title = ",\n".join(shown(session, state))
+    scale.set_title(f"{title}\n{marks}", fontsize=8.5, loc="left")
     return fig
 
 
@@ -434,9 +414,9 @@ def stage_name(session: Session, stage: int | str) -> str:
     return f"stage {stage}, stride {2 ** (stage + 1)}, {session.stage_channels[stage]} channels"
 
 
-def measure(state: State) -> str:
-    """How the error that a state shows is measured, in words."""
-    return f"error {ERRORS[state.error if state.stage == 'all' else 'norm']}"
+def shown(session: Session, state: State) -> list[str]:
+    """In words: the stage that a state shows, and how its error is measured."""
+    return [stage_name(session, state.stage), f"error {ERRORS[state.error if state.stage == 'all' else 'norm']}"]
 
 
 def image_name(sample: Sample) -> str:
@@ -444,17 +424,13 @@ def image_name(sample: Sample) -> str:
     return f"{sample.defect} {sample.name.rsplit('/', 1)[-1].rsplit('.', 1)[0]}"
 
 
-def _share(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.2f}"
-
-
 def describe(session: Session, state: State) -> list[str]:
     """What the pictures show, in sentences with numbers: the image, then each model's map and its position."""
     sample, truth = session.samples[state.image], session.truth(state.image)
-    area = (
-        "" if truth is None else f", its truth {truth.mean():.1%} of the image" if truth.any() else ", a normal image"
-    )
-    lines = [f"{sample.category}, {image_name(sample)}{area}; {stage_name(session, state.stage)}, {measure(state)}."]
+    area = "" if truth is None else ", a normal image"
+    if truth is not None and truth.any():
+        area = f", its truth {truth.mean():.1%} of the image"
+    lines = [f"{sample.category}, {image_name(sample)}{area}; {', '.join(shown(session, state))}."]
     for model in state.models:
         heat = session.anomaly_map(model, state.image, state.stage, state.error)
         row, column = session.peak(model, state.image, state.stage, state.error)
@@ -462,8 +438,9 @@ def describe(session: Session, state: State) -> list[str]:
         text = f"{model}: {f'taken for {found}, ' if found != sample.category else ''}peak {heat.max():.2f} near "
         text += f"row {row}, column {column}; at {state.threshold:.2f} it marks {marked:.1%} of the image"
         if truth is not None:
-            m = pixel_metrics(heat, truth, state.threshold)
-            text += f": precision {_share(m.precision)}, recall {_share(m.recall)}, IoU {_share(m.iou)}"
+            numbers = pixel_metrics(heat, truth, state.threshold)[2:]
+            precision, recall, iou = ("not defined" if x is None else f"{x:.2f}" for x in numbers)
+            text += f": precision {precision}, recall {recall}, IoU {iou}"
         lines.append(f"{text}. {_describe_position(session, model, state)}")
     return lines
 

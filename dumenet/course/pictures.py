@@ -91,9 +91,9 @@ def picture_decoder(
     what = [fingerprint(dataset), to_dict(config)["data"], backbone.key, epochs, config.train.seed, PASTES, ALTERED]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     path = folders.runs / f"{dataset.name}-pictures-{digest}" / "decoder.pt"
-    try:
+    if path.exists():
         decoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception:  # none yet, or a damaged one: train
+    else:
         normal = [s for s in dataset.train if not s.label]  # a contaminated training set holds others
         samples = normal + altered(normal, config.features.image_size, config.train.seed)
         features = extract(samples, backbone, folders.cache, progress)

@@ -5,32 +5,27 @@ import hashlib
 import json
 import os
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tqdm.auto import tqdm
+import papermill
 
 from dumenet.config import Integer, config_from_dict
-from dumenet.errors import DumenetError, refused, shown, unknown
+from dumenet.course import PROFILES, lessons
+from dumenet.errors import DumenetError, refused, unknown
 from dumenet.results import machine, write_atomic, write_result
+from dumenet.sweep import sweep
 
-PROFILES = ("quick", "laptop", "paper")
 CELL_TIMEOUT = {"quick": 900, "laptop": 7200}  # seconds; a hanging cell ends its lesson, not the others
 MAKES_DATA, READS_ALL = "00", "10"  # the first lesson makes the data set; from 10 on, each reads all earlier results
 
 
 def reproduce(
-    profile: str = "quick",
-    only: list[str] | None = None,
-    parameters: dict[str, Any] | None = None,
-    home: Path = Path("."),
-    force: bool = False,
-    workers: int = 0,
-) -> int:
+    profile: str = "quick", only: list[str] | None = None, parameters: dict[str, Any] | None = None,
+    home: Path = Path("."), force: bool = False, workers: int = 0,
+) -> int:  # fmt: skip
     """Execute `notebooks/*.ipynb` into `build/notebooks/` and list what was made.
 
     Args:
@@ -45,7 +40,7 @@ def reproduce(
 
     Raises:
         DumenetError: no notebooks here, an unknown lesson, or a parameter that no lesson has or that is of another
-            type than the lesson's own value; a full disk; or a process was killed.
+            type than the lesson's own value; or a full disk.
     """
     home = Path(home).resolve()
     if workers < 0:
@@ -54,32 +49,27 @@ def reproduce(
     given = _given(chosen, {"profile": profile} | (parameters or {}))
     from_scratch = not only and workers < 2 and not (home / "build" / "runs").exists()
     started, failures = time.perf_counter(), []
-    pool = ProcessPoolExecutor(max(workers, 1), get_context("spawn"))  # it starts processes only when it gets work
-    with pool, tqdm(total=len(chosen), desc="lessons", unit="lesson") as bar:
-        for _, together in groupby(chosen, _turn):
-            due = []
-            for path in together:
-                if not force and _is_done(home, path, given[path]):
-                    tqdm.write(f"{path.stem}: unchanged, kept")
-                    bar.update()
-                else:
-                    due.append(path)
-            shared = workers > 1 and len(due) > 1
-            tasks = (due, [given[p] for p in due], [home] * len(due), [not shared] * len(due))
-            try:
-                for failure in pool.map(_run, *tasks) if shared else map(_run, *tasks):
-                    failures += [failure] if failure else []
-                    bar.update()
-            except BrokenExecutor:
-                raise DumenetError(
-                    "A process that ran lessons was killed, perhaps for want of memory: run the same command again, "
-                    "with fewer --workers; finished lessons are kept."
-                ) from None
-    if from_scratch:  # nothing was trained before: the times mean something
-        _note_times(home, chosen, profile)
-    _list_what_was_made(home, chosen, time.perf_counter() - started)
-    for failure in failures:  # at the end, where they are seen
-        print(failure)
+    for _, together in groupby(chosen, _turn):
+        due = {}
+        for path in together:
+            if not force and _is_done(home, path, given[path]):
+                print(f"{path.stem}: unchanged, kept")
+            else:
+                due[path.stem] = (home, path, given[path])
+        if workers > 1 and len(due) > 1:
+            ended = sweep(_run, {name: (*task, False) for name, task in due.items()}, min(workers, len(due)))
+            failures += [f"{name}: {ended[name]}" for name in due if ended[name]]
+        else:
+            failures += [f"{name}: {said}" for name, task in due.items() if (said := _run(*task))]
+    stamps = {path.stem: json.loads(s.read_text()) for path in chosen if (s := _stamp(home, path)).exists()}
+    if from_scratch:  # nothing was trained before: the times mean something, and go into notebooks/README.md
+        seconds = {name: stamp["seconds"] for name, stamp in stamps.items()}
+        record = {"name": f"lessons-{profile}", "profile": profile, "lessons": seconds, "machine": machine()}
+        write_result(home / "build" / f"lessons-{profile}.json", record)
+    print(f"\nLessons done in {time.perf_counter() - started:.0f} s. What was made, and where:")
+    for name, stamp in stamps.items():
+        print(f"  {name} ({stamp['seconds']} s)", *stamp["made"], sep="\n    ")
+    print(*failures, sep="\n", end="\n" if failures else "")  # at the end, where they are seen
     return 1 if failures else 0
 
 
@@ -89,14 +79,12 @@ def _turn(path: Path) -> str:
 
 
 def _choose(home: Path, only: list[str] | None) -> list[Path]:
-    lessons = sorted((home / "notebooks").glob("[0-9]*.ipynb"))
-    if not lessons:
-        raise DumenetError(f"No lessons in {home / 'notebooks'}: run this in a clone of the project.")
-    by_name = {p.stem: p for p in lessons} | {p.stem[:2]: p for p in lessons}
-    wanted = [str(name).zfill(2) for name in only or [p.stem for p in lessons]]
+    found = lessons(home)
+    by_name = {p.stem: p for p in found} | {p.stem[:2]: p for p in found}
+    wanted = [str(name).zfill(2) for name in only or [p.stem for p in found]]
     for name in wanted:
         if name not in by_name:
-            raise unknown("lesson", name, [p.stem for p in lessons])
+            raise unknown("lesson", name, [p.stem for p in found])
     return sorted({by_name[name] for name in wanted})
 
 
@@ -105,48 +93,36 @@ def _given(chosen: list[Path], wanted: dict[str, Any]) -> dict[Path, dict[str, A
     if wanted["profile"] not in PROFILES:
         raise unknown("profile", wanted["profile"], PROFILES)
     own = {path: _parameters(path) for path in chosen}
-    known = {name for group in own.values() for name in group}
+    known = {name for kinds in own.values() for name in kinds}
     for name in wanted:
         if name not in known:
             raise unknown("notebook parameter", name, sorted(known))
     where = "Notebook parameter {} of {}".format
     return {
-        path: {k: _typed(v, group[k], where(k, path.stem)) for k, v in wanted.items() if k in group}
-        for path, group in own.items()
+        path: {k: config_from_dict(v, kinds[k], where(k, path.stem)) for k, v in wanted.items() if k in kinds}
+        for path, kinds in own.items()
     }
 
 
 def _parameters(path: Path) -> dict[str, Any]:
-    """Name and value of what the cell tagged `parameters` assigns; the value is None where it is not a plain one."""
-    import papermill
-
+    """Name and type of what the cell tagged `parameters` assigns."""
     try:
         found = papermill.inspect_notebook(str(path))
-    except Exception as error:  # no JSON, no notebook, no kernel name
+        kinds = {name: _kind(ast.literal_eval(parameter["default"])) | None for name, parameter in found.items()}
+    except Exception as error:  # no JSON, no notebook, no kernel name, a parameter that is computed
         detail = " ".join(str(error).split())[:200].rstrip(".")
-        raise DumenetError(f"{path.name} is not a whole notebook with a Python kernel: {detail}.") from None
-    if not found:  # papermill would run the lesson without the values
+        message = f"{path.name} is not a whole notebook with a Python kernel and plain parameters: {detail}."
+        raise DumenetError(message) from None
+    if not kinds:  # papermill would run the lesson without the values
         raise DumenetError(f"{path.name} has no cell tagged 'parameters' that assigns a value: add the tag.")
-    return {name: _plain(parameter["default"]) for name, parameter in found.items()}
+    return kinds
 
 
-def _plain(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None
-
-
-def _typed(value: Any, default: Any, where: str) -> Any:
-    """`value` in the type of the lesson's own `default`, by the rules of a setting; None goes with any."""
-    if default is None or value is None:
-        return value
-    if isinstance(default, (list, tuple)):
-        kinds = {type(item) for item in default}
-        if not isinstance(value, (list, tuple)):
-            raise DumenetError(f"{where} must be a list, as {shown(default)} is, not {shown(value)}.")
-        return [_typed(item, default[0], where) if len(kinds) == 1 else item for item in value]
-    return config_from_dict(value, Integer if type(default) is int else type(default), where)
+def _kind(default: Any) -> Any:
+    if isinstance(default, list):
+        kinds = {_kind(item) for item in default}
+        return list[kinds.pop()] if len(kinds) == 1 else list
+    return Any if default is None else Integer if type(default) is int else type(default)
 
 
 def _stamp(home: Path, path: Path) -> Path:
@@ -155,12 +131,11 @@ def _stamp(home: Path, path: Path) -> Path:
 
 
 def _digest(home: Path, path: Path, parameters: dict[str, Any]) -> str:
-    """Changes with the lesson's cells, its parameters, the package's code and configurations, the exercises' checks,
-    and, for a lesson that reads all results, with any results file that neither it nor a later lesson made."""
+    """Changes with the lesson's cells, its parameters, the package's code and configurations, and, for a lesson that
+    reads all results, with any results file that neither it nor a later lesson made."""
     cells = [c["source"] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     digest = hashlib.sha256(json.dumps([cells, parameters], sort_keys=True, default=str).encode())
-    sources = sorted(p for p in (home / "dumenet").rglob("*") if p.suffix in (".py", ".yaml"))
-    for source in [*sources, *(home / "notebooks").glob("check.py")]:
+    for source in sorted(p for p in (home / "dumenet").rglob("*") if p.suffix in (".py", ".yaml")):
         digest.update(source.read_bytes())
     if (number := path.stem[:2]) >= READS_ALL:
         read = (p for p in (home / "data" / "results").glob("*.json") if not number <= p.name[:2] <= "99")
@@ -176,14 +151,12 @@ def _is_done(home: Path, path: Path, parameters: dict[str, Any]) -> bool:
     return stamp["digest"] == _digest(home, path, parameters) and all((home / name).exists() for name in stamp["made"])
 
 
-def _run(path: Path, parameters: dict[str, Any], home: Path, bar: bool) -> str | None:
+def _run(home: Path, path: Path, parameters: dict[str, Any], bar: bool = True) -> str | None:
     """Run one lesson, in whatever process; None, or a sentence that says what went wrong.
 
     Raises:
         DumenetError: the disk refuses; then it would refuse the other lessons too.
     """
-    import papermill
-
     out, stamp = home / "build" / "notebooks" / path.name, _stamp(home, path)
     number, digest, start = path.stem[:2], _digest(home, path, parameters), time.perf_counter()
     try:
@@ -194,15 +167,15 @@ def _run(path: Path, parameters: dict[str, Any], home: Path, bar: bool) -> str |
             papermill.execute_notebook(
                 path, out, parameters, cwd=path.parent, kernel_name="python3",
                 execution_timeout=CELL_TIMEOUT.get(parameters.get("profile")),
-                progress_bar={"desc": path.stem, "leave": False} if bar else False,
+                progress_bar={"desc": path.stem} if bar else False,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         last = f"{error.ename}: {' '.join(error.evalue.split())}"
-        return f"{path.name}: cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"
+        return f"cell {error.exec_count} failed: {last}; see {out.relative_to(home)}"
     except Exception as error:  # a dead kernel or a time-out ends this lesson, not the others
         if isinstance(error, OSError) and error.errno:
             raise refused(f"execute {path.name}", error, "finished lessons are kept") from error
-        return f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     made = sorted(name for name, changed in _files(home, number).items() if before.get(name) != changed)
     seconds = round(time.perf_counter() - start, 1)
     write_atomic(stamp, json.dumps({"digest": digest, "seconds": seconds, "made": made}).encode())
@@ -214,21 +187,3 @@ def _files(home: Path, number: str) -> dict[str, int]:
     folders = (home / "figures", home / "data" / "results", home / "build" / "notebooks")
     files = [p for folder in folders for p in folder.glob("[!.]*") if p.name[:2] == number or not p.name[:2].isdigit()]
     return {p.relative_to(home).as_posix(): p.stat().st_mtime_ns for p in files}
-
-
-def _note_times(home: Path, chosen: list[Path], profile: str) -> None:
-    """Seconds of each finished lesson, run from scratch, for the table in `notebooks/README.md`."""
-    stamps = {path.stem: _stamp(home, path) for path in chosen}
-    seconds = {name: json.loads(stamp.read_text())["seconds"] for name, stamp in stamps.items() if stamp.exists()}
-    record = {"name": f"lessons-{profile}", "profile": profile, "lessons": seconds, "machine": machine()}
-    write_result(home / "build" / f"lessons-{profile}.json", record)
-
-
-def _list_what_was_made(home: Path, chosen: list[Path], seconds: float) -> None:
-    print(f"\nLessons done in {seconds:.0f} s. What was made, and where:")
-    for path in chosen:
-        if (stamp := _stamp(home, path)).exists():
-            made = json.loads(stamp.read_text())
-            print(f"  {path.stem} ({made['seconds']} s)")
-            for name in made["made"]:
-                print(f"    {name}")

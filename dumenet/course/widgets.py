@@ -2,8 +2,7 @@
 
 import html
 import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import anywidget
@@ -16,11 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dumenet.course.explorer import (
-    COLOUR_MAPS,
     ERRORS,
-    HIDDEN,
-    MEMORIES,
-    NOBODY,
     TOP,
     Session,
     State,
@@ -35,7 +30,6 @@ from dumenet.errors import DumenetError
 from dumenet.plots import as_uint8
 
 __all__ = ["Explorer", "Picture", "explorer", "explorer_figure", "live"]
-
 
 SCALE = """<div style="display: flex; align-items: center; gap: 10px; line-height: 1.3; flex-wrap: wrap">
 <span>score 0</span>
@@ -140,28 +134,25 @@ def _png(array: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def _controls(data_sets: list[str]) -> dict[str, ipywidgets.Widget]:
-    """The explorer's controls by name, in three groups of names; `Explorer._fill` offers what a data set allows."""
-    wide = {"style": {"description_width": "6.5em"}, "layout": {"width": "auto"}}
-    choice = partial(ipywidgets.Dropdown, **wide)
-    number = partial(ipywidgets.FloatSlider, min=0, readout_format=".2f", **wide)
-    whole = partial(ipywidgets.IntSlider, min=0, max=1, **wide)
-    return {
-        "data": choice(description="data set", options=data_sets, value=data_sets[0]),
-        "category": choice(description="category"),
-        "image": choice(description="image"),
-        "model": choice(description="model"),
-        "other": choice(description="beside it"),
-        "stage": choice(description="stage"),
-        "error": choice(description="error", options=[(words, error) for error, words in ERRORS.items()]),
-        "threshold": number(description="threshold", value=1, max=3, step=0.02),
-        "opacity": number(description="opacity", value=0.6, max=1, step=0.05),
-        "colour_map": choice(description="colour map", options=COLOUR_MAPS),
-        "row": whole(description="row"),
-        "column": whole(description="column"),
-        "memory": choice(description="memory", options=MEMORIES),
-        "hidden": choice(description="hidden map", options=HIDDEN),
-    }
+GROUPS = (  # the explorer's controls: of data and models, of the map, of the position
+    ("data", "category", "image", "model", "other"),
+    ("stage", "error", "threshold", "opacity", "colour_map"),
+    ("row", "column", "memory", "hidden"),
+)
+LABELS = {"data": "data set", "other": "beside it", "colour_map": "colour map", "hidden": "hidden map"}
+ROWS = ("map", "decoded", "report")
+
+
+def _control(name: str) -> ipywidgets.Widget:
+    """One of the explorer's controls; what it may be is filled in by `Explorer._offer`."""
+    style = {"style": {"description_width": "6.5em"}, "layout": {"width": "auto"}}
+    style["description"] = LABELS.get(name, name)
+    if name in ("row", "column"):
+        return ipywidgets.IntSlider(min=0, max=1, **style)
+    if name in ("threshold", "opacity"):
+        value, top, step = (1, 3, 0.02) if name == "threshold" else (0.6, 1, 0.05)
+        return ipywidgets.FloatSlider(value, min=0, max=top, step=step, readout_format=".2f", **style)
+    return ipywidgets.Dropdown(**style)
 
 
 class Explorer(ipywidgets.VBox):
@@ -175,14 +166,12 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
         self.sessions, self._quiet, self._drawn = dict(sessions), False, {}
-        self.controls = _controls(list(self.sessions))
+        self.controls = {name: _control(name) for group in GROUPS for name in group}
+        self.controls["data"].options = list(self.sessions)
+        self.controls["data"].value = next(iter(self.sessions))
         self.status, self.scale = ipywidgets.HTML(), ipywidgets.HTML()
         self.captions = {(c, r): ipywidgets.HTML() for c in range(3) for r in ("map", "decoded")}
-        rows = ("map", "decoded", "report")
-        self.pictures = {(c, r): Picture() for c in range(3) for r in rows if (c, r) != (0, "report")}
-        every, ends = list(self.controls.values()), (0, 5, 10, 14)  # data and models, map, position
-        groups = [ipywidgets.VBox(every[a:b], layout={"overflow": "hidden"}) for a, b in zip(ends, ends[1:])]
-        columns = {"grid_template_columns": "repeat(auto-fit, minmax(260px, 1fr))", "grid_gap": "4px 20px"}
+        self.pictures = {(c, r): Picture() for c in range(3) for r in ROWS if (c, r) != (0, "report")}
         self._cells = [
             [self.captions[c, "map"], self.pictures[c, "map"], self.pictures[c, "report"] if c else self.status,
              self.captions[c, "decoded"], self.pictures[c, "decoded"]]
@@ -190,17 +179,17 @@ class Explorer(ipywidgets.VBox):
         ]  # fmt: skip
         for cell in sum(self._cells, []):
             cell.layout.min_width = "0"
+        groups = [ipywidgets.VBox([self.controls[n] for n in g], layout={"overflow": "hidden"}) for g in GROUPS]
+        columns = {"grid_template_columns": "repeat(auto-fit, minmax(260px, 1fr))", "grid_gap": "4px 20px"}
         together = {"grid_gap": "4px 14px", "align_items": "flex-start", "overflow": "hidden"}
-        self._board = ipywidgets.GridBox(layout=together)
-        panel = ipywidgets.GridBox(groups, layout=columns)
+        panel, self._board = ipywidgets.GridBox(groups, layout=columns), ipywidgets.GridBox(layout=together)
         super().__init__([panel, self.scale, self._board], layout={"max_width": "1240px", "grid_gap": "6px"})
         self.add_class("dumenet-explorer")
-        self._fill()
+        self._moved("data")
         for name, control in self.controls.items():
             control.observe(lambda _change, name=name: self._moved(name), "value")
         for column in range(3):
-            self.pictures[column, "map"].observe(self._clicked, "place")
-        self._draw()
+            self.pictures[column, "map"].observe(lambda change: self._moved("place", change["new"]), "place")
 
     @property
     def session(self) -> Session:
@@ -213,58 +202,42 @@ class Explorer(ipywidgets.VBox):
         values = {k: c.value for k, c in self.controls.items() if k not in ("data", "category")}
         return self.session.state(**values)
 
-    @contextmanager
-    def _silent(self) -> Iterator[None]:
-        """Nothing is drawn for what changes inside."""
-        before, self._quiet = self._quiet, True
+    def _moved(self, name: str, place: list[int] | None = None) -> None:
+        """Bring the other controls in line with the one that moved, and draw; their own moves are not answered."""
+        if self._quiet:
+            return
+        self._quiet = True
         try:
-            yield
+            if name == "data":
+                self._offer(set(self.session.choices()) - {"image"})
+                for column in range(3):
+                    self.pictures[column, "map"].grid = self.session.grid
+            if name in ("data", "category"):
+                self._offer({"image"})
+            if name in ("data", "category", "image"):
+                shown = (self.controls[key].value for key in ("model", "image", "stage", "error"))
+                place = self.session.peak(*shown)
+            if place is not None:
+                self.controls["row"].value, self.controls["column"].value = place
+            self._draw()
         finally:
-            self._quiet = before
+            self._quiet = False
 
-    def _offer(self, name: str, options: list) -> None:
-        """New choices for a control, keeping its value where it still is one."""
-        control, values = self.controls[name], [o[1] if isinstance(o, tuple) else o for o in options]
-        old = control.value
-        control.options = options
-        control.value = old if old in values else values[0]
-
-    def _fill(self) -> None:
-        """The choices that the data set allows."""
-        session, models = self.session, list(self.session.outcomes)
-        with self._silent():
-            self._offer("category", session.categories)
-            self._offer("model", models)
-            self._offer("other", [NOBODY, *models])
-            self._offer("stage", [(stage_name(session, s), s) for s in ("all", *session.stage_channels)])
-            self.controls["row"].max = self.controls["column"].max = session.grid - 1
-        for column in range(3):
-            self.pictures[column, "map"].grid = session.grid
-        self._fill_images()
-
-    def _fill_images(self) -> None:
-        images = self.session.images(self.controls["category"].value)
-        with self._silent():
-            self._offer("image", [(image_name(self.session.samples[i]), i) for i in images])
-        self._to_peak()
-
-    def _to_peak(self) -> None:
-        shown = (self.controls[name].value for name in ("model", "image", "stage", "error"))
-        self._place(*self.session.peak(*shown))
-
-    def _place(self, row: int, column: int) -> None:
-        with self._silent():
-            self.controls["row"].value, self.controls["column"].value = row, column
-
-    def _moved(self, name: str) -> None:
-        if not self._quiet:
-            {"data": self._fill, "category": self._fill_images, "image": self._to_peak}.get(name, lambda: None)()
-            self._draw()
-
-    def _clicked(self, change: dict) -> None:
-        if not self._quiet:
-            self._place(*change["new"])
-            self._draw()
+    def _offer(self, names: set[str]) -> None:
+        """What the data set allows for these controls; a value that is still one of it stays."""
+        session = self.session
+        words = {
+            "image": lambda name: image_name(session.samples[name]), "error": ERRORS.get,
+            "stage": lambda stage: stage_name(session, stage),
+        }  # fmt: skip
+        for name in names:
+            control, values, old = self.controls[name], session.choices()[name], self.controls[name].value
+            if name in ("row", "column"):
+                control.max = values[-1]
+            else:
+                values = session.images(self.controls["category"].value) if name == "image" else values
+                control.options = [(words.get(name, str)(value), value) for value in values]
+                control.value = old if old in values else values[0]
 
     def _paint(self, column: int, row: str, key: tuple, draw: Callable[[], np.ndarray | None]) -> None:
         """Redraw one picture if what it depends on has changed."""
@@ -281,26 +254,27 @@ class Explorer(ipywidgets.VBox):
             self._board.layout.grid_template_columns = f"repeat({width}, minmax(0, 400px))"
             self._board.children = [cell for row in zip(*self._cells[:width]) for cell in row]
         image = (self.controls["data"].value, state.image)
-        self._paint(0, "map", image, partial(pane, session, state))
+        self._paint(0, "map", image, lambda: pane(session, state))
         self._paint(0, "decoded", image, lambda: session.decoded(state.image))
-        heat = (state.stage, state.error, state.colour_map, state.opacity, state.threshold)
-        place = (state.row, state.column, state.memory, state.hidden)
+        draw = {  # row: what it depends on besides image and model, and how it is drawn for a model
+            "map": (
+                (state.stage, state.error, state.colour_map, state.opacity, state.threshold),
+                lambda model: pane(session, state, model),
+            ),
+            "decoded": ((), lambda model: session.look(model, state.image).rebuilt),
+            "report": (
+                (state.row, state.column, state.memory, state.hidden),
+                lambda model: report_picture(session.stage_channels, session.report(model, state)),
+            ),
+        }
         for column, model in enumerate(models, 1):
-            self._paint(column, "map", (*image, model, *heat), partial(pane, session, state, model))
-            self._paint(
-                column, "decoded", (*image, model), lambda model=model: session.look(model, state.image).rebuilt
-            )
-            report = partial(session.report, model, state)
-            self._paint(
-                column, "report", (*image, model, *place),
-                lambda report=report: report_picture(session.stage_channels, report()),
-            )  # fmt: skip
-        self._caption(state, models)
-        with self._silent():
-            for column in range(3):
-                self.pictures[column, "map"].place = [state.row, state.column]
+            for row, (key, drawn) in draw.items():
+                self._paint(column, row, (*image, model, *key), partial(drawn, model))
+        self._describe(state, models)
+        for column in range(3):
+            self.pictures[column, "map"].place = [state.row, state.column]
 
-    def _caption(self, state: State, models: list[str]) -> None:
+    def _describe(self, state: State, models: list[str]) -> None:
         """Captions, text alternatives, colour scale and status line."""
         words = describe(self.session, state)
         decoded = self.session.decoded(state.image) is not None
@@ -314,13 +288,11 @@ class Explorer(ipywidgets.VBox):
             self.pictures[column, "decoded"].alt = f"Picture decoded {source}, {words[0]}"
             if column:
                 self.pictures[column, "report"].alt = f"Error by channel and memory slots read. {words[column]}"
-        steps = matplotlib.colormaps[state.colour_map](np.linspace(0, 1, 12))
-        self.scale.value = SCALE.format(
-            colours=", ".join(map(matplotlib.colors.to_hex, steps)),
-            at=min(100 * state.threshold / TOP, 100),
-            top=TOP,
-            threshold=state.threshold,
+        colours = ", ".join(
+            map(matplotlib.colors.to_hex, matplotlib.colormaps[state.colour_map](np.linspace(0, 1, 12)))
         )
+        at = min(100 * state.threshold / TOP, 100)
+        self.scale.value = SCALE.format(colours=colours, at=at, top=TOP, threshold=state.threshold)
         lines = "".join(f"<p style='margin: 0 0 0.6em'>{html.escape(line)}</p>" for line in words)
         self.status.value = (
             f"<div class='dumenet-status' role='status' aria-live='polite' style='line-height: 1.4'>{lines}</div>"

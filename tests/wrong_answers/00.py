@@ -20,7 +20,6 @@ WRONG = {
         ("a tie counts one half, not one", lambda y, s: pairs(y, s, tie=1).mean()),
         ("the *normal* image scores higher", lambda y, s: pairs(1 - y, s).mean()),
         ("divide it by the number of pairs", lambda y, s: pairs(y, s).sum()),
-        ("one number is wanted", lambda y, s: pairs(y, s).mean(1)),
     ],
     "00_2": [
         ("leaves the two shares", accuracy),

@@ -20,7 +20,6 @@ WRONG = {
     "03_1": [
         ("too short by sqrt(2)", lambda read: torch.log(read / (1 - read.sum()))),
         ("divide each weight by the third one", lambda read: 2**0.5 * torch.log(read)),
-        ("of shape (2,) is wanted, not", lambda read: torch.log(torch.cat([read, 1 - read.sum(0, keepdim=True)]))),
         ("is right, not", lambda read: read * 3),
     ],
     "03_2": [
@@ -29,7 +28,5 @@ WRONG = {
         ("sum to 1 over the slots", afterwards),
         ("the reads are not the weights times the values", of_keys),
         ("do not divide", lambda q, k, v, factor: reread(q, k, v, 1 / factor)),
-        ("of shape (2, 3, 4) is wanted, not a torch tensor of shape (2, 3, 5)", lambda *g: reread(*g)[::-1]),
-        ("a tuple of 2 is wanted", lambda *given: reread(*given)[0]),
     ],
 }

@@ -12,11 +12,6 @@ def own(categories, thresholds, other="all"):
     return np.array([thresholds.get(c, thresholds.get(other, 1.0)) for c in categories])
 
 
-def in_place(scores, categories, thresholds):
-    scores /= own(categories, thresholds)
-    return scores
-
-
 WRONG = {
     "07_1": [
         ("touch at a corner", lambda *given: overlap(*given, structure=None)),
@@ -25,8 +20,6 @@ WRONG = {
         ("one vote", lambda mask, m, t: float((m[mask == 1] >= t).mean()) if mask.any() else None),
         ("not their sum", lambda *given: overlap(*given, of=np.sum)),
         ("is right, not", lambda mask, m, t: float((m >= t).mean())),
-        ("one number is wanted", lambda mask, m, t: [float((m[mask == 1] >= t).mean())] * 2),
-        ("is right, not", lambda mask, m, t: 1.0),
     ],
     "07_2": [
         ("use the category's own", lambda s, c, t: s / t["all"]),
@@ -34,8 +27,6 @@ WRONG = {
         ("larger means less anomalous", lambda s, c, t: own(c, t) / s),
         ("the one named 'all'", lambda s, c, t: s / own(c, t, other="none")),
         ("the one named 'all'", lambda s, c, t: s / own(c, t, other="cap")),
-        ("of shape (4,) is wanted", lambda s, c, t: (s / t["all"])[:1]),
-        ("changed in place", in_place),
         ("is right, not", lambda s, c, t: s),
     ],
 }

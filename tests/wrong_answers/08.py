@@ -1,18 +1,12 @@
 import numpy as np
 
 
-def distances(known, asked, norm=2):
-    return np.linalg.norm(asked[:, None] - known[None], norm, axis=-1)
+def distances(known, asked):
+    return np.linalg.norm(asked[:, None] - known[None], axis=-1)
 
 
-def ordered(known, asked, **options):
-    return np.sort(distances(known, asked, **options), 1)
-
-
-def in_place(a):
-    honest = a.mean()
-    a[a < 0.5] = 1 - a[a < 0.5]
-    return honest, a.mean()
+def ordered(known, asked):
+    return np.sort(distances(known, asked), 1)
 
 
 WRONG = {
@@ -24,10 +18,6 @@ WRONG = {
         ("not the largest", lambda k, a, n: ordered(k, a)[:, -n:].mean(1)),
         ("sum over the channels", lambda k, a, n: (ordered(k, a) / k.shape[1] ** 0.5)[:, :n].mean(1)),
         ("is right, not", lambda k, a, n: ordered(k, a)[:, 1 : n + 1].mean(1)),
-        ("is right, not", lambda k, a, n: ordered(k, a, norm=1)[:, :n].mean(1)),
-        ("of shape (4,) is wanted, not a numpy array of shape (6,)", lambda k, a, n: ordered(a, k)[:, :n].mean(1)),
-        ("of shape (4,) is wanted", lambda k, a, n: np.sort(distances(k, a), 0)[:n].mean(0)),
-        ("of shape (4,) is wanted", lambda k, a, n: ordered(k, a)[:, :n]),
     ],
     "08_2": [
         ("not the mean of them", lambda a: (a.mean(), max(a.mean(), 1 - a.mean()))),
@@ -35,9 +25,5 @@ WRONG = {
         ("only the values below one half", lambda a: (a.mean(), (1 - a).mean())),
         ("these are sums", lambda a: (a.sum(), np.maximum(a, 1 - a).sum())),
         ("is right, not", lambda a: (a.mean(), np.maximum(a, 0.5).mean())),
-        ("is right, not", lambda a: (np.median(a), np.maximum(a, 1 - a).mean())),
-        ("one number is wanted", lambda a: (a.mean(), np.maximum(a, 1 - a))),
-        ("a tuple of 2 is wanted", lambda a: np.maximum(a, 1 - a).mean()),
-        ("changed in place", in_place),
     ],
 }

@@ -22,7 +22,6 @@ WRONG = {
         ("leaves 2.5 % on each side", lambda d, n: half(d, n, level=0.95)),
         ("not the whole width", lambda d, n: 2 * half(d, n)),
         ("is right, not", lambda d, n: half(d, n, freedom=0)),
-        ("one number is wanted", lambda d, n: d * 0),
     ],
     "09_2": [
         ("Bonferroni", lambda p: np.minimum(p * len(p), 1)),
@@ -30,7 +29,5 @@ WRONG = {
         ("above 1", lambda p: holm(p, cap=9)),
         ("running maximum", lambda p: holm(p, monotone=False)),
         ("is right, not", lambda p: holm(p, up=True)),
-        ("is right, not", lambda p: p.copy()),
-        ("of shape (3,) is wanted, not one number", lambda p: float(p.min())),
     ],
 }

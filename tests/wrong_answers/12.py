@@ -16,13 +16,11 @@ WRONG = {
         ("is possible", lambda m, mask: float(np.quantile(m, 1 - mask.mean()))),
         ("is possible", lambda m, mask: float(m[mask].min())),
         ("is possible", lambda m, mask: max(m.ravel(), key=lambda t: mask[m >= t].mean())),
-        ("one number is wanted", lambda m, mask: np.array([iou(m, t, mask) for t in m.ravel()])),
     ],
     "12_2": [
         ("not its root", lambda d, channels: shares(d, channels, lambda p: np.sqrt((p**2).sum(0)))),
         ("do not take the mean", lambda d, channels: shares(d, channels, lambda p: (p**2).mean(0))),
         ("its absolute value", lambda d, channels: shares(d, channels, lambda p: np.abs(p).sum(0))),
         ("sum to 1 over the stages", lambda d, channels: shares(d, channels, lambda p: (p**2).sum(0), (1, 2))),
-        ("of shape (2, 4, 5) is wanted", lambda d, channels: shares(d, channels, lambda p: (p**2).sum((1, 2)).sum())),
     ],
 }
