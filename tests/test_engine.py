@@ -74,13 +74,11 @@ def test_features_of_an_engine_are_torchs_and_cached_apart(tiny, samples, tmp_pa
     assert torch.equal(rows(extract(samples, Backbone(backbone.config), tmp_path, progress=False)), rows(found))
 
 
-@pytest.mark.parametrize(("absent", "runtime"), [("onnx", "onnx"), ("onnxscript", "openvino")])
-def test_without_the_packages_a_sentence_says_what_to_install(tiny, samples, tmp_path, monkeypatch, absent, runtime):
+def test_without_the_packages_a_sentence_says_what_to_install(tiny, samples, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", sys.modules.get("onnx") or nn)  # there, whatever this machine has
-    monkeypatch.setitem(sys.modules, absent, None)
-    backbone = Backbone(tiny(features__runtime=runtime).features)
-    with pytest.raises(DumenetError, match=rf"needs the package {absent}, .* pip install -e '.\[fast\]'"):
-        extract(samples, backbone, tmp_path, progress=False)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(DumenetError, match=r"needs the package onnxscript, .* pip install -e '.\[fast\]'"):
+        extract(samples, Backbone(tiny(features__runtime="openvino").features), tmp_path, progress=False)
 
 
 # --- reading ahead
@@ -126,7 +124,7 @@ def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
     images.setflags(write=False)  # as Pillow's are
     torchs, found = load(checkpoint), load(exported, runtime)
     assert found.size == torchs.size == 64 and found.thresholds == torchs.thresholds
-    assert found.categories == torchs.categories == ["bolt", "felt"]
+    assert found.categories == torchs.categories == ["bolt", "felt"] and found.normal == torchs.normal
     for given in (-1, 1):  # found, and given
         asked = np.full(5, given)
         maps, scores, categories = torchs.run(images, asked)
@@ -158,7 +156,7 @@ def test_the_export_takes_another_error(checkpoint, monkeypatch):
 
 
 @fast
-def test_a_graph_takes_any_batch_elsewhere_too_and_says_what_it_is(exported):
+def test_a_graph_takes_any_batch_elsewhere_too(exported):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
@@ -166,7 +164,6 @@ def test_a_graph_takes_any_batch_elsewhere_too_and_says_what_it_is(exported):
         inputs = {"images": np.zeros((n, 64, 64, 3), np.uint8), "category": np.full(n, -1)}
         maps, scores = session.run(["maps", "scores"], inputs)
         assert maps.shape == (n, 64, 64) and np.allclose(scores, image_score(maps, "max"), rtol=1e-4)
-    assert engine.read(exported)[1]["categories"] == ["bolt", "felt"]
 
 
 class Pixels(nn.Module):
@@ -253,29 +250,6 @@ def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported,
         assert found.score == pytest.approx(expected.score, rel=1e-3)
 
 
-@pytest.mark.parametrize("together", [1, 3])
-def test_an_unreadable_image_stands_in_its_place(tmp_path, monkeypatch, together):
-    """Whatever number of images is computed at once, and beside overlays of each."""
-    for i in range(5):
-        write(tmp_path / "images" / f"{i}.png", np.full((20, 20, 3), 40 * i, np.uint8))
-    (tmp_path / "images" / "2.png").write_bytes(b"none")
-    sizes = []
-
-    def brightness(images, category):
-        sizes.append(len(images))
-        return images[..., 0].astype(np.float32), images[:, 0, 0, 0].astype(float), category
-
-    detector = Detector(features__image_size=32)
-    detector.thresholds, detector.compute, detector.batch = {"all": 100.0}, brightness, together
-    monkeypatch.setattr("dumenet.predict.load", lambda *a: detector)
-    rows = predict(tmp_path / "none.pt", tmp_path / "images", tmp_path / "out")
-    assert [r.name for r in rows] == [f"{i}.png" for i in range(5)]
-    assert [r.score for r in rows if not r.problem] == [0, 40, 120, 160] and sum(sizes) == 4
-    assert [r.verdict for r in rows] == ["normal", "normal", "unreadable", "anomalous", "anomalous"]
-    assert "2.png is empty, cut short" in rows[2].problem
-    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"{i}.png.heatmap.png" for i in (0, 1, 3, 4)]
-
-
 def test_a_heatmap_stands_beside_its_image_and_the_threshold_in_the_middle_of_its_colours(tmp_path, monkeypatch):
     name, image = "\u00e9\u4e2d" + 100 * "x" + ".png", np.full((112, 112, 3), (200, 100, 0), np.uint8)
     maps = np.zeros((1, 112, 112))
@@ -312,4 +286,3 @@ def test_what_an_engine_cannot_run_says_so(runtime):
         DumenetError, match=f"{engine.ENGINES[runtime][0]} cannot run this graph .*: install a newer one"
     ):
         Engine(b"no graph", runtime)(images=np.zeros((1, 8, 8, 3), np.uint8))
-
