@@ -168,6 +168,8 @@ def test_categories_mean_and_pooled():
         assert found["mean"]["count"][key] == 2
     # The shift is invisible inside each category, and harms the common threshold.
     assert found["pooled"]["pixel_auroc"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()))
+    one = evaluate(masks, maps, ["a"] * 12)
+    assert one["pooled"] == one["per_category"]["a"] == found["pooled"]
     maps[6:] -= 5
     unshifted = evaluate(masks, maps, names)
     assert unshifted["mean"]["pro"] == pytest.approx(found["mean"]["pro"], abs=1e-4)
@@ -187,22 +189,17 @@ def test_category_without_anomalies_and_without_masks():
     assert no_masks["mean"]["pixel_auroc"] is None and no_masks["mean"]["count"]["pixel_auroc"] == 0
 
 
-def test_memory_map_and_list_of_maps(tmp_path):
+def test_numbers_do_not_depend_on_how_maps_are_held_or_cut_into_blocks(tmp_path, monkeypatch):
     masks, maps, names = two_categories()
+    maps = np.round(maps, 1)  # with ties across blocks
     expected = evaluate(masks, maps, names)
     np.save(tmp_path / "maps.npy", maps)
     mapped = np.load(tmp_path / "maps.npy", mmap_mode="r")
     labels, scores = masks.any(axis=(1, 2)), image_score(mapped)
     assert evaluate_scores(labels, scores, names, list(masks), mapped) == expected
     assert evaluate_scores(labels, scores, names, masks.astype(np.uint8) * 255, list(maps)) == expected
-
-
-def test_blocks_of_images_change_nothing(monkeypatch):
-    masks, maps, names = two_categories()
-    maps = np.round(maps, 1)  # with ties across blocks
-    whole = evaluate(masks, maps, names)
     monkeypatch.setattr("dumenet.metrics.BLOCK", 5)
-    assert evaluate(masks, maps, names) == whole
+    assert evaluate(masks, maps, names) == expected
 
 
 # The interval
@@ -227,9 +224,3 @@ def test_interval_equals_a_plain_bootstrap():
         draws.append((s[30:, None] > s[:30]).mean() + (s[30:, None] == s[:30]).mean() / 2)
     expected = np.percentile(draws, [2.5, 97.5])
     np.testing.assert_allclose(auroc_interval(labels, scores, 3000), expected, atol=0.01)
-
-
-def test_of_one_category_the_pooled_numbers_are_its_own_and_those_of_the_same_images_in_two():
-    masks, maps, names = two_categories()
-    one, two = evaluate(masks, maps, ["a"] * 12), evaluate(masks, maps, names)
-    assert one["pooled"] == one["per_category"]["a"] == two["pooled"]

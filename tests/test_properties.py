@@ -131,7 +131,7 @@ PLAIN = st.recursive(
 FIELDS = [(section, key) for section, group in to_dict(Config()).items() for key in group]
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(st.sampled_from(FIELDS), PLAIN)
 def test_any_value_of_any_setting(field, value):
     section, key = field
@@ -143,7 +143,7 @@ LINE = {"filename": "a.png", "label": 1, "label_name": "hole", "clsname": "nut",
 CHANGE = st.dictionaries(st.sampled_from(list(LINE)), st.one_of(st.sampled_from(["", "..", "b.png", 0]), PLAIN))
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(st.one_of(CHANGE.map(lambda change: LINE | change), PLAIN))
 def test_index_reader_meets_any_line(tmp_path, line):
     for name in ("a.png", "m.png"):

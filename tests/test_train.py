@@ -58,19 +58,6 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_images_however_they_are_batch
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_trains_a_fixed_number_of_epochs(go):
-    seen = []
-    trained = go(train__epochs=3, on_epoch=lambda epoch, model: seen.append((epoch, model.training)))
-    assert seen == [(0, False), (1, False), (2, False)]
-    assert len(trained.history["loss"]) == len(trained.history["lr"]) == 3
-    assert not trained.model.training
-
-
-def test_the_loss_falls(go):
-    loss = go(train__epochs=12, train__lr=0.01, model__jitter=0.0).history["loss"]
-    assert loss[-1] < 0.9 * loss[0]
-
-
 def test_a_standardised_target_takes_the_training_sets_statistics(go, make_features):
     mean, std = make_features().channel_statistics()
     standardise = go().model.standardise
@@ -97,8 +84,9 @@ def test_gradients_are_clipped(go, monkeypatch):
     assert len(norms) == 3 and all(c == 1e-3 and n > 1e-3 for _, n, c in norms)
 
 
-def rates(config):
+def rates(tiny, **settings):
     """Learning rate of each of 10 epochs of 10 steps, and after the last."""
+    config = tiny(train__epochs=10, train__lr=0.01, **settings).train
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], config.lr)
     schedule = make_schedule(optimizer, config, 10, 100)
     lr = schedule.get_last_lr()
@@ -109,18 +97,15 @@ def rates(config):
     return lr
 
 
-def test_onecycle_and_stable_climb_and_fall_over_the_whole_run(tiny):
-    lr = rates(tiny(train__epochs=10, train__lr=0.01, train__schedule="onecycle").train)
+def test_the_schedules_over_a_whole_run(tiny):
+    lr = rates(tiny, train__schedule="onecycle")
     assert lr[0] == pytest.approx(0.01 / 25) and max(lr) == pytest.approx(0.01) and lr[99] < 0.01 / 10_000
     assert lr.index(max(lr)) == 9  # a tenth of the steps
-    lr = rates(tiny(train__epochs=10, train__lr=0.01, train__schedule="stable").train)
+    lr = rates(tiny, train__schedule="stable")
     assert lr[:10] == pytest.approx([0.001 * k for k in range(1, 11)]) and lr[9:81] == pytest.approx([0.01] * 72)
     assert lr[80:] == pytest.approx([0.0005 * k for k in range(20, -1, -1)])
-
-
-def test_step_divides_by_ten(go):
-    trained = go(train__schedule="step", train__step_epoch=2, train__epochs=5, train__lr=0.01)
-    assert trained.history["lr"] == pytest.approx([0.01, 0.001, 0.001, 0.0001, 0.0001])  # at each epoch's end
+    lr = rates(tiny, train__schedule="step", train__step_epoch=4)
+    assert lr == pytest.approx([0.01] * 40 + [0.001] * 40 + [0.0001] * 21)
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "stable"])
@@ -147,8 +132,10 @@ def test_a_budget_in_steps_does_not_depend_on_the_number_of_images(go, make_feat
     """Ten steps of four images: three epochs and a step of twelve, five epochs of eight."""
     for n, epochs in ((12, 4), (8, 5), (2, 10)):
         seen = []
-        trained = go(features=make_features(n), train__steps=10, on_epoch=lambda e, m: seen.append(e))  # noqa: B023
-        assert len(seen) == len(trained.history["loss"]) == epochs
+        look = lambda epoch, model, seen=seen: seen.append((epoch, model.training))  # noqa: E731
+        trained = go(features=make_features(n), train__steps=10, on_epoch=look)
+        assert seen == [(epoch, False) for epoch in range(epochs)] and not trained.model.training
+        assert len(trained.history["loss"]) == len(trained.history["lr"]) == epochs
         assert trained.history["lr"][-1] == pytest.approx(0, abs=1e-9)  # the schedule ends with the last step
 
 
@@ -166,6 +153,7 @@ def test_a_state_is_not_written_after_every_one_of_very_many_epochs(go, make_fea
 def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(go, make_features):
     settings = {"train__epochs": 6, "train__lr": 0.01}
     full, half = go(**settings, train__precision="fp32"), go(**settings, train__precision="bf16")
+    assert full.history["loss"][-1] < 0.9 * full.history["loss"][0]  # it falls
     assert half.history["loss"] == pytest.approx(full.history["loss"], rel=0.05)
     assert half.history["loss"] != full.history["loss"]  # it did something
     assert {v.dtype for v in half.model.state_dict().values()} == {torch.float32}
@@ -177,11 +165,8 @@ def test_auto_precision_is_what_the_processor_is_fast_at(go, monkeypatch):
     for amx, avx, expected in ((False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx, raising=False)
-        assert (
-            pick_precision("auto", torch.device("cpu"))
-            == expected
-            == go(train__epochs=1, train__precision="auto").origin["precision"]
-        )
+        assert pick_precision("auto", torch.device("cpu")) == expected
+        assert go(train__epochs=1, train__precision="auto").origin["precision"] == expected
         assert pick_precision("fp32", torch.device("cpu")) == "fp32"
 
 
@@ -208,16 +193,12 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
     assert seen == [2, 3] and torch.equal(weights(again), weights(whole))
 
 
-@pytest.mark.parametrize("what", ["other settings", "other images", "cut short"])
-def test_a_state_of_something_else_is_not_read(go, tmp_path, what):
-    state = tmp_path / "state.pt"
+@pytest.mark.parametrize("other", [{"train__lr": 0.5}, {"origin": {"data": "b"}}])
+def test_a_state_of_other_settings_or_images_is_not_read(go, tmp_path, other):
+    usual, seen = {"train__epochs": 3, "origin": {"data": "a"}}, []
     with pytest.raises(KeyboardInterrupt):
-        go(state, stop_after(1), train__epochs=3, origin={"data": "a"}, train__lr=0.5 if "sett" in what else 0.001)
-    if what == "cut short":
-        state.write_bytes(state.read_bytes()[:-100])
-    seen = []
-    origin = {"data": "b" if what == "other images" else "a"}
-    go(state, lambda epoch, _: seen.append(epoch), train__epochs=3, origin=origin)
+        go(tmp_path / "state.pt", stop_after(1), **usual | other)
+    go(tmp_path / "state.pt", lambda epoch, _: seen.append(epoch), **usual)
     assert seen == [0, 1, 2]
 
 
@@ -248,17 +229,10 @@ def test_everything_comes_back(trained, make_features, tmp_path):
     assert torch.equal(loaded.model(x).anomaly_map, trained.model(x).anomaly_map)
 
 
-def test_refuses_other_files(trained, tiny, tmp_path):
-    path = save_checkpoint(trained, tmp_path / "c.pt")
-    path.write_bytes(path.read_bytes()[:-500])
+def test_refuses_weights_of_another_network(trained, tiny, tmp_path):
+    """Of UniAD's most are there, under the same names. Damaged files: tests/test_properties.py."""
+    path = save_checkpoint(dataclasses.replace(trained, config=tiny(model__name="uniad")), tmp_path / "c.pt")
     with pytest.raises(DumenetError, match="c.pt is not a whole dumenet checkpoint"):
-        load_checkpoint(path, "cpu")
-    uniad = tiny(model__name="uniad")  # most of its weights are there, under the same names
-    save_checkpoint(dataclasses.replace(trained, config=uniad), path)
-    with pytest.raises(DumenetError, match="c.pt is not a whole dumenet checkpoint"):
-        load_checkpoint(path, "cpu")
-    path.unlink()
-    with pytest.raises(DumenetError, match="No checkpoint at .*c.pt"):
         load_checkpoint(path, "cpu")
 
 

@@ -34,8 +34,8 @@ TABLE += " features.image_size=64 features.grid=4"
 WORKS = {
     "data": "factory",
     "run": f"train --config tiny.yaml --data photos --set train.epochs={EPOCHS} features.batch_size={BATCH}",
-    "table": f"{TABLE} DuMeNet.model.hidden_dim=32 DuMeNet.train.epochs=4 device=cpu --seed 0 1"
-    " --method Gaussian PaDiM DuMeNet",
+    "table": f"{TABLE} DuMeNet.model.hidden_dim=32 DuMeNet.train.epochs=4 device=cpu --method PaDiM DuMeNet"
+    f" --seed {'0 1' if 'FAULTS' in os.environ else '0'}",
     "lessons": "reproduce",
 }
 CHOSEN = list(WORKS) if "FAULTS" in os.environ else ["run", "table"]
