@@ -172,8 +172,8 @@ def plan(
         for one in _parts(data, parts, setting, opened):
             dataset = opened(one)
             command = _command(name, title, one, seed, setting, overrides, dataset.categories[0].startswith("{"))
-            own = "table", name, title, setting, command, column.watched
-            jobs.append(Job(column.method, settings, one, dataset, *own))
+            own = {"tag": "table", "table": name, "column": title, "setting": setting, "command": command}
+            jobs.append(Job(column.method, settings, one, dataset, watched=column.watched, **own))
     return jobs
 
 
