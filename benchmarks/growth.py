@@ -31,8 +31,9 @@ from dumenet.checkpoint import Trained
 from dumenet.config import make_config
 from dumenet.data import Dataset, Sample, content_key
 from dumenet.features import Backbone, Features, extract
+from dumenet.files import write_atomic
 from dumenet.models import build_model
-from dumenet.results import markdown, peak_memory_mb, write_atomic
+from dumenet.results import markdown, peak_memory_mb
 from dumenet.run import Folders
 from dumenet.score import calibrate, score
 from dumenet.train import split_holdout, train

@@ -17,9 +17,9 @@ from report import TINY, arguments, in_turn, publish
 
 from dumenet import engine
 from dumenet.config import make_config
-from dumenet.data import load_image, make_factory
-from dumenet.detector import Detector, export, load
-from dumenet.features import read_ahead
+from dumenet.data import load_image, make_factory, read_ahead
+from dumenet.detector import Detector, load
+from dumenet.graph import export
 from dumenet.run import Folders, run
 
 BASELINE = "spread, eager torch (baseline)"

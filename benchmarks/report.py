@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dumenet.results import labels, machine, markdown, paper_results, read_results, write_atomic, write_result
+from dumenet.files import write_atomic
+from dumenet.results import labels, machine, markdown, paper_results, read_results, write_result
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "data" / "results", Path(__file__).with_name("RESULTS.md")

@@ -13,8 +13,8 @@ from torch import nn
 from dumenet.config import Config, config_from_dict, to_dict
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, load_tensors
+from dumenet.files import write_atomic
 from dumenet.models import Spread, build_model
-from dumenet.results import write_atomic
 
 
 @dataclass(eq=False)

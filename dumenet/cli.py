@@ -226,7 +226,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from dumenet.detector import export
+    from dumenet.graph import export
 
     out = args.out or args.checkpoint.parent / f"{args.checkpoint.stem}.onnx"
     print(f"The graph is in {export(args.checkpoint, out, args.error)}.")

@@ -8,6 +8,7 @@ import json
 import re
 import typing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -209,6 +210,7 @@ class Config(Settings):
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
 
+_adapter = cache(TypeAdapter)  # to make one takes a tenth of a second
 CONFIGS = Path(__file__).parent / "configs"  # YAML files that come with the package
 
 
@@ -219,7 +221,7 @@ def config_from_dict(values: dict[str, Any], kind: Any = Config, where: str = "c
         DumenetError: unknown key (names the nearest), wrong type, or a value outside its choices or range.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _adapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     *parents, key = first["loc"] or [""]
@@ -293,7 +295,7 @@ def make_config(**overrides: Any) -> Config:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values (tuples as lists) that `config_from_dict` reads back to an equal config."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json")
+    return _adapter(type(config)).dump_python(config, mode="json")
 
 
 def counted(settings: Any) -> dict[str, Any]:

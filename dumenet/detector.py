@@ -6,7 +6,8 @@
     detector.save("part.pt")
     detector = dumenet.load("part.pt")
 
-`dumenet predict` is made of it. The graph of `dumenet export` holds the same computation.
+`dumenet predict` is made of it. The graph of `dumenet export` holds the same computation; to run one takes no torch, so
+that a verdict is there in a second.
 """
 
 import hashlib
@@ -17,27 +18,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from PIL import Image as Picture
 
 from dumenet import engine
-from dumenet.checkpoint import Normal, Trained, load_backbone, load_checkpoint, save_checkpoint
-from dumenet.config import EvalConfig, config_from_dict, merge, to_dict
-from dumenet.data import Sample, check_range, find_images, load_image, locate, photograph, read_folder
+from dumenet.config import EvalConfig, config_from_dict, merge
+from dumenet.data import Sample, check_range, find_images, load_image, locate, photograph, read_ahead, read_folder
 from dumenet.errors import DumenetError, unknown
-from dumenet.features import Backbone, read_ahead
-from dumenet.methods import METHODS, NETWORKS, Method
-from dumenet.methods.network import NetworkSettings
-from dumenet.metrics import pool
-from dumenet.plots import overlay
-from dumenet.score import evaluated, lengths, scores_of_normal, thresholds, upsample
+from dumenet.overlay import overlay
+
+if TYPE_CHECKING:
+    from dumenet.checkpoint import Trained
+    from dumenet.features import Backbone
+    from dumenet.methods import Method
 
 GRAPHS = Path("build/export")  # graphs of checkpoints, made when first asked for: safe to delete
-OUTPUTS = ("maps", "scores", "categories")  # names of what a graph gives
 BATCH = 8  # images that an engine or a method gets at once
 HELD = 10  # of a method without thresholds of its own every tenth normal image is kept out, for them
 
@@ -78,8 +75,8 @@ class Result:
     @cached_property
     def map(self) -> np.ndarray:
         """(H, W) float32 anomaly map at the photograph's own shape, in units of the score."""
-        shape = self.photograph.shape[:2]
-        return F.interpolate(torch.from_numpy(self.grid)[None, None], shape, mode="bilinear")[0, 0].numpy()
+        height, width = self.photograph.shape[:2]
+        return np.array(Picture.fromarray(self.grid).resize((width, height), Picture.Resampling.BILINEAR))
 
     def overlay(self) -> np.ndarray:
         """(H, W, 3) uint8: the photograph in grey under its map; the middle of the colours is the threshold."""
@@ -98,18 +95,24 @@ class Detector:
         DumenetError: unknown method or setting (names the nearest).
     """
 
+    trained: "Trained | None" = None  # of this package's own networks
+    compute: Run | None = None  # what `run` calls
+    batch = BATCH
+    _method: str | None = None  # none was given: loaded from a graph
+
     def __init__(self, method: str = "dumenet", **settings: Any):
+        from dumenet.methods import METHODS, NETWORKS
+        from dumenet.methods.network import NetworkSettings
+
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         given = {k.replace("__", "."): v for k, v in settings.items()}
         about_data = {k: given.pop(k) for k in list(given) if k.startswith("data.")}
         self.pixel_range = config_from_dict(merge({}, about_data)).data.pixel_range  # of its images, see `Sample`
-        self.trained: Trained | None = None  # of this package's own networks
         self.thresholds: dict[str, float] = {}  # image score by category, and "all"
         self.categories: list[str] = []  # found at prediction, where there are several
         self.normal: dict[str, list[float]] = {}  # scores of normal training images by category, and "all"
-        self._method, self.batch = method, BATCH
-        self.compute: Run | None = None  # what `run` calls
+        self._method = method
         if method in NETWORKS:
             self._settings = NetworkSettings.of(
                 config_from_dict(merge({}, {"model.name": method} | given | about_data))
@@ -131,6 +134,10 @@ class Detector:
         Raises:
             DumenetError: no images, one that cannot be read, or too few for the method.
         """
+        from dumenet.methods import METHODS, NETWORKS
+
+        if self._method is None:
+            raise DumenetError("An exported detector cannot learn: make a new one by dumenet.Detector().")
         samples = [replace(s, pixel_range=self.pixel_range) for s in _normal(images, bgr)]
         check_range(samples)
         with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
@@ -224,6 +231,9 @@ class Detector:
         Raises:
             DumenetError: not fitted, a method that keeps no file, or a disk that cannot take it.
         """
+        from dumenet.checkpoint import save_checkpoint
+        from dumenet.methods import NETWORKS
+
         if self.trained is None:
             raise DumenetError(
                 f"There is no checkpoint to save: only a fitted or loaded {', '.join(NETWORKS)} has one; fit other "
@@ -231,17 +241,23 @@ class Detector:
             )
         return save_checkpoint(self.trained, path)
 
-    def _take(self, trained: Trained, backbone: Backbone) -> None:
+    def _take(self, trained: "Trained", backbone: "Backbone") -> None:
         """Become the detector of a trained network."""
+        from dumenet.graph import Graph, eager
+        from dumenet.score import scores_of_normal
+
         self.trained, self.thresholds = trained, trained.thresholds
         self.categories = list(trained.spread.categories) if trained.spread else []
         self.normal = scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {}
         self.size, self.batch = trained.config.features.image_size, 1
         self.pixel_range = trained.config.data.pixel_range
-        self.compute = partial(_eager, Graph(trained, backbone))
+        self.compute = partial(eager, Graph(trained, backbone))
 
     def _calibrate(self, held: Sequence[Sample]) -> None:
         """Thresholds from normal images that the method has not seen."""
+        from dumenet.checkpoint import Normal
+        from dumenet.score import thresholds
+
         if held:
             images = np.stack([load_image(s, self.size) for s in held])
             scores = self.run(images, np.full(len(held), -1))[1].tolist()
@@ -256,25 +272,37 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
     """The detector of a checkpoint, or of a file that `dumenet export` wrote.
 
     Args:
-        runtime: "torch" (default for a checkpoint), "onnx" (default for an exported file) or "openvino"; maps are
-            equal to 1e-3. For an engine a checkpoint is exported into build/export, unless that was done before.
+        runtime: "torch", "onnx" or "openvino"; maps are equal to 1e-3. By default an exported file is run by ONNX
+            Runtime, and a checkpoint too if it was exported before and no device is asked for, else by torch. For an
+            engine a checkpoint is exported into build/export, unless that was done before.
         device: of torch; engines run on the CPU.
 
     Raises:
         DumenetError: the file is missing, damaged or foreign, or the runtime's package is not installed.
     """
     path = Path(path)
-    runtime = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
+    graph = path if path.suffix == ".onnx" else _graph_of(path)
+    runtime = runtime or ("onnx" if path.suffix == ".onnx" or (device == "auto" and graph.exists()) else "torch")
     if runtime not in engine.RUNTIMES:
         raise unknown("runtime", runtime, engine.RUNTIMES)
-    detector = Detector()
     if runtime == "torch":
         if path.suffix == ".onnx":
             raise DumenetError(f"{path} is for the runtimes {', '.join(engine.ENGINES)}; torch runs a checkpoint.")
-        trained = load_checkpoint(path, device)
+        from dumenet.checkpoint import load_backbone, load_checkpoint
+
+        trained, detector = load_checkpoint(path, device), Detector()
         detector._take(trained, load_backbone(trained))
         return detector
-    content, metadata = engine.read(path if path.suffix == ".onnx" else _exported(path))
+    engine.package("onnx")
+    try:
+        content, metadata = engine.read(graph)
+    except DumenetError:
+        if graph == path:
+            raise
+        from dumenet.graph import export
+
+        content, metadata = engine.read(export(path, graph))
+    detector = Detector.__new__(Detector)
     try:
         detector.categories = [str(name) for name in metadata["categories"]]
         detector.thresholds = {str(k): float(v) for k, v in metadata["thresholds"].items()}
@@ -288,72 +316,16 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
     return detector
 
 
-class Graph(nn.Module):
-    """Backbone, reconstruction, anomaly map and image score as one module."""
-
-    def __init__(self, trained: Trained, backbone: Backbone):
-        super().__init__()
-        self.backbone, self.model, self.spread, self.trained = backbone, trained.model, trained.spread, trained
-
-    def forward(self, images: Tensor, category: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 images (B, S, S, 3) and the numbers of their categories (B,), negative where they are to be found, to
-        anomaly maps (B, S, S), image scores (B,) and categories (B,)."""
-        config = self.trained.config
-        grids, found = lengths(self.trained, self.model(self.backbone(images)), category)
-        maps = upsample(grids, config.features.image_size, config.features.align)
-        return maps, pool(maps, config.evaluation.pooling), category if found is None else found
-
-
-def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
-    """Write a checkpoint and its backbone as one ONNX graph.
-
-    From uint8 `images` (B, S, S, 3), B as many as wanted, and int64 `category` (B,), numbers in the metadata's
-    "categories" or -1 where it is to be found, to `maps` (B, S, S), `scores` (B,) and `categories` (B,). Thresholds,
-    categories, scores of normal images and configuration are in the metadata.
-
-    Args:
-        error: "norm" or "mahalanobis" instead of the checkpoint's own `evaluation.error`.
-
-    Raises:
-        DumenetError: no checkpoint, packages of the extra `fast` are missing, or `out` cannot be written.
-    """
-    trained = evaluated(load_checkpoint(checkpoint, "cpu"), {"evaluation.error": error} if error else {})
-    metadata = {
-        "config": to_dict(trained.config),
-        "thresholds": trained.thresholds,
-        "backbone": trained.origin.get("backbone"),
-        "categories": list(trained.spread.categories) if trained.spread else [],
-        "normal": scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {},
-    }
-    size = trained.config.features.image_size
-    example = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8), "category": torch.full((2,), -1)}
-    engine.export(Graph(trained, load_backbone(trained)), example, OUTPUTS, metadata, Path(out))
-    return Path(out)
-
-
-def _exported(checkpoint: Path) -> Path:
-    """The graph of a checkpoint, made now if there is no whole one."""
-    engine.package("onnx")
+def _graph_of(checkpoint: Path) -> Path:
+    """Where the graph of a checkpoint lies, if it was exported."""
     try:
-        digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     except OSError:
-        digest = ""  # `export` has a sentence for it
-    path = GRAPHS / f"{digest[:16]}.onnx"
-    try:
-        engine.read(path)
-    except DumenetError:
-        export(checkpoint, path)
-    return path
+        digest = ""  # whoever loads it has a sentence for it
+    return GRAPHS / f"{digest[:16]}.onnx"
 
 
-@torch.no_grad()
-def _eager(graph: Graph, images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
-    device = graph.backbone.mean.device
-    found = graph(torch.tensor(images).to(device), torch.tensor(category).to(device))
-    return tuple(part.cpu().numpy() for part in found)
-
-
-def _of_method(method: Method, images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
+def _of_method(method: "Method", images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
     """Of another method, which has no categories; its features are not kept."""
     with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
         method.settings = replace(method.settings, cache=Path(cache))

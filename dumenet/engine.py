@@ -12,6 +12,8 @@ import importlib
 import io
 import json
 import logging
+import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -19,16 +21,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from dumenet.errors import DumenetError, unknown
-from dumenet.results import write_atomic
+from dumenet.files import write_atomic
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra `fast`
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 CHECKSUM = "checksum"  # the last entry of the metadata: length of the graph, SHA-256 of graph and other entries
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # of one image: inputs by name, each of one row, to outputs
 
@@ -50,7 +53,7 @@ def package(name: str) -> ModuleType:
 
 
 def export(
-    module: nn.Module, example: dict[str, Tensor], outputs: tuple[str, ...], metadata: dict[str, Any], path: Path
+    module: "nn.Module", example: dict[str, "Tensor"], outputs: tuple[str, ...], metadata: dict[str, Any], path: Path
 ) -> None:
     """Write `module` as one ONNX graph, atomically, with `metadata` as JSON values.
 
@@ -63,6 +66,8 @@ def export(
     Raises:
         DumenetError: packages of the extra `fast` are missing, torch cannot express the module, or the disk is full.
     """
+    import torch
+
     onnx, _ = package("onnx"), package("onnxscript")
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -118,7 +123,7 @@ def read(path: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 class Engine:
-    """Runs a graph on the CPU with as many threads as torch has.
+    """Runs a graph on the CPU with as many threads as torch would take; torch itself is not needed.
 
     A single image gets all threads. Of several, each goes through the graph by itself on one thread: that scales better
     than sharing an image's work, and no output depends on an image's batch-mates.
@@ -128,7 +133,9 @@ class Engine:
         if runtime not in ENGINES:
             raise unknown("runtime with an engine", runtime, ENGINES)
         package(ENGINES[runtime][0])
-        self.threads = torch.get_num_threads()
+        torch = sys.modules.get("torch")
+        usual = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        self.threads = torch.get_num_threads() if torch else usual
         self._content, self._runtime = content, runtime
 
     def _start(self, streams: int, threads: int) -> Run:

@@ -9,11 +9,10 @@ import importlib.util
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -26,15 +25,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dumenet.config import FeatureConfig
-from dumenet.data import Sample, content_key, load_image
+from dumenet.data import Sample, content_key, load_image, read_ahead
 from dumenet.engine import PACKAGES, Engine, export, read
 from dumenet.errors import DumenetError, refused
 
-T, R = TypeVar("T"), TypeVar("R")
 EMBEDDED = "tf_efficientnet_lite0"
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
 MANY = 500  # images for which exporting the backbone, about five seconds, pays
-READERS = min(4, os.cpu_count() or 1)  # threads that decode images; each holds one at its full size
 
 
 class Backbone(nn.Module):
@@ -329,20 +326,6 @@ def _graph(backbone: Backbone, path: Path) -> bytes:
         export(backbone, {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}, ("features",), metadata, path)
         content, _ = read(path)
     return content
-
-
-def read_ahead(read: Callable[[T], R], items: Sequence[T], size: int) -> Iterator[tuple[Sequence[T], list[R]]]:
-    """Items, `size` at a time, with what `read` gives for each; threads read ahead while the caller computes."""
-    parts = [items[i : i + size] for i in range(0, len(items), size)]
-    pool = ThreadPoolExecutor(READERS, "reader")
-    try:
-        coming = [pool.submit(read, item) for item in parts[0]] if parts else []
-        for part, following in zip(parts, [*parts[1:], []]):
-            found = [future.result() for future in coming]
-            coming = [pool.submit(read, item) for item in following]
-            yield part, found
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _compute(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, samples: Sequence[Sample]) -> np.ndarray:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
+from tqdm.auto import tqdm
 
-from dumenet.data import IMAGE_SUFFIXES, OUTPUTS, find_images
+from dumenet.data import IMAGE_SUFFIXES, OUTPUTS, READERS, find_images
 from dumenet.detector import Result, load
 from dumenet.errors import DumenetError
-from dumenet.features import READERS, progress_bar
-from dumenet.plots import overlay
-from dumenet.results import write_atomic
+from dumenet.files import write_atomic
+from dumenet.overlay import overlay
 
 COLUMNS = ("image", "score", "rank", "threshold", "verdict", "category", "problem")
 NAME_BYTES = 255  # of a file name, on every usual disk
@@ -63,7 +63,7 @@ def predict(
     try:
         with (
             ThreadPoolExecutor(READERS, "drawer") as drawers,
-            progress_bar(total=len(files), desc="predicting", unit="image") as bar,
+            tqdm(total=len(files), desc="predicting", unit="image") as bar,
         ):
             for result in detector.stream(files, category):
                 name = Path(result.name).relative_to(root).as_posix()  # a byte of it that is not UTF-8 is escaped

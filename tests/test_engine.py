@@ -20,14 +20,15 @@ from dumenet import engine
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import main
 from dumenet.data import Sample, load_image
-from dumenet.detector import OUTPUTS, Detector, Graph, load
+from dumenet.detector import Detector, load
 from dumenet.engine import Engine
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, extract
+from dumenet.files import write_atomic
+from dumenet.graph import OUTPUTS, Graph
 from dumenet.metrics import image_score
-from dumenet.plots import overlay
+from dumenet.overlay import overlay
 from dumenet.predict import GAP, TITLE, predict
-from dumenet.results import write_atomic
 from dumenet.run import Folders, evaluate_checkpoint, run
 from dumenet.score import calibrate, evaluated
 from dumenet.train import train
@@ -257,7 +258,7 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
 def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported, tree, tmp_path, monkeypatch, runtime):
     monkeypatch.chdir(tmp_path)
     export = Mock(side_effect=lambda _, path: write_atomic(path, exported.read_bytes()))  # takes no seconds
-    monkeypatch.setattr("dumenet.detector.export", export)
+    monkeypatch.setattr("dumenet.graph.export", export)
     torchs, first, again = (
         predict(checkpoint, tree / "felt" / "test", tmp_path / "out", runtime=name)
         for name in ("torch", runtime, runtime)

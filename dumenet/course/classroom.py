@@ -17,7 +17,8 @@ from nbformat import NotebookNode
 
 from dumenet.course import lessons
 from dumenet.errors import DumenetError
-from dumenet.results import markdown, write_atomic
+from dumenet.files import write_atomic
+from dumenet.results import markdown
 
 WORDS, LINES = 200, 20  # read in a minute: words of text, lines of code
 ANSWER = re.compile(r"\n*([ \t]*)<details[^>]*>.*?</details>[ \t]*\n*", re.DOTALL)

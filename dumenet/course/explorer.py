@@ -24,7 +24,8 @@ from scipy import ndimage
 from dumenet.course.pictures import PictureDecoder, backbone_features
 from dumenet.data import Sample, load_image, load_mask
 from dumenet.errors import DumenetError, unknown
-from dumenet.plots import overlay, picture
+from dumenet.overlay import overlay
+from dumenet.plots import picture
 from dumenet.run import Outcome
 from dumenet.score import evaluated, lengths, upsample
 

@@ -22,9 +22,9 @@ from dumenet.config import Config, to_dict
 from dumenet.data import Sample, fingerprint, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract, progress_bar
+from dumenet.files import write_atomic
 from dumenet.models import PositionGaussian
 from dumenet.models.layers import Standardise
-from dumenet.results import write_atomic
 from dumenet.run import Folders, load_data
 
 SIZE = 112  # pixels of a decoded picture

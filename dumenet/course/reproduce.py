@@ -15,7 +15,8 @@ import papermill
 from dumenet.config import Integer, config_from_dict
 from dumenet.course import PROFILES, lessons
 from dumenet.errors import DumenetError, refused, unknown
-from dumenet.results import machine, write_atomic, write_result
+from dumenet.files import write_atomic
+from dumenet.results import machine, write_result
 from dumenet.sweep import sweep
 
 CELL_TIMEOUT = {"quick": 900, "laptop": 7200}  # seconds; a hanging cell ends its lesson, not the others

@@ -12,6 +12,7 @@ from dumenet.data.folders import describe, locate, read_folder, write_index
 from dumenet.data.images import (
     IMAGE_SUFFIXES,
     OUTPUTS,
+    READERS,
     check_masks,
     check_range,
     content_key,
@@ -19,14 +20,17 @@ from dumenet.data.images import (
     load_image,
     load_mask,
     photograph,
+    read_ahead,
 )
 from dumenet.data.samples import Dataset, Sample, contaminate, few_normal, hold_out_class
 from dumenet.errors import DumenetError, shown
 
-__all__ = ["IMAGE_SUFFIXES", "OUTPUTS", "SPLITS", "Dataset", "Sample", "contaminate", "fingerprint", "hold_out_class"]
-__all__ += ["check_folder", "check_range", "content_key", "describe", "few_normal", "find_images", "load_image"]
-__all__ += ["load_mask", "locate", "make_factory", "open_dataset", "photograph", "read_cifar10", "read_digits"]
-__all__ += ["read_folder", "write_index"]
+__all__ = [
+    "Dataset", "IMAGE_SUFFIXES", "OUTPUTS", "READERS", "SPLITS", "Sample", "check_folder", "check_range",
+    "contaminate", "content_key", "describe", "few_normal", "find_images", "fingerprint", "hold_out_class",
+    "load_image", "load_mask", "locate", "make_factory", "open_dataset", "photograph", "read_ahead", "read_cifar10",
+    "read_digits", "read_folder", "write_index",
+]  # fmt: skip
 
 
 def open_dataset(

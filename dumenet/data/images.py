@@ -2,9 +2,12 @@
 
 import hashlib
 import io
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
@@ -19,6 +22,7 @@ OUTPUTS = {  # what `dumenet predict` writes beside an image -> end of the file'
 # What a file may hold, whatever its name says. No others: for some of them Pillow would start a program (Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 COLOUR_16 = "16-bit colour"  # in `info` of an image of which Pillow reads the upper 8 bits alone
+READERS = min(4, os.cpu_count() or 1)  # threads that decode images; each holds one at its full size
 LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of some phones, which Pillow opens as one
 # For good and not around each reading: threads share the filters. What is too large is refused below, in a sentence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -240,3 +244,17 @@ def _rgb(sample: Sample) -> Image.Image:
 def _opened(sample: Sample) -> Image.Image:
     array = isinstance(sample.source, np.ndarray)
     return Image.fromarray(sample.source) if array else open_image(Path(sample.source))
+
+
+def read_ahead(read: Callable[[Any], Any], items: Sequence[Any], size: int) -> Iterator[tuple[Sequence[Any], list]]:
+    """Items, `size` at a time, with what `read` gives for each; threads read ahead while the caller computes."""
+    parts = [items[i : i + size] for i in range(0, len(items), size)]
+    pool = ThreadPoolExecutor(READERS, "reader")
+    try:
+        coming = [pool.submit(read, item) for item in parts[0]] if parts else []
+        for part, following in zip(parts, [*parts[1:], []]):
+            found = [future.result() for future in coming]
+            coming = [pool.submit(read, item) for item in following]
+            yield part, found
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -25,10 +25,11 @@ import yaml
 from scipy import stats
 
 from dumenet.errors import DumenetError
+from dumenet.files import write_atomic
 from dumenet.metrics import seed_interval
 from dumenet.paper.jobs import TABLES
 from dumenet.paper.tables import Row, by_seed, printed, rows
-from dumenet.results import PaperValue, paper_table, plus_minus, read_results, runs, write_atomic, write_result
+from dumenet.results import PaperValue, paper_table, plus_minus, read_results, runs, write_result
 
 HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
 CANNOT, NOT_RUN = "cannot be tested here", "not run yet"

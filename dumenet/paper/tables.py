@@ -16,11 +16,12 @@ import pandas as pd
 import yaml
 
 from dumenet.errors import DumenetError
+from dumenet.files import write_atomic
 from dumenet.methods import METHODS
 from dumenet.metrics import METRICS, seed_interval
 from dumenet.paper.jobs import TABLES
 from dumenet.plots import save, table_figure
-from dumenet.results import (
+from dumenet.results import (  # fmt: skip
     PaperValue,
     pair,
     paper_results,
@@ -29,8 +30,7 @@ from dumenet.results import (
     runs,
     summary,
     summary_by_row,
-    write_atomic,
-)  # fmt: skip
+)
 from dumenet.results import markdown as markdown_table
 from dumenet.run import Folders, Job
 

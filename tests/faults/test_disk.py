@@ -27,8 +27,8 @@ from dumenet.cli import main
 from dumenet.data import factory as scenes
 from dumenet.data import make_factory
 from dumenet.errors import DumenetError
+from dumenet.files import write_atomic
 from dumenet.methods import network
-from dumenet.results import write_atomic
 
 TRAIN, JOB = "train --config tiny.yaml --data photos", f"{TABLE} --method Gaussian"
 EVERY = "FAULTS" in os.environ  # `make faults` tries every fault on every work
