@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -131,14 +133,8 @@ def test_a_damaged_checkpoint_is_trained_again(go, tmp_path):
 
 
 def test_training_took_what_all_its_processes_took(go, monkeypatch):
-    real = network.train
-
-    def resumed(*args, **kwargs):
-        trained = real(*args, **kwargs)
-        trained.earlier = 1000.0
-        return trained
-
-    monkeypatch.setattr(network, "train", resumed)
+    train = network.train
+    monkeypatch.setattr(network, "train", lambda *given: replace(train(*given), earlier=1000.0))
     for _ in range(2):  # trained, and used again
         assert 1000 < go().record["seconds"]["train"] < 1100
 
@@ -223,10 +219,7 @@ def test_a_checkpoint_is_evaluated_alike_and_elsewhere(first, tmp_path):
 
 def test_nothing_is_lost_between_the_last_epoch_and_the_checkpoint(go, tmp_path, monkeypatch):
     """Killed while the threshold is set: the next run trains no epoch again, and leaves no state behind."""
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
+    interrupted = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as patch:
         patch.setattr(network, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
