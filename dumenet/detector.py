@@ -301,7 +301,8 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
             raise
         from dumenet.graph import export
 
-        content, metadata = engine.read(export(path, graph))
+        export(path, graph)
+        content, metadata = engine.read(graph)
     detector = Detector.__new__(Detector)
     try:
         detector.categories = [str(name) for name in metadata["categories"]]

@@ -5,6 +5,7 @@ Where OpenVINO or the packages of the extra `fast` are absent, what needs them i
 """
 
 import importlib.util
+import subprocess
 import sys
 from unittest.mock import Mock
 
@@ -267,6 +268,15 @@ def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported,
     for found, expected in zip([*first, *again], [*torchs, *torchs], strict=True):
         assert (found.name, found.verdict, found.category) == (expected.name, expected.verdict, expected.category)
         assert found.score == pytest.approx(expected.score, rel=1e-3)
+
+
+@fast
+def test_an_exported_file_judges_without_torch(exported, tree, tmp_path):
+    command = ["predict", str(exported), str(tree / "felt" / "test"), "--out", str(tmp_path / "out")]
+    code = f"import sys; sys.modules['torch'] = None; from dumenet.cli import main; sys.exit(main({command!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list((tmp_path / "out").rglob("*.heatmap.png"))) == 6
 
 
 def test_a_heatmap_stands_beside_its_image_and_the_threshold_in_the_middle_of_its_colours(tmp_path, monkeypatch):
