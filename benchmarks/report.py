@@ -46,7 +46,7 @@ LINES = [
         "step", "speed", "training: DuMeNet / its network before, torch's attention, AdamW, fp32", "images/s", times=3.5
     ),
     Line("step", "error", "the same two: until the error that the latter leaves on normal images", "s"),
-    Line("real5", "", "real5: training to image / pixel AUROC of the paper: ours / printed", "s"),
+    Line("real5", "", "real5: features and training to image / pixel AUROC of the paper: ours / printed", "s", most=180),
     Line("inference", "one", "one image file to its heatmap: ONNX Runtime / eager torch", "ms", times=4),
     Line("inference", "many", "32 image files to heatmaps, each: ONNX Runtime / eager torch", "ms", times=4),
     Line("features", "fast", "image files to cached features: ONNX Runtime / eager torch", "images/s", times=5),
@@ -63,7 +63,7 @@ HEAD = """# Benchmarks
 Made from the records in `data/results` by `python benchmarks/report.py`; each command writes its record and this page.
 A ratio above 1 is in our favour. Below: details, the machine, and the commit, whose scripts may have had other options.
 """
-REAL5 = "dumenet train --data data/real5 --seed 0 1 2 --tag real5"
+REAL5 = "dumenet train --data data/real5 --seed 0 1 2 --tag real5-3min --set train.steps=1000"
 PRINTED = ("bottle", "capsule", "screw", "transistor")  # categories of real5 that the paper has
 
 
@@ -146,9 +146,9 @@ def paper_line(line: Line, records: list[dict]) -> list[str]:
 
     Runs that found their features computed took no time for them: the longest time of the others is added.
     """
-    records = [r for r in records if r.get("tag") == "real5"]
+    records = [r for r in records if r.get("tag") == "real5-3min" and r["method"] == "dumenet"]
     records = [r for r, name in zip(records, labels(records)) if name == "dumenet"]
-    aim = "the printed numbers"
+    aim = "the printed numbers in 180 s"
     if not records:
         return [line.what, f"`{REAL5}`", "not measured", "", "", aim]
     seconds = np.mean([r["seconds"]["train"] for r in records])
@@ -160,7 +160,7 @@ def paper_line(line: Line, records: list[dict]) -> list[str]:
         ours.append(100 * np.mean([found[c][metric] for found in per_category for c in PRINTED]))
         own = [v for v in paper if (v.method, v.metric) == ("DuMeNet", metric) and v.category in PRINTED]
         printed.append(np.mean([v.value for v in own]))
-    met = "met" if all(a >= b for a, b in zip(ours, printed)) else "missed"
+    met = "met" if seconds <= line.most and all(a >= b for a, b in zip(ours, printed)) else "missed"
     pairs = [" / ".join(f"{value:.1f}" for value in pair) for pair in (ours, printed)]
     took = f"{said(seconds)} s, {records[0]['machine']['threads']} threads: {pairs[0]}"
     return [line.what, f"`{REAL5}`", took, pairs[1], "", f"{aim}: {met}"]
