@@ -30,7 +30,7 @@ from torch import nn
 
 from dumenet import parallel
 from dumenet.checkpoint import Trained, load_checkpoint, save_checkpoint
-from dumenet.config import PLACE, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, to_dict
+from dumenet.config import PLACE, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, counted, to_dict
 from dumenet.data import Dataset, fingerprint
 from dumenet.errors import DumenetError
 from dumenet.methods.protocol import Common, FeatureMethod, Sample, Scores
@@ -113,8 +113,10 @@ class Network(FeatureMethod):
             trained = load_checkpoint(path, self.config.train.device)
         except DumenetError:
             return False
-        parts = [(c.features, c.model, replace(c.train, device="auto")) for c in (trained.config, self.config)]
-        if parts[0] != parts[1] or any(trained.origin.get(k) != v for k, v in self._origin(train_images).items()):
+        theirs, own = (
+            [counted(part) for part in (c.features, c.model, c.train)] for c in (trained.config, self.config)
+        )
+        if theirs != own or any(trained.origin.get(k) != v for k, v in self._origin(train_images).items()):
             return False
         self.trained = evaluated(replace(trained, config=replace(self.config, evaluation=trained.config.evaluation)), {
             f"evaluation.{k}": v for k, v in to_dict(self.config)["evaluation"].items()

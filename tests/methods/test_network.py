@@ -20,4 +20,8 @@ def test_scores_are_those_of_a_job_and_of_what_it_saved(name, tiny, tree, tmp_pa
     for method in (fitted, loaded):
         scores = method.score(dataset.test)
         assert np.array_equal(scores.image, outcome.scores.image) and np.array_equal(scores.maps, outcome.scores.maps)
-    assert not loaded.load(tmp_path / outcome.record["files"]["checkpoint"], dataset.train[1:])  # of other images
+    path = tmp_path / outcome.record["files"]["checkpoint"]
+    assert not loaded.load(path, dataset.train[1:])  # of other images
+    for setting, value, same in (("train__seed", 1, 0), ("model__heads", 1, 0), ("features__runtime", "torch", 1)):
+        other = tiny(**{"data__source": str(tree), "model__name": name, "train__seed": 3, setting: value})
+        assert Network(NetworkSettings.of(other)).load(path, dataset.train) == same
