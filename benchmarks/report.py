@@ -46,9 +46,7 @@ LINES = [
         "step", "speed", "training: DuMeNet / its network before, torch's attention, AdamW, fp32", "images/s", times=3.5
     ),
     Line("step", "error", "the same two: until the error that the latter leaves on normal images", "s"),
-    Line(
-        "real5", "", "real5: features and training to image / pixel AUROC of the paper: ours / printed", "s", most=180
-    ),
+    Line("real5", "", "real5: features, training until image / pixel AUROC: ours / printed", "s", most=180),
     Line("inference", "one", "one image file to its heatmap: ONNX Runtime / eager torch", "ms", times=4),
     Line("inference", "many", "32 image files to heatmaps, each: ONNX Runtime / eager torch", "ms", times=4),
     Line("features", "fast", "image files to cached features: ONNX Runtime / eager torch", "images/s", times=5),

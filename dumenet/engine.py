@@ -171,9 +171,8 @@ def _onnxruntime(content: bytes, streams: int, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.force_spinning_stop", "1"
-    )  # threads wait actively in a call, not after it
+    # Threads wait actively within a call, and not after it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_free_dimension_override_by_name("batch", 1)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda inputs: session.run(None, inputs)
