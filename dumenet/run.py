@@ -22,6 +22,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
@@ -32,13 +33,15 @@ from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load
 from dumenet.data.images import mask_files
 from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.features import Features
+from dumenet.files import write_atomic
 from dumenet.methods import METHODS, NETWORKS, Method
 from dumenet.methods.network import Network, NetworkSettings
-from dumenet.metrics import POOLINGS, WINDOW, evaluate_scores, image_score
+from dumenet.metrics import POOLINGS, WINDOW, auroc, evaluate_scores, image_score
 from dumenet.results import machine, peak_memory_mb, write_result
 from dumenet.score import Scores, evaluated, score
 from dumenet.sweep import sweep
 
+COLUMNS = ["image", "category", "defect", "score"]  # of the file of a run's scores, beside its record
 CHUNK = 512  # images scored at a time
 
 
@@ -298,12 +301,18 @@ def _measured(
     network, peak, path = isinstance(method, Network), peak_memory_mb(), job.path(folders)
     device = pick_device(method.config.train.device if network else settings.device)
     files = {"results": path} | ({"checkpoint": checkpoint} if checkpoint else {})
+    if scores:
+        files["scores"] = path.with_suffix(".csv")
+        rows = zip(dataset.test, scores.image.tolist())
+        table = pd.DataFrame([(s.name, s.category, s.defect, score) for s, score in rows], columns=COLUMNS)
+        write_atomic(files["scores"], table.to_csv(index=False).encode())
     record = {
         "name": job.name, "tag": job.tag, "table": job.table, "column": job.column, "setting": job.setting,
         "method": job.method, "seed": settings.seed, "command": job.command, "identity": job.identity,
         "data": {"name": dataset.name, "fingerprint": _digests(dataset)[0], "train": len(dataset.train),
                  "test": len(dataset.test), "config": to_dict(job.data)},
         "metrics": metrics, "image_auroc_by_epoch": by_epoch,
+        "image_auroc_by_defect": scores and by_defect(dataset, scores.image),
         "image_auroc_by_pooling": {rule: _image_auroc(dataset, values) for rule, values in pooled.items()},
         "categories_found": scores and scores.found_right(dataset.test),
         "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_memory_mb": peak and round(peak),
@@ -389,6 +398,17 @@ def measure(
         masks.append(load_mask(s, size) if s.category in marked else None)
     labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
     return evaluate_scores(labels, scores.image, categories, masks, scores.maps, bootstrap, seed)
+
+
+def by_defect(dataset: Dataset, image: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """Image AUROC by category and kind of defect, each against the category's normal images."""
+    table = pd.DataFrame({"category": [s.category for s in dataset.test], "defect": [s.defect for s in dataset.test]})
+    found: dict[str, dict[str, float | None]] = {}
+    for category, rows in table.assign(score=image).groupby("category"):
+        for kind in sorted(set(rows.defect) - {"good"}):
+            own = rows[rows.defect.isin(("good", kind))]
+            found.setdefault(category, {})[kind] = auroc(own.defect != "good", own.score)
+    return found
 
 
 def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores, dict[str, Any]]:

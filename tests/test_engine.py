@@ -7,6 +7,7 @@ Where OpenVINO or the packages of the extra `fast` are absent, what needs them i
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -34,6 +35,7 @@ from dumenet.run import Folders, evaluate_checkpoint, run
 from dumenet.score import calibrate, evaluated
 from dumenet.train import train
 
+ROOT = Path(__file__).resolve().parents[1]
 ABSENT = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
 fast = pytest.mark.skipif(bool(ABSENT), reason=f"absent: {', '.join(ABSENT)}; pip install -e '.[fast]'")
 openvino = pytest.mark.skipif(
@@ -277,6 +279,20 @@ def test_an_exported_file_judges_without_torch(exported, tree, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list((tmp_path / "out").rglob("*.heatmap.png"))) == 6
+
+
+@fast
+def test_the_script_without_this_package_gives_the_same_scores(exported, tree):
+    files = sorted(map(str, (tree / "felt" / "test").rglob("*.png")))
+    block = "import sys; sys.modules |= {'torch': None, 'dumenet': None}; sys.argv = sys.argv[1:]"
+    code = f"{block}; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(ROOT / "docs" / "judge.py"), str(exported), *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line, expected in zip(done.stdout.splitlines(), load(exported).predict(files), strict=True):
+        name, score, category, verdict = line.split(",")
+        assert (name, category, verdict) == (expected.name, expected.category, expected.verdict)
+        assert float(score) == pytest.approx(expected.score, rel=1e-5)
 
 
 def test_a_heatmap_stands_beside_its_image_and_the_threshold_in_the_middle_of_its_colours(tmp_path, monkeypatch):

@@ -1,0 +1,24 @@
+"""Judge photographs by an exported detector, with numpy, Pillow and onnxruntime alone.
+
+    dumenet export build/runs/.../checkpoint.pt --out model.onnx
+    python judge.py model.onnx photo.png ...
+
+Images are RGB, 0 to 255, resized straight to a square by Pillow with BILINEAR; the graph does the rest.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession(sys.argv[1])
+about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+size = about["config"]["features"]["image_size"]
+for name in sys.argv[2:]:
+    image = ImageOps.exif_transpose(Image.open(name)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    maps, scores, found = session.run(None, {"images": np.asarray(image)[None], "category": np.array([-1])})
+    category = about["categories"][found[0]] if found[0] >= 0 else "all"
+    threshold = about["thresholds"].get(category, about["thresholds"].get("all", np.inf))
+    print(f"{name},{scores[0]:.6g},{category},{'anomalous' if scores[0] > threshold else 'normal'}")
