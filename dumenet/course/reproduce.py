@@ -33,8 +33,8 @@ def reproduce(
         profile: passed on to every lesson; it sets their epochs and image counts.
         only: lessons to run, by number or name ("03", "03_channel_memory").
         parameters: further papermill parameters, for the lessons that have them.
-        workers: processes that share the lessons; 0 or 1: one lesson after another. Two lessons that train the same
-            network at the same time both train it.
+        workers: processes that share the lessons, and the processor's cores; 0 or 1: one lesson after another. Two
+            lessons that train the same network at the same time both train it.
 
     Returns:
         0, or 1 if a lesson failed; its executed notebook is kept and the others still run.
@@ -58,7 +58,8 @@ def reproduce(
             else:
                 due[path.stem] = (home, path, given[path])
         if workers > 1 and len(due) > 1:
-            ended = sweep(_run, {name: (*task, False) for name, task in due.items()}, min(workers, len(due)))
+            threads = max(1, (os.cpu_count() or 1) // workers)
+            ended = sweep(_run, {name: (*task, threads) for name, task in due.items()}, min(workers, len(due)))
             failures += [f"{name}: {ended[name]}" for name in due if ended[name]]
         else:
             failures += [f"{name}: {said}" for name, task in due.items() if (said := _run(*task))]
@@ -152,8 +153,11 @@ def _is_done(home: Path, path: Path, parameters: dict[str, Any]) -> bool:
     return stamp["digest"] == _digest(home, path, parameters) and all((home / name).exists() for name in stamp["made"])
 
 
-def _run(home: Path, path: Path, parameters: dict[str, Any], bar: bool = True) -> str | None:
+def _run(home: Path, path: Path, parameters: dict[str, Any], threads: int = 0) -> str | None:
     """Run one lesson, in whatever process; None, or a sentence that says what went wrong.
+
+    Args:
+        threads: of a lesson beside which others run; 0: it has the machine, and a progress bar.
 
     Raises:
         DumenetError: the disk refuses; then it would refuse the other lessons too.
@@ -164,11 +168,12 @@ def _run(home: Path, path: Path, parameters: dict[str, Any], bar: bool = True) -
         out.parent.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         before = _files(home, number)
-        with patch.dict(os.environ, TQDM_DISABLE="1"):  # for the kernel; the bar over the cells is papermill's
+        shared = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))} if threads else {}
+        with patch.dict(os.environ, TQDM_DISABLE="1", **shared):  # for the kernel, not for papermill
             papermill.execute_notebook(
                 path, out, parameters, cwd=path.parent, kernel_name="python3",
                 execution_timeout=CELL_TIMEOUT.get(parameters.get("profile")),
-                progress_bar={"desc": path.stem} if bar else False,
+                progress_bar=False if threads else {"desc": path.stem},
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         last = f"{error.ename}: {' '.join(error.evalue.split())}"
