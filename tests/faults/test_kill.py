@@ -61,7 +61,7 @@ def content(home):
     found = {}
     for path in sorted(p for p in home.rglob("*") if p.is_file()):
         name = path.relative_to(home).as_posix()
-        if name.startswith("data/results"):
+        if name.startswith("data/results") and path.suffix == ".json":
             found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in VOLATILE}
         elif path.name == "checkpoint.pt":
             state = torch.load(path, weights_only=True)
