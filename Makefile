@@ -4,12 +4,11 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 PROFILE ?= quick
-WORKERS ?= 2
 
 .PHONY: help install reproduce test faults classroom explore clean
 
 help:
-	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper, WORKERS=2 at a time), list what was made"
+	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper), list what was made"
 	@echo "make test        install if needed, run all tests"
 	@echo "make faults      kill each kind of work twenty times, fill the disk, run a thousand jobs (an hour)"
 	@echo "make classroom   install if needed, write the student's and the instructor's copies of the lessons"
@@ -27,7 +26,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 reproduce: install
-	@$(BIN)/dumenet reproduce --profile $(PROFILE) --workers $(WORKERS)
+	@$(BIN)/dumenet reproduce --profile $(PROFILE)
 
 test: install
 	@export OMP_NUM_THREADS=1 TQDM_DISABLE=1; two="$(BIN)/python -m pytest -n 2 --dist loadfile"; \
