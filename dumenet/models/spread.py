@@ -12,6 +12,7 @@ Shapes: B images, N positions (H x W), C channels, R kept directions, K categori
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
@@ -89,7 +90,7 @@ def fit_spread(errors: Tensor, targets: Tensor, categories: Sequence[str]) -> tu
         rows, n = errors[own].float().flatten(2).permute(2, 0, 1), len(own)  # (N, n, C)
         spread.whitening[k] = _inverse_root(torch.einsum("pnc,pnd->cd", rows, rows) / rows[..., 0].numel())
         rows = rows @ spread.whitening[k]
-        variances, directions = torch.linalg.eigh(rows.transpose(1, 2) @ rows / n)  # (N, C) rising, (N, C, C)
+        variances, directions = _principal(rows)  # (N, C) rising, (N, C, C)
         squares = (rows @ directions).square()  # (N, n, C)
         s, wide = _spectrum(variances)  # (N, 1), (N, R)
         weights = (1 / s - 1 / wide).clamp_min(0).sqrt()
@@ -109,6 +110,21 @@ def _inverse_root(moment: Tensor) -> Tensor:
     variances, directions = torch.linalg.eigh(moment.double())
     narrow = variances.mean() / 1000 + 1e-12
     return ((directions / variances.clamp_min(narrow).sqrt()) @ directions.T).float()
+
+
+def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of rows (N, n, C) the variances (N, C), rising, and the directions (N, C, C) along which they have them.
+
+    Few rows vary along n directions at most, which their (n, n) products give much sooner; all other
+    variances are 0, and their directions are left 0.
+    """
+    n, channels = rows.shape[1:]
+    if 2 * n >= channels:
+        return torch.linalg.eigh(rows.transpose(1, 2) @ rows / n)
+    variances, mixed = torch.linalg.eigh(rows @ rows.transpose(1, 2) / n)  # (N, n), (N, n, n)
+    scale = (n * variances.clamp_min(1e-12)).rsqrt().unsqueeze(1)
+    directions = rows.transpose(1, 2) @ mixed * scale  # (N, C, n)
+    return F.pad(variances, (channels - n, 0)), F.pad(directions, (channels - n, 0))
 
 
 def _spectrum(variances: Tensor) -> tuple[Tensor, Tensor]:
