@@ -65,9 +65,13 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, S, S, 3) to features (B, C, H, W)."""
-        x = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
-        stages = map(self._channels_second, self.net((x - self.mean) / self.std), self.stage_channels)
+        stages = self.stages(images.permute(0, 3, 1, 2).float() / 255)
         return torch.cat([align(stage, self.config.grid, self.config.align) for stage in stages], dim=1)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, S, S) in 0..1 to the stages as they are, (B, C, h, w) each; with gradients."""
+        found = self.net((images - self.mean) / self.std)
+        return [self._channels_second(stage, channels) for stage, channels in zip(found, self.stage_channels)]
 
     def _channels_second(self, stage: Tensor, channels: int) -> Tensor:
         """A stage as (B, C, H, W); some networks, Swin for one, give (B, H, W, C)."""

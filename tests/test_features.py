@@ -114,6 +114,7 @@ def test_stages_with_their_channels_last_are_turned(backbone):
     expected = backbone(x)
     backbone.net.register_forward_hook(lambda _, __, stages: [stage.permute(0, 2, 3, 1) for stage in stages])
     assert torch.allclose(backbone(x), expected, atol=1e-6)
+    assert tuple(s.shape[1] for s in backbone.stages(torch.rand(2, 3, 64, 64))) == backbone.stage_channels
     for stage in (torch.rand(2, 4, 6, 4), torch.rand(2, 9, 16)):
         backbone.net.register_forward_hook(lambda *_, stage=stage: [stage] * 4)
         with pytest.raises(DumenetError, match="gives .* where maps of 16 channels are needed"):

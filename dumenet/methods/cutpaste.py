@@ -43,7 +43,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, mahalanobis, picked, positions, stages_of
+from dumenet.methods.protocol import Common, Method, Sample, descend, mahalanobis, picked, positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) in 0..1 to embeddings of cells (B, D, h, w)."""
-        return self.embed(stages_of(self.backbone, images)[-1])
+        return self.embed(self.backbone.stages(images)[-1])
 
 
 class CutPaste(Method):

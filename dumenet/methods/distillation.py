@@ -43,7 +43,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, smooth, stages_of
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, smooth
 from dumenet.score import upsample
 
 
@@ -130,7 +130,7 @@ class KnowledgeDistillation(Method):
 
     def _teach(self, images: Tensor) -> list[Tensor]:
         """The teacher's levels (B, C_i, H_i, W_i) for images (B, 3, S, S) in 0..1, each channel standardised."""
-        return [norm(x) for norm, x in zip(self.norms, stages_of(self.teacher, images))]
+        return [norm(x) for norm, x in zip(self.norms, self.teacher.stages(images))]
 
     def _levels(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The levels of teacher and student."""

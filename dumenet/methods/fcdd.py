@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from dumenet.data import find_images
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, stages_of
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class Phi(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(stages_of(self.backbone, images)[0])[:, 0]
+        return self.head(self.backbone.stages(images)[0])[:, 0]
 
 
 def photographs() -> list[Sample]:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, shuffled, stages_of
+from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, shuffled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class PANDA(Method):
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, S, S) in 0..1 to the stages' maps, (B, C, H, W) each."""
-        return stages_of(self.backbone, images.to(self.device))
+        return self.backbone.stages(images.to(self.device))
 
     @torch.no_grad()
     def _pooled(self, samples: Sequence[Sample]) -> Tensor:

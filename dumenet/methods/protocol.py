@@ -133,11 +133,6 @@ def shuffled(count: int, batch: int, generator: torch.Generator | None = None) -
         yield from reversed(torch.randperm(count, generator=generator).split(batch))
 
 
-def stages_of(backbone: Backbone, images: Tensor) -> list[Tensor]:
-    """Images (B, 3, S, S) in 0..1 to the backbone's stages as they are, (B, C, h, w) each; with gradients."""
-    return backbone.net((images - backbone.mean) / backbone.std)
-
-
 def positions(grid: Tensor, most: int, generator: torch.Generator) -> Tensor:
     """Of each image's positions in grid (B, D, h, w) a random `most`, or all: (n, D)."""
     rows = grid.flatten(2).transpose(1, 2)  # (B, N, D)

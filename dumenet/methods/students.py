@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, progress_bar
-from dumenet.methods.protocol import Common, Method, Sample, descend, picked, stages_of
+from dumenet.methods.protocol import Common, Method, Sample, descend, picked
 
 # By receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it.
 LAYERS = {
@@ -187,7 +187,7 @@ def distil(train: Sequence[Sample], settings: StudentsSettings, device: torch.de
     patches = torch.cat(list(views(train, s)))  # (n, 3, p, p) in 0..1
     target = []
     for part in patches.split(64):
-        stages = stages_of(backbone, F.interpolate(part.to(device), size, mode="bilinear"))
+        stages = backbone.stages(F.interpolate(part.to(device), size, mode="bilinear"))
         target.append(torch.cat([stage.mean((2, 3)) for stage in stages], dim=1))
     target = torch.cat(target)  # (n, C)
     target = (target - target.mean(0)) / target.std(0).clamp_min(1e-6)
