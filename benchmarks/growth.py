@@ -175,11 +175,11 @@ def notes(rows: list[dict]) -> str:
     gb = (line_of(rows, "grid", "step", "peak_mb")[1] - base) / 1e3
     grids = [["grid", "tokens", "training step, CPU s an image", "its memory, GB"]]
     grids += [[f"{g:.0f}", f"{g * g:,.0f}", f"{t:.2f}", f"{m:.1f}"] for g, t, m in zip(x, seconds, gb)]
-    full = MACHINE_GB * 1e6 / kb["pixel metrics"]
+    full = MACHINE_GB * 1e6 / kb["spread"]
     power = np.log(seconds[-1] / seconds[-2]) / np.log((x[-1] / x[-2]) ** 2)
     return (
         f"{markdown(table)}\n\n{markdown(grids)}\n\n"
-        f"With pixel metrics, {MACHINE_GB} GB of memory are full at {full:,.0f} test images. From grid\n"
+        f"{MACHINE_GB} GB of memory are full at {full:,.0f} normal images, whose spread is fitted in memory. From grid\n"
         f"{x[-2]:.0f} to {x[-1]:.0f} the time of a step grows as the tokens to the power of {power:.1f}."
     )
 
