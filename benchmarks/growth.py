@@ -179,8 +179,8 @@ def notes(rows: list[dict]) -> str:
     power = np.log(seconds[-1] / seconds[-2]) / np.log((x[-1] / x[-2]) ** 2)
     return (
         f"{markdown(table)}\n\n{markdown(grids)}\n\n"
-        f"{MACHINE_GB} GB of memory are full at {full:,.0f} normal images, whose spread is fitted in memory. From grid\n"
-        f"{x[-2]:.0f} to {x[-1]:.0f} the time of a step grows as the tokens to the power of {power:.1f}."
+        f"{MACHINE_GB} GB of memory are full at {full:,.0f} normal images, whose spread is fitted in memory.\n"
+        f"From grid {x[-2]:.0f} to {x[-1]:.0f} the time of a step grows as the tokens to the power of {power:.1f}."
     )
 
 

@@ -160,12 +160,13 @@ TITLES, COMMITTED, REMARKS = (WORDS[key] for key in ("titles", "data", "remarks"
 
 
 def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Records of tables on the data sets COMMITTED by (table, data set, setting), in the order of TITLES."""
+    """Records of tables on the data sets COMMITTED by (table, data set, setting), in the order of the words."""
     found: dict[tuple[str, str, str], list[dict]] = {}
     for record in records:
         if record.get("tag") == "table" and record["data"]["name"] in COMMITTED:
             found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
-    return dict(sorted(found.items(), key=lambda item: (list(TITLES).index(item[0][0]), item[0])))
+    tables, data = list(TITLES), list(COMMITTED)
+    return dict(sorted(found.items(), key=lambda item: (tables.index(item[0][0]), data.index(item[0][1]), item[0])))
 
 
 FOUR = ("bottle", "capsule", "screw", "transistor")  # of real5, those that the paper has too
