@@ -267,6 +267,7 @@ def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported,
         for name in ("torch", runtime, runtime)
     )
     export.assert_called_once()
+    assert load(checkpoint).trained is None and load(checkpoint, device="cpu").trained  # the graph, since it is there
     for found, expected in zip([*first, *again], [*torchs, *torchs], strict=True):
         assert (found.name, found.verdict, found.category) == (expected.name, expected.verdict, expected.category)
         assert found.score == pytest.approx(expected.score, rel=1e-3)

@@ -56,3 +56,13 @@ def test_weights_decay():
 def test_a_model_without_linear_layers_has_adamw_alone():
     conv = nn.Conv2d(2, 2, 1)
     assert len(make_optimizer(conv, "muon", 1e-3, 0.0).param_groups) == 1
+
+
+def test_where_bf16_is_fast_the_steps_are_made_in_it(net):
+    twin = copy.deepcopy(net)
+    for a, b in zip(net.parameters(), twin.parameters()):
+        b.grad = a.grad.clone()
+    for model, bf16 in ((net, False), (twin, True)):
+        make_optimizer(model, "muon", 1e-3, 0.0, bf16).step()
+    assert not torch.equal(net[0].weight, twin[0].weight) and twin[0].weight.dtype == torch.float32
+    assert torch.allclose(net[0].weight, twin[0].weight, atol=1e-3)  # of a step of 2e-2

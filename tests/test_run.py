@@ -6,6 +6,7 @@ from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import photos, write
 
@@ -14,7 +15,7 @@ from dumenet.data import contaminate, fingerprint, load_mask, open_dataset
 from dumenet.errors import DumenetError
 from dumenet.methods import network, protocol
 from dumenet.metrics import METRICS, evaluate_scores
-from dumenet.run import Folders, evaluate_checkpoint, network_job, per_category, run
+from dumenet.run import Folders, by_defect, evaluate_checkpoint, network_job, per_category, run
 
 
 @pytest.fixture
@@ -163,6 +164,19 @@ def test_without_masks_only_images_are_judged(go, tree):
     assert mean["image_auroc"] is not None
     assert all(mean[name] is None for name in METRICS if not name.startswith("image"))
     assert outcome.scores.maps is None  # memory does not grow with images x pixels
+
+
+def test_each_image_has_its_score_on_disk_and_each_kind_of_defect_its_auroc(go, tree, tmp_path):
+    (tree / "bolt" / "test" / "bent").mkdir()
+    shutil.move(tree / "bolt" / "test" / "hole" / "013.png", tree / "bolt" / "test" / "bent" / "013.png")
+    shutil.rmtree(tree / "bolt" / "ground_truth")
+    outcome = go()
+    table = pd.read_csv(tmp_path / outcome.record["files"]["scores"])
+    assert [*table.image] == [s.name for s in outcome.dataset.test] and np.allclose(table.score, outcome.scores.image)
+    found = outcome.record["image_auroc_by_defect"]
+    assert found == by_defect(outcome.dataset, outcome.scores.image) and found.keys() == {"bolt", "felt"}
+    image = np.array([{"good": 2.0, "hole": 3.0, "bent": 1.0}[d] for d in table.defect])
+    assert by_defect(outcome.dataset, image) == {"bolt": {"bent": 0.0, "hole": 1.0}, "felt": {"hole": 1.0}}
 
 
 def test_scored_in_parts_and_kept_on_disk_the_metrics_are_those_in_memory(go, tree, monkeypatch):
