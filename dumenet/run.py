@@ -16,20 +16,22 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from dumenet import parallel
 from dumenet.checkpoint import Trained, load_backbone, load_checkpoint, pick_device
 from dumenet.config import Config, DataConfig, EvalConfig, counted, to_dict
-from dumenet.data import Dataset, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
+from dumenet.data import Dataset, Sample, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
 from dumenet.data.images import mask_files
 from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.features import Features
@@ -43,6 +45,7 @@ from dumenet.sweep import sweep
 
 COLUMNS = ["image", "category", "defect", "score"]  # of the file of a run's scores, beside its record
 CHUNK = 512  # images scored at a time
+COSTED = 32  # test images that a record's cost is measured on
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +253,7 @@ def run(
         method.on_epoch = lambda epoch: by_epoch.append(
             _image_auroc(dataset, scores_of(method, dataset, folders)[0].image)
         )
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     if not (checkpoint and method.load(checkpoint, dataset.train)):
         method.fit(dataset.train)
         if checkpoint and parallel.rank() == 0:
@@ -259,7 +262,8 @@ def run(
         return None
     if state:
         state.unlink(missing_ok=True)
-    seconds = {"train": time.perf_counter() - start} | getattr(method, "seconds", {})
+    spent = time.process_time() - spent
+    seconds = {"train": time.perf_counter() - start, "train cpu": spent} | getattr(method, "seconds", {})
     return _measured(job, method, folders, checkpoint, seconds, by_epoch)
 
 
@@ -319,6 +323,8 @@ def _measured(
         "device": str(device), "machine": machine(str(device)),
         "files": {k: Path(os.path.relpath(v, folders.home)).as_posix() for k, v in files.items()},
     }  # fmt: skip
+    if job.table:
+        record["cost"] = cost(method, dataset.test)
     if network:
         record |= {"config": to_dict(replace(method.config, data=job.data)), **method.facts()}
     write_result(path, record)
@@ -398,6 +404,20 @@ def measure(
         masks.append(load_mask(s, size) if s.category in marked else None)
     labels, categories = (np.array([getattr(s, k) for s in dataset.test]) for k in ("label", "category"))
     return evaluate_scores(labels, scores.image, categories, masks, scores.maps, bootstrap, seed)
+
+
+def cost(method: Method, samples: Sequence[Sample]) -> dict[str, float]:
+    """Milliseconds of one core to score an image, from its file, and megabytes of all that scoring needs."""
+    spent, own = [], method.settings
+    for _ in range(2):  # the first one warms up
+        with TemporaryDirectory() as empty:
+            method.settings = replace(own, cache=Path(empty))
+            start = time.process_time()
+            method.score(samples[:COSTED])
+            spent.append(time.process_time() - start)
+    method.settings, kept = own, BytesIO()
+    torch.save({k: v for k, v in vars(method).items() if k not in ("settings", "on_epoch")}, kept)
+    return {"ms": round(1000 * spent[1] / len(samples[:COSTED]), 2), "mb": round(kept.tell() / 1e6, 1)}
 
 
 def by_defect(dataset: Dataset, image: np.ndarray) -> dict[str, dict[str, float | None]]:

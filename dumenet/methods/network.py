@@ -82,7 +82,7 @@ class Network(FeatureMethod):
         """
         start = time.perf_counter()
         features = self.features(train_images)
-        trained_from = time.perf_counter()
+        trained_from, spent = time.perf_counter(), time.process_time()
         keep, held = split_holdout(features, self.config.train.holdout, self.config.train.seed)
 
         def look(epoch: int, model: nn.Module) -> None:
@@ -96,8 +96,9 @@ class Network(FeatureMethod):
         if parallel.rank() == 0:
             calibrate(self.trained, keep, held)
         seconds = time.perf_counter() - trained_from + self.trained.earlier
-        self.trained.origin |= {"seconds": seconds}
-        self.seconds = {"train features": trained_from - start, "train": seconds}
+        spent = time.process_time() - spent  # of an interrupted training the last part alone
+        self.trained.origin |= {"seconds": seconds, "cpu_seconds": spent}
+        self.seconds = {"train features": trained_from - start, "train": seconds, "train cpu": spent}
 
     def score(self, test: Sequence[Sample]) -> Scores:
         """Length of the error by `evaluation.error`, upsampled; image scores by `evaluation.pooling`."""
@@ -122,6 +123,8 @@ class Network(FeatureMethod):
             f"evaluation.{k}": v for k, v in to_dict(self.config)["evaluation"].items()
         })  # fmt: skip
         self.seconds = {"train": trained.origin["seconds"]}
+        if "cpu_seconds" in trained.origin:
+            self.seconds["train cpu"] = trained.origin["cpu_seconds"]
         return True
 
     def facts(self) -> dict[str, Any]:

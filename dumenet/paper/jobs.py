@@ -45,6 +45,7 @@ SPREAD = {"error": "mahalanobis"}  # ours
 MVTEC = {  # the paper's columns in its order; below them what it does not have
     "US": Column("us"), "PatchSVDD": Column("patchsvdd"), "PaDiM": Column("padim"), "CutPaste": Column("cutpaste"),
     "MKD": Column("mkd"), "DRAEM": Column("draem"), "UniAD": network("uniad", **MASK),
+    "UniAD, spread": network("uniad", **MASK, **SPREAD),
     "DuMeNet": network(), "DuMeNet, spread": network(**SPREAD),
     "FCDD": Column("fcdd"), "PANDA": Column("panda"), "PatchCore": Column("patchcore"), "Dinomaly": Column("dinomaly"),
     "Gaussian": network("gaussian"), "PaDiM, ridge 1": Column("padim", {"ridge": 1.0}),

@@ -10,6 +10,7 @@ from dumenet.config import FeatureConfig, ModelConfig, TrainConfig
 from dumenet.errors import DumenetError
 from dumenet.methods import METHODS, NETWORKS, Scores
 from dumenet.methods.protocol import descend, shuffled
+from dumenet.run import cost
 
 LITTLE = {  # for each method: enough training that scores differ, in a second or two
     "us": {"width": 4, "size": 8, "views": 32, "view_size": 32, "teacher_steps": 3, "steps": 3},
@@ -124,3 +125,15 @@ def test_an_epoch_has_every_image_once():
     batches = shuffled(7, 3)
     first, second = (torch.cat([next(batches) for _ in range(3)]) for _ in range(2))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(7)) and first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize("name", LITTLE)
+def test_cost_leaves_the_method_as_it_was(parts, name):
+    """What is counted is all that scoring needs, and no image that was learned from."""
+    dataset, cache = parts
+    method = made(name, cache, **LITTLE[name])
+    method.fit(dataset.train[:8])
+    before, settings = method.score(dataset.test[:2]), method.settings
+    found = cost(method, dataset.test[:4])
+    assert method.settings is settings and np.array_equal(before.maps, method.score(dataset.test[:2]).maps)
+    assert found["ms"] > 0 and 0 < found["mb"] < 80
