@@ -19,5 +19,7 @@ def pytest_runtest_call(item):
     result = yield
     for output in getattr(item, "test_outputs", None) or ():
         for text in texts(output):
-            assert len(text) >= 30, f"a figure whose text is too short to say what it shows: {text!r}"
+            assert len(text) >= 30, (
+                f"a figure whose text is too short to say what it shows: {text!r}"
+            )
     return result

@@ -366,7 +366,7 @@ def exercise_05_2(maps, grid):
 @exercise(
     *(([tensor(a), tensor(b)], c) for a, b, c in (([3, 0], [[4]], 1), ([0.3], [0.4, 0], 1), ([6], [[2, 3]], 3.5)))
 )
-def exercise_06_1(gradients, limit):
+def exercise_07_1(gradients, limit):
     norm = float(sum(g.square().sum() for g in gradients)) ** 0.5
     return [g * min(1, limit / norm) for g in gradients], {
         "one norm for all tensors together, not one for each": [g * min(1, limit / g.norm().item()) for g in gradients],
@@ -382,7 +382,7 @@ IMAGES = tensor(normal(0, 8, 4))  # one gradient an image
 
 
 @exercise(*((torch.stack([p.mean(0) for p in IMAGES.split(n)]), tensor(n)) for n in ([4, 4], [5, 3], [1, 2, 5])))
-def exercise_06_2(gradients, counts):
+def exercise_07_2(gradients, counts):
     return IMAGES.mean(0), {
         "a part counts as often as it has images": gradients.mean(0),
         "this is the sum over all images; divide by their number": IMAGES.sum(0),
@@ -395,7 +395,7 @@ HEAT = np.array([[5, 3, 9, 0, 0], [3, 1, 0, 0, 0], [0, 0, 3, 0, 0], [0, 9, 0, 0,
 
 
 @exercise(*((MASK, HEAT, threshold) for threshold in (3, 2, 4, 0)), (MASK * 0, HEAT, 3))
-def exercise_07_1(mask, anomaly_map, threshold):
+def exercise_08_1(mask, anomaly_map, threshold):
     if not mask.any():
         return None, {"a mask without any region has no overlap: return None": lambda got: got is not None}
     inside = mask == 1
@@ -413,7 +413,7 @@ CATEGORIES, THRESHOLDS = np.array(["cap", "cap", "weave", "new"]), {"cap": 2.0, 
 
 
 @exercise((np.array([2.0, 3.0, 8.0, 5.0]), CATEGORIES, THRESHOLDS))
-def exercise_07_2(scores, categories, thresholds):
+def exercise_08_2(scores, categories, thresholds):
     own = np.array([2.0, 2.0, 16.0, 10.0])
     return scores / own, {
         "every score was divided by the threshold of 'all': use the category's own where there is one": scores / 10,
@@ -424,7 +424,7 @@ def exercise_07_2(scores, categories, thresholds):
 
 
 @exercise(*((normal(n, n, c), normal(m, m, c), k) for n, m, c, k in ((6, 4, 3, 2), (5, 7, 2, 1), (9, 3, 4, 9))))
-def exercise_08_1(known, asked, k):
+def exercise_09_1(known, asked, k):
     distance = np.array([[np.linalg.norm(a - b) for b in known] for a in asked])  # (m, n)
     ordered = np.sort(distance, axis=1)
     return ordered[:, :k].mean(1), {
@@ -438,7 +438,7 @@ def exercise_08_1(known, asked, k):
 
 
 @exercise(*((np.array(a),) for a in ([0.9, 0.3, 0.6], [0.2], [0.5, 0.75], [0.1, 0.2, 0.4, 0.9])))
-def exercise_08_2(aurocs):
+def exercise_09_2(aurocs):
     mean, flipped = aurocs.mean(), np.maximum(aurocs, 1 - aurocs).mean()
     return (mean, flipped), {
         "first the mean as it is, then the flipped one: they are the other way round": (flipped, mean),
@@ -455,7 +455,7 @@ def half_width(values, n, ddof=1, freedom=-1, level=0.975):
 @exercise(
     *((np.array(d), n) for d, n in (([0.02, 0.01, 0.03], 3), ([0.02, 0.01, 0.03], 10), ([-0.3, 0.1, 0.5, 0.2], 5)))
 )
-def exercise_09_1(differences, planned):
+def exercise_10_1(differences, planned):
     right = half_width(differences, planned)
     return right, {
         "divide by n - 1 in the standard deviation": half_width(differences, planned, ddof=0),
@@ -468,7 +468,7 @@ def exercise_09_1(differences, planned):
 
 
 @exercise(*((np.array(p),) for p in ([0.01, 0.02, 0.03], [0.03, 0.01, 0.02], [0.9, 0.001, 0.6, 0.3], [0.04])))
-def exercise_09_2(p):
+def exercise_10_2(p):
     order = np.argsort(p)
     raised = p[order] * np.arange(len(p), 0, -1)
     running, back = np.maximum.accumulate(raised), np.argsort(order)
@@ -490,7 +490,7 @@ def of_three(values):
 
 
 @exercise(*map(of_three, ([0.9, 0.94, 0.92], [0.1, None, 0.3, 0.7], [0.8], [None])))
-def exercise_10_1(records, metric):
+def exercise_10_3(records, metric):
     values = [record["metrics"]["mean"][metric] for record in records]
     kept = [v for v in values if v is not None]
     mean, half = interval(kept)
@@ -515,7 +515,7 @@ def record(seed, heads, **more):
     ([record(0, 8), record(1, 8, jitter=0)],), ([record(0, 8, jitter=0), record(1, 8)],),
     ([record(0, 8), record(0, 4), record(1, 8)],),
 )  # fmt: skip
-def exercise_10_2(records):
+def exercise_10_4(records):
     flat = [{f"{s}.{k}": v for s, part in r["config"].items() for k, v in part.items()} for r in records]
     pairs = [(i, j, sorted(k for k in flat[i].keys() & flat[j] if flat[i][k] != flat[j][k]))
              for i, j in combinations(range(len(flat)), 2)]  # fmt: skip

@@ -1,29 +1,32 @@
 import numpy as np
+from scipy import ndimage
 
 
-def distances(known, asked):
-    return np.linalg.norm(asked[:, None] - known[None], axis=-1)
+def overlap(mask, m, t, structure=np.ones((3, 3)), strict=False, none=None, of=np.mean):
+    r, n = ndimage.label(mask, structure)
+    hit = m > t if strict else m >= t
+    return float(of([hit[r == k].mean() for k in range(1, n + 1)])) if n else none
 
 
-def ordered(known, asked):
-    return np.sort(distances(known, asked), 1)
+def own(categories, thresholds, other="all"):
+    return np.array([thresholds.get(c, thresholds.get(other, 1.0)) for c in categories])
 
 
 WRONG = {
     "08_1": [
-        ("take the root", lambda k, a, n: (ordered(k, a)[:, :n] ** 2).mean(1)),
-        ("not the k-th alone", lambda k, a, n: ordered(k, a)[:, n - 1]),
-        ("not their sum", lambda k, a, n: ordered(k, a)[:, :n].sum(1)),
-        ("not the first k", lambda k, a, n: distances(k, a)[:, :n].mean(1)),
-        ("not the largest", lambda k, a, n: ordered(k, a)[:, -n:].mean(1)),
-        ("sum over the channels", lambda k, a, n: (ordered(k, a) / k.shape[1] ** 0.5)[:, :n].mean(1)),
-        ("is right, not", lambda k, a, n: ordered(k, a)[:, 1 : n + 1].mean(1)),
+        ("touch at a corner", lambda *given: overlap(*given, structure=None)),
+        ("equal to the threshold", lambda *given: overlap(*given, strict=True)),
+        ("return None", lambda *given: overlap(*given, none=0.0)),
+        ("one vote", lambda mask, m, t: float((m[mask == 1] >= t).mean()) if mask.any() else None),
+        ("not their sum", lambda *given: overlap(*given, of=np.sum)),
+        ("is right, not", lambda mask, m, t: float((m >= t).mean())),
     ],
     "08_2": [
-        ("not the mean of them", lambda a: (a.mean(), max(a.mean(), 1 - a.mean()))),
-        ("the other way round", lambda a: (np.maximum(a, 1 - a).mean(), a.mean())),
-        ("only the values below one half", lambda a: (a.mean(), (1 - a).mean())),
-        ("these are sums", lambda a: (a.sum(), np.maximum(a, 1 - a).sum())),
-        ("is right, not", lambda a: (a.mean(), np.maximum(a, 0.5).mean())),
+        ("use the category's own", lambda s, c, t: s / t["all"]),
+        ("do not subtract", lambda s, c, t: s - own(c, t)),
+        ("larger means less anomalous", lambda s, c, t: own(c, t) / s),
+        ("the one named 'all'", lambda s, c, t: s / own(c, t, other="none")),
+        ("the one named 'all'", lambda s, c, t: s / own(c, t, other="cap")),
+        ("is right, not", lambda s, c, t: s),
     ],
 }
