@@ -99,14 +99,14 @@ def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
     try:
         content = load_tensors(path)
         config, channels = config_from_dict(content["config"]), tuple(content["stage_channels"])
-        model = build_model(config.model, channels, config.features.grid)
+        model = build_model(config.model, channels, config.features.cells)
         model.load_state_dict(content["model"])
         thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
         if not np.isfinite(list(thresholds.values())).all():
             raise ValueError("a threshold is not a number")
         spread, normal = content.get("spread"), content.get("normal")
         if spread:
-            tensors, spread = spread["tensors"], Spread(spread["categories"], sum(channels), config.features.grid)
+            tensors, spread = spread["tensors"], Spread(spread["categories"], sum(channels), config.features.cells)
             spread.load_state_dict(tensors)
         rest = Normal(**normal) if normal else None, dict(content["origin"]), float(content.get("earlier", 0.0))
         trained = Trained(config, model, channels, dict(content["history"]), thresholds, spread, *rest)

@@ -32,6 +32,11 @@ def up_to(most: float) -> Any:
     return Annotated[float, Field(ge=0, le=most)]
 
 
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a square or a rectangle."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 PLACE = {"identity": False}  # metadata of a setting that says where: results do not depend on it, see `dumenet.run.Job`
 
 
@@ -73,13 +78,30 @@ class FeatureConfig(Settings):
     backbone: str = "tf_efficientnet_lite0"  # any timm name; this one's weights come with the install
     weights: str = "pretrained"  # "pretrained", "random" (for a lesson), or a file with a state dict
     stages: Stages = (0, 1, 2, 3)  # timm `out_indices`, strides 2 to 16
-    image_size: Count = 224  # pixels; images are resized straight to a square
-    grid: Grid = 14  # every stage is resized to grid x grid, then concatenated
+    image_size: Count | tuple[Count, Count] = 224  # pixels: a square, or [height, width]; images are resized straight
+    grid: Grid = 14  # cells along the shorter side; every stage is resized to `cells`, then concatenated
+    tiles: tuple[Count, Count] = (1, 1)  # rows and columns of tiles that a photograph is cut into; each is an image of
+    # its own for the network, and their maps are joined: for defects that are lost when a large photograph is resized
     align: Literal["area", "bilinear"] = "area"  # how: the mean over each cell, or the paper's bilinear samples
     batch_size: Count = 16  # images a backbone pass
     runtime: Literal["auto", "torch", "onnx", "openvino"] = field(default="auto", metadata=PLACE)  # what computes them
     # for the cache, equal to 1e-3: torch; an inference engine on the CPU (extras `fast`, `openvino`); "auto": torch on
     # a GPU and for few images, else ONNX Runtime where it is installed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels of what the backbone sees."""
+        return sides(self.image_size)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the grid: cells are as square as they get."""
+        return tuple(round(self.grid * side / min(self.shape)) for side in self.shape)
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """Height and width in pixels of a photograph's anomaly map: that of a tile, or of all of them joined."""
+        return tuple(count * side for count, side in zip(self.tiles, self.shape))
 
     @model_validator(mode="after")
     def _check(self) -> "FeatureConfig":

@@ -24,8 +24,19 @@ import numpy as np
 from PIL import Image as Picture
 
 from dumenet import engine
-from dumenet.config import EvalConfig, config_from_dict, merge
-from dumenet.data import Sample, check_range, find_images, load_image, locate, photograph, read_ahead, read_folder
+from dumenet.config import EvalConfig, FeatureConfig, config_from_dict, merge
+from dumenet.data import (  # fmt: skip
+    Sample,
+    check_range,
+    cut,
+    find_images,
+    joined,
+    load_image,
+    locate,
+    photograph,
+    read_ahead,
+    read_folder,
+)
 from dumenet.errors import DumenetError, unknown
 from dumenet.overlay import overlay
 
@@ -51,8 +62,8 @@ class Result:
     score: float = math.nan
     threshold: float | None = None  # None where there were too few normal images for one
     category: str = "all"
-    seen: np.ndarray | None = field(default=None, repr=False)  # (S, S, 3) uint8: the photograph as the network sees it
-    grid: np.ndarray | None = field(default=None, repr=False)  # (S, S) float32: its anomaly map
+    seen: np.ndarray | None = field(default=None, repr=False)  # (H, W, 3) uint8: the photograph as the network sees it
+    grid: np.ndarray | None = field(default=None, repr=False)  # (H, W) float32: its anomaly map
     rank: float | None = None  # share of the normal training images that score lower, 0 to 1
     problem: str = ""
 
@@ -122,7 +133,11 @@ class Detector:
             flat = {k: v for k, v in given.items() if "." not in k}
             dotted = {k: v for k, v in given.items() if "." in k}
             self._settings = config_from_dict(merge(flat, dotted), kind, method)
-        self.size: int = self._settings.features.image_size  # pixels: images are resized to a square of this side
+        self._sees(self._settings.features)
+
+    def _sees(self, features: FeatureConfig) -> None:
+        self.size = features.shape  # height and width in pixels, to which images, or their tiles, are resized
+        self.tiles = features.tiles
 
     def fit(self, images: Image | Sequence[Image], *, bgr: bool = False) -> "Detector":
         """Learn from normal photographs.
@@ -143,11 +158,11 @@ class Detector:
         with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
             method = METHODS[self._method](replace(self._settings, cache=Path(cache)))
             if self._method in NETWORKS:
-                method.fit(samples)
+                method.fit(cut(samples, self.tiles))
                 self._take(method.trained, method.backbone)
             else:
                 every = HELD if len(samples) >= HELD else 2
-                method.fit([s for i, s in enumerate(samples) if i % every or len(samples) == 1])
+                method.fit(cut([s for i, s in enumerate(samples) if i % every or len(samples) == 1], self.tiles))
                 self.compute = partial(_of_method, method)
                 self._calibrate(samples[::every] if len(samples) > 1 else [])
         return self
@@ -183,34 +198,38 @@ class Detector:
 
         def read(sample: Sample) -> np.ndarray | DumenetError:
             try:
-                return load_image(sample, self.size)
+                return np.stack([load_image(tile, self.size) for tile in cut([sample], self.tiles)])
             except DumenetError as error:
                 return error
 
-        for part, decoded in read_ahead(read, samples, self.batch):
-            good = np.array([isinstance(image, np.ndarray) for image in decoded])
+        count = math.prod(self.tiles)
+        for part, decoded in read_ahead(read, samples, max(1, self.batch // count)):
+            good = [image for image in decoded if isinstance(image, np.ndarray)]
             made = iter(())
-            if good.any():
-                batch = np.stack([image for image in decoded if isinstance(image, np.ndarray)])
-                made = zip(*self.run(batch, np.full(len(batch), number)))
+            if good:
+                batch = np.concatenate(good)
+                maps, scores, found = self.run(batch, np.full(len(batch), number))
+                found = [max(row, key=row.count) for row in found.reshape(-1, count).tolist()]  # the most frequent one
+                scores = scores.reshape(-1, count).max(1)
+                made = zip(joined(batch, self.tiles), joined(maps, self.tiles), scores, found)
             for sample, image in zip(part, decoded):
                 if isinstance(image, DumenetError):
                     yield Result(sample.name, sample, problem=str(image))
                 else:
-                    yield self._result(sample, image, *next(made))
+                    yield self._result(sample, *next(made))
 
     def run(self, images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images (B, S, S, 3) uint8 at the detector's `size` S, and the numbers of their categories (B,), -1 where they
-        are to be found, to maps (B, S, S), scores (B,) and categories (B,).
+        """Images (B, H, W, 3) uint8 of the detector's `size`, and the numbers of their categories (B,), -1 where they
+        are to be found, to maps (B, H, W), scores (B,) and categories (B,).
 
         Raises:
             DumenetError: not fitted, images of another type or shape, or scores that are not finite.
         """
         if self.compute is None:
             raise DumenetError("This detector has seen no normal images yet: call fit first, or dumenet.load.")
-        if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
+        if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3):
             raise DumenetError(
-                f"Images must be uint8 of shape (n, {self.size}, {self.size}, 3), not {images.dtype} of shape "
+                f"Images must be uint8 of shape (n, {self.size[0]}, {self.size[1]}, 3), not {images.dtype} of shape "
                 f"{images.shape}: `predict` resizes them."
             )
         maps, scores, found = self.compute(images, category)
@@ -222,7 +241,7 @@ class Detector:
         name = self.categories[category] if category >= 0 else "all"
         threshold = self.thresholds.get(name, self.thresholds.get("all"))
         usual = self.normal.get(name, self.normal.get("all"))
-        rank = float(np.mean(np.array(usual) < score)) if usual else None
+        rank = float(np.mean(np.array(usual) < score)) ** math.prod(self.tiles) if usual else None  # of all tiles
         return Result(sample.name, sample, float(score), threshold, name, seen, grid, rank)
 
     def save(self, path: str | Path) -> Path:
@@ -249,7 +268,8 @@ class Detector:
         self.trained, self.thresholds = trained, trained.thresholds
         self.categories = list(trained.spread.categories) if trained.spread else []
         self.normal = scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {}
-        self.size, self.batch = trained.config.features.image_size, 1
+        self.batch = 1
+        self._sees(trained.config.features)
         self.pixel_range = trained.config.data.pixel_range
         self.compute = partial(eager, Graph(trained, backbone))
 
@@ -259,13 +279,11 @@ class Detector:
         from dumenet.score import thresholds
 
         if held:
-            images = np.stack([load_image(s, self.size) for s in held])
-            scores = self.run(images, np.full(len(held), -1))[1].tolist()
-            normal, how = (
-                Normal(["all"] * len(held), [True] * len(held), {"norm max": scores}),
-                EvalConfig(error="norm"),
-            )
-            self.thresholds, self.normal = thresholds(normal, how), {"all": scores}
+            images = np.stack([load_image(s, self.size) for s in cut(held, self.tiles)])
+            scores = self.run(images, np.full(len(images), -1))[1].tolist()
+            normal = Normal(["all"] * len(scores), [True] * len(scores), {"norm max": scores})
+            self.thresholds = thresholds(normal, EvalConfig(error="norm"), self.tiles)
+            self.normal = {"all": scores}
 
 
 def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> Detector:
@@ -309,7 +327,8 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
         detector.thresholds = {str(k): float(v) for k, v in metadata["thresholds"].items()}
         detector.normal = {str(k): [float(x) for x in v] for k, v in metadata.get("normal", {}).items()}
         config = config_from_dict(metadata["config"])
-        detector.size, detector.pixel_range = config.features.image_size, config.data.pixel_range
+        detector._sees(config.features)
+        detector.pixel_range = config.data.pixel_range
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
     session = engine.Engine(content, runtime)

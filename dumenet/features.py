@@ -24,7 +24,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dumenet.config import FeatureConfig
+from dumenet.config import FeatureConfig, sides
 from dumenet.data import Sample, content_key, load_image, read_ahead
 from dumenet.engine import PACKAGES, Engine, export, read
 from dumenet.errors import DumenetError, refused
@@ -55,7 +55,8 @@ class Backbone(nn.Module):
         for name, tensor in self.net.state_dict().items():
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         stages = "".join(map(str, config.stages))
-        self.key = f"{config.backbone}-s{stages}-{config.image_size}px-{config.grid}g-{digest.hexdigest()[:12]}"
+        pixels = "x".join(map(str, dict.fromkeys(config.shape)))
+        self.key = f"{config.backbone}-s{stages}-{pixels}px-{config.grid}g-{digest.hexdigest()[:12]}"
         self.key += "" if config.align == "bilinear" else f"-{config.align}"
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -64,9 +65,9 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images (B, S, S, 3) to features (B, C, H, W)."""
+        """uint8 images (B, S, S, 3), or of another height and width, to features (B, C, H, W)."""
         stages = self.stages(images.permute(0, 3, 1, 2).float() / 255)
-        return torch.cat([align(stage, self.config.grid, self.config.align) for stage in stages], dim=1)
+        return torch.cat([align(stage, self.config.cells, self.config.align) for stage in stages], dim=1)
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, S, S) in 0..1 to the stages as they are, (B, C, h, w) each; with gradients."""
@@ -86,17 +87,18 @@ class Backbone(nn.Module):
         return stage
 
 
-def align(stage: Tensor, grid: int, how: str) -> Tensor:
-    """A stage (B, C, h, w) on the grid, (B, C, grid, grid).
+def align(stage: Tensor, grid: int | tuple[int, int], how: str) -> Tensor:
+    """A stage (B, C, h, w) on the grid of H x W cells, or of so many each way, (B, C, H, W).
 
-    "bilinear" samples it at grid x grid points, corners on corners (UniAD's MFCN): of a stage of 112 x 112 that reads
+    "bilinear" samples it at H x W points, corners on corners (UniAD's MFCN): of a stage of 112 x 112 that reads
     one position in sixteen. "area" takes the mean over each cell, and of a stage that is coarser than the grid the
     bilinear values at the cells' centres.
     """
+    grid = sides(grid)
     if how == "bilinear":
-        return F.interpolate(stage, (grid, grid), mode="bilinear", align_corners=True)
-    if stage.shape[-1] < grid:
-        return F.interpolate(stage, (grid, grid), mode="bilinear", align_corners=False)
+        return F.interpolate(stage, grid, mode="bilinear", align_corners=True)
+    if stage.shape[-1] < grid[1]:
+        return F.interpolate(stage, grid, mode="bilinear", align_corners=False)
     return F.adaptive_avg_pool2d(stage, grid)
 
 
@@ -108,8 +110,8 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise DumenetError(f"timm has no backbone named {name!r}{hint}; the embedded one is {EMBEDDED}.")
     usual, size = timm.get_pretrained_cfg(name), {}
-    if usual and usual.fixed_input_size and usual.input_size[-1] != config.image_size:
-        size = {"img_size": config.image_size}  # of a transformer, which embeds positions; a convolution takes any
+    if usual and usual.fixed_input_size and usual.input_size[1:] != config.shape:
+        size = {"img_size": config.shape}  # of a transformer, which embeds positions; a convolution takes any
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # "random" weights are the same ones every time
@@ -117,7 +119,9 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
     except (IndexError, AssertionError, RuntimeError, ValueError, TypeError) as error:
         raise DumenetError(f"Backbone {name} cannot give the stages {list(config.stages)}: {error}.") from None
     inner = getattr(net, "model", net)  # timm wraps what is no plain sequence of stages
-    if isinstance(inner, VisionTransformer) and config.image_size % (patch := inner.patch_embed.patch_size[0]):
+    if isinstance(inner, VisionTransformer) and any(
+        side % (patch := inner.patch_embed.patch_size[0]) for side in config.shape
+    ):
         raise DumenetError(
             f"{name} cuts images into patches of {patch} pixels: make features.image_size a multiple of that."
         )
@@ -252,7 +256,7 @@ def extract(
     """
     if not samples:
         raise DumenetError("No images to compute features of: the data set, or its part asked for, is empty.")
-    folder, size = Path(cache) / backbone.key, backbone.config.image_size
+    folder, size = Path(cache) / backbone.key, backbone.config.shape
     keys = [content_key(s) for s in progress_bar(samples, "hashing images", show=progress, leave=False)]
     files = [folder / f"{key}.npz" for key in keys]
 
@@ -326,8 +330,13 @@ def _graph(backbone: Backbone, path: Path) -> bytes:
     except DumenetError:
         found = None
     if found != metadata:  # none yet, or damaged
-        size = backbone.config.image_size
-        export(backbone, {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8)}, ("features",), metadata, path)
+        export(
+            backbone,
+            {"images": torch.zeros(2, *backbone.config.shape, 3, dtype=torch.uint8)},
+            ("features",),
+            metadata,
+            path,
+        )
         content, _ = read(path)
     return content
 

@@ -28,7 +28,7 @@ class Graph(nn.Module):
         anomaly maps (B, S, S), image scores (B,) and categories (B,)."""
         config = self.trained.config
         grids, found = lengths(self.trained, self.model(self.backbone(images)), category)
-        maps = upsample(grids, config.features.image_size, config.features.align)
+        maps = upsample(grids, config.features.shape, config.features.align)
         return maps, pool(maps, config.evaluation.pooling), category if found is None else found
 
 
@@ -53,8 +53,8 @@ def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
         "categories": list(trained.spread.categories) if trained.spread else [],
         "normal": scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {},
     }
-    size = trained.config.features.image_size
-    example = {"images": torch.zeros(2, size, size, 3, dtype=torch.uint8), "category": torch.full((2,), -1)}
+    shape = trained.config.features.shape
+    example = {"images": torch.zeros(2, *shape, 3, dtype=torch.uint8), "category": torch.full((2,), -1)}
     engine.export(Graph(trained, load_backbone(trained)), example, OUTPUTS, metadata, Path(out))
     return Path(out)
 

@@ -5,6 +5,7 @@ does not import it.
 """
 
 import logging
+import math
 import os
 from typing import Any
 
@@ -38,7 +39,7 @@ class Processes:
 
     def __init__(self, device: torch.device, config: Config, channels: int):
         self.device, self.first, self.fabric = device, rank() == 0, None
-        self.tokens = (config.features.grid**2, channels)  # N, C
+        self.tokens = (math.prod(config.features.cells), channels)  # N, C
         if count() == 1:
             return
         if config.model.name == "dumenet" and config.model.spatial_layout == "released":

@@ -143,11 +143,12 @@ def _beside(image: Path, end: str) -> Path:
 def _page(result: Result) -> bytes:
     """PNG of what the network saw beside its `overlay`; a figure of matplotlib would take many times as long."""
     top = 2 * result.threshold if result.threshold else float(result.grid.max())
-    side = math.ceil(PANEL / len(result.seen)) * len(result.seen)
-    page = Image.new("RGB", (2 * side + 3 * GAP, TITLE + side + GAP), "white")
+    times = math.ceil(PANEL / min(result.grid.shape))
+    height, width = (times * side for side in result.grid.shape)
+    page = Image.new("RGB", (2 * width + 3 * GAP, TITLE + height + GAP), "white")
     for i, panel in enumerate((result.seen, overlay(result.seen, result.grid, top))):
-        panel = Image.fromarray(panel).resize((side, side), Image.Resampling.NEAREST)
-        page.paste(panel, (GAP + i * (side + GAP), TITLE))
+        panel = Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST)
+        page.paste(panel, (GAP + i * (width + GAP), TITLE))
     title = " ".join(f"{result.name}: {result.verdict}".split())  # one line
     title = title if len(title) < 90 else f"{title[:40]}...{title[-40:]}"
     font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 13)

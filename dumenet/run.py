@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from dumenet import parallel
 from dumenet.checkpoint import Trained, load_backbone, load_checkpoint, pick_device
 from dumenet.config import Config, DataConfig, EvalConfig, counted, to_dict
-from dumenet.data import Dataset, Sample, contaminate, fingerprint, hold_out_class, load_mask, open_dataset
+from dumenet.data import Dataset, Sample, contaminate, cut, fingerprint, hold_out_class, load_mask, open_dataset
 from dumenet.data.images import mask_files
 from dumenet.errors import DumenetError, refused, shown, unknown
 from dumenet.features import Features
@@ -40,7 +40,7 @@ from dumenet.methods import METHODS, NETWORKS, Method
 from dumenet.methods.network import Network, NetworkSettings
 from dumenet.metrics import POOLINGS, WINDOW, auroc, evaluate_scores, image_score
 from dumenet.results import machine, peak_memory_mb, write_result
-from dumenet.score import Scores, evaluated, score
+from dumenet.score import Scores, evaluated, of_photographs, score
 from dumenet.sweep import sweep
 
 COLUMNS = ["image", "category", "defect", "score"]  # of the file of a run's scores, beside its record
@@ -214,7 +214,8 @@ class Outcome:
     @cached_property
     def test(self) -> Features | None:
         """Features of the test images, for one of these networks."""
-        return self.method.features(self.dataset.test) if self.dataset.test else None
+        tiles = self.method.settings.features.tiles
+        return self.method.features(cut(self.dataset.test, tiles)) if self.dataset.test else None
 
 
 def run(
@@ -254,8 +255,9 @@ def run(
             _image_auroc(dataset, scores_of(method, dataset, folders)[0].image)
         )
     start, spent = time.perf_counter(), time.process_time()
-    if not (checkpoint and method.load(checkpoint, dataset.train)):
-        method.fit(dataset.train)
+    train = cut(dataset.train, job.settings.features.tiles)
+    if not (checkpoint and method.load(checkpoint, train)):
+        method.fit(train)
         if checkpoint and parallel.rank() == 0:
             method.save(checkpoint)
     if parallel.rank():
@@ -300,7 +302,7 @@ def _measured(
     dataset, settings, start = job.dataset, job.settings, time.perf_counter()
     scores, pooled = scores_of(method, dataset, folders) if dataset.test else (None, {})
     scored, resamples = time.perf_counter(), getattr(settings, "evaluation", EvalConfig()).bootstrap
-    metrics = scores and measure(dataset, scores, settings.features.image_size, resamples, settings.seed, folders)
+    metrics = scores and measure(dataset, scores, settings.features.whole, resamples, settings.seed, folders)
     seconds |= {"score": scored - start, "metrics": time.perf_counter() - scored}
     network, peak, path = isinstance(method, Network), peak_memory_mb(), job.path(folders)
     device = pick_device(method.config.train.device if network else settings.device)
@@ -381,10 +383,11 @@ class OnDisk(Sequence):
 def scores_of(method: Method, dataset: Dataset, folders: Folders = Folders()) -> tuple[Scores, dict[str, np.ndarray]]:
     """Scores of the test images, and what each pooling rule would make of their maps; without masks no map is kept."""
     images, found, pooled, kept = [], [], {}, OnDisk(folders.cache) if dataset.masked else None
+    tiles = method.settings.features.tiles
     for start in range(0, len(dataset.test), CHUNK):
-        scores = method.score(dataset.test[start : start + CHUNK])
+        scores = of_photographs(method.score(cut(dataset.test[start : start + CHUNK], tiles)), tiles)
         for rule in POOLINGS:
-            if rule != "max" or scores.maps.shape[1] >= WINDOW:
+            if rule != "max" or min(scores.maps.shape[1:]) >= WINDOW:
                 pooled.setdefault(rule, []).append(image_score(scores.maps, rule))
         images.append(scores.image)
         found += scores.found or ()
@@ -395,7 +398,12 @@ def scores_of(method: Method, dataset: Dataset, folders: Folders = Folders()) ->
 
 
 def measure(
-    dataset: Dataset, scores: Scores, size: int, bootstrap: int = 1000, seed: int = 0, folders: Folders = Folders()
+    dataset: Dataset,
+    scores: Scores,
+    size: tuple[int, int],
+    bootstrap: int = 1000,
+    seed: int = 0,
+    folders: Folders = Folders(),
 ) -> dict[str, Any]:
     """Metrics of the test images' scores per category, mean and pooled; see `evaluate_scores`."""
     marked = dataset.masked if scores.maps is not None else set()
@@ -408,16 +416,16 @@ def measure(
 
 def cost(method: Method, samples: Sequence[Sample]) -> dict[str, float]:
     """Milliseconds of one core to score an image, from its file, and megabytes of all that scoring needs."""
-    spent, own = [], method.settings
+    spent, own, samples = [], method.settings, samples[:COSTED]
     for _ in range(2):  # the first one warms up
         with TemporaryDirectory() as empty:
             method.settings = replace(own, cache=Path(empty))
             start = time.process_time()
-            method.score(samples[:COSTED])
+            method.score(cut(samples, own.features.tiles))
             spent.append(time.process_time() - start)
     method.settings, kept = own, BytesIO()
     torch.save({k: v for k, v in vars(method).items() if k not in ("settings", "on_epoch")}, kept)
-    return {"ms": round(1000 * spent[1] / len(samples[:COSTED]), 2), "mb": round(kept.tell() / 1e6, 1)}
+    return {"ms": round(1000 * spent[1] / len(samples), 2), "mb": round(kept.tell() / 1e6, 1)}
 
 
 def by_defect(dataset: Dataset, image: np.ndarray) -> dict[str, dict[str, float | None]]:
@@ -434,12 +442,12 @@ def by_defect(dataset: Dataset, image: np.ndarray) -> dict[str, dict[str, float 
 def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores, dict[str, Any]]:
     """Scores and metrics of a network that was trained outside of a job, from the test images' features."""
     scores, c = score(trained, test, keep_maps=bool(dataset.masked)), trained.config
-    return scores, measure(dataset, scores, c.features.image_size, c.evaluation.bootstrap, c.train.seed)
+    return scores, measure(dataset, scores, c.features.whole, c.evaluation.bootstrap, c.train.seed)
 
 
 def _image_auroc(dataset: Dataset, image: np.ndarray) -> float | None:
     """Mean over categories."""
-    return measure(dataset, Scores(image, None), 0, bootstrap=0)["mean"]["image_auroc"]
+    return measure(dataset, Scores(image, None), (0, 0), bootstrap=0)["mean"]["image_auroc"]
 
 
 # --- many jobs

@@ -20,8 +20,8 @@ from scipy import stats
 from torch import Tensor
 
 from dumenet.checkpoint import Normal, Trained
-from dumenet.config import EvalConfig, config_from_dict, merge, to_dict
-from dumenet.data import Sample
+from dumenet.config import EvalConfig, config_from_dict, merge, sides, to_dict
+from dumenet.data import Sample, joined
 from dumenet.errors import DumenetError
 from dumenet.features import Features
 from dumenet.metrics import POOLINGS, WINDOW, image_score, pool
@@ -41,8 +41,21 @@ class Scores:
         return self.found and float(np.mean([name == s.category for name, s in zip(self.found, samples)]))
 
 
-def upsample(maps: Tensor, size: int, align: str) -> Tensor:
-    """Anomaly maps (B, H, W) to (B, size, size), bilinear.
+def of_photographs(scores: Scores, tiles: tuple[int, int]) -> Scores:
+    """Scores of the tiles of photographs, see `dumenet.data.cut`, as those of the photographs: the largest score, the
+    most frequent category, the maps joined.
+    """
+    count = math.prod(tiles)
+    if count == 1:
+        return scores
+    parts = zip(*[iter(scores.found or ())] * count)
+    found = [max(part, key=part.count) for part in parts] or None
+    maps = None if scores.maps is None else joined(scores.maps, tiles)
+    return Scores(scores.image.reshape(-1, count).max(1), maps, found)
+
+
+def upsample(maps: Tensor, size: int | tuple[int, int], align: str) -> Tensor:
+    """Anomaly maps (B, H, W) to (B, size, size), or to another height and width, bilinear.
 
     `align` is `features.align`: of "bilinear" the grid's corners are the image's corners (UniAD's
     UpsamplingBilinear2d), of "area" a grid value belongs to the middle of its cell.
@@ -51,16 +64,17 @@ def upsample(maps: Tensor, size: int, align: str) -> Tensor:
     >>> upsample(grid, 4, "bilinear")[0, 0], upsample(grid, 4, "area")[0, 0]
     (tensor([0.0000, 0.3333, 0.6667, 1.0000]), tensor([0.0000, 0.2500, 0.7500, 1.0000]))
     """
-    return F.interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=align == "bilinear")[:, 0]
+    return F.interpolate(maps[:, None], sides(size), mode="bilinear", align_corners=align == "bilinear")[:, 0]
 
 
-def thresholds(normal: Normal, config: EvalConfig) -> dict[str, float]:
+def thresholds(normal: Normal, config: EvalConfig, tiles: tuple[int, int] = (1, 1)) -> dict[str, float]:
     """For each category, and for "all" images together, the score that a normal image stays under with chance
-    `config.quantile`.
+    `config.quantile`; of several `tiles` each may exceed it with its part of what is left (Bonferroni).
     """
+    quantile = 1 - (1 - config.quantile) / math.prod(tiles)
     held, names = np.array(normal.held), np.array(normal.categories)
     return {
-        name: _bound(np.log(np.maximum(scores, 1e-12)), held if name == "all" else held[names == name], config.quantile)
+        name: _bound(np.log(np.maximum(scores, 1e-12)), held if name == "all" else held[names == name], quantile)
         for name, scores in scores_of_normal(normal, config).items()
         if len(scores) > 1
     }
@@ -95,8 +109,8 @@ def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
         DumenetError: errors that are not finite, or maps too small for the pooling.
     """
     device, size, how = _where(trained)
-    image_score(np.zeros((1, size, size)), trained.config.evaluation.pooling)  # refuses maps that are too small
-    poolings = [p for p in POOLINGS if p != "max" or size >= WINDOW]
+    image_score(np.zeros((1, *size)), trained.config.evaluation.pooling)  # refuses maps that are too small
+    poolings = [p for p in POOLINGS if p != "max" or min(size) >= WINDOW]
     parts = [kept] + ([held] if held else [])
     errors, targets, norms = [], [], []
     for features in parts:
@@ -115,13 +129,13 @@ def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
         scores |= {f"{error} {pooling}": torch.cat(s).tolist() for pooling, s in zip(poolings, by_pooling)}
     trained.spread = spread.to(device)
     trained.normal = Normal(names, [False] * len(kept) + [True] * (len(samples) - len(kept)), scores)
-    trained.thresholds = thresholds(trained.normal, trained.config.evaluation)
+    trained.thresholds = thresholds(trained.normal, trained.config.evaluation, trained.config.features.tiles)
 
 
-def _where(trained: Trained) -> tuple[torch.device, int, str]:
-    """Device, image size and alignment."""
+def _where(trained: Trained) -> tuple[torch.device, tuple[int, int], str]:
+    """Device, height and width of an image, and alignment."""
     features = trained.config.features
-    return next(trained.model.buffers()).device, features.image_size, features.align
+    return next(trained.model.buffers()).device, features.shape, features.align
 
 
 def lengths(trained: Trained, result: Reconstruction, category: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -157,7 +171,7 @@ def score(trained: Trained, features: Features, keep_maps: bool = True) -> Score
     """
     config, (device, size, how) = trained.config, _where(trained)
     n, done, names = len(features), 0, trained.spread.categories if trained.spread else ()
-    scores, kept, found = np.empty(n), np.empty((n, size, size), np.float32) if keep_maps else None, []
+    scores, kept, found = np.empty(n), np.empty((n, *size), np.float32) if keep_maps else None, []
     for batch in features.batches(config.evaluation.batch_size):
         grids, category = lengths(trained, trained.model(batch.to(device)))
         maps = upsample(grids, size, how).cpu().numpy()
@@ -172,6 +186,5 @@ def score(trained: Trained, features: Features, keep_maps: bool = True) -> Score
 def evaluated(trained: Trained, overrides: dict[str, Any]) -> Trained:
     """`trained` with other settings of evaluation (or data), and the thresholds that go with them."""
     config = config_from_dict(merge(to_dict(trained.config), overrides))
-    return replace(
-        trained, config=config, thresholds=thresholds(trained.normal, config.evaluation) if trained.normal else {}
-    )
+    found = thresholds(trained.normal, config.evaluation, config.features.tiles) if trained.normal else {}
+    return replace(trained, config=config, thresholds=found)

@@ -99,7 +99,7 @@ def train(
     processes = Processes(pick_device(c.device), config, sum(stage_channels))
     device, precision = processes.device, pick_precision(c.precision, processes.device)
     torch.manual_seed(c.seed)
-    model = build_model(config.model, stage_channels, config.features.grid)
+    model = build_model(config.model, stage_channels, config.features.cells)
     trained = Trained(config, model, tuple(stage_channels), origin=(origin or {}) | {"precision": precision})
     if isinstance(model, PositionGaussian):
         model.fit(features.batches(64))

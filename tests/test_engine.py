@@ -145,7 +145,7 @@ def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     images.setflags(write=False)  # as Pillow's are
     torchs, found = load(checkpoint), load(exported, runtime)
-    assert found.size == torchs.size == 64 and found.thresholds == torchs.thresholds
+    assert found.size == torchs.size == (64, 64) and found.thresholds == torchs.thresholds
     assert found.categories == torchs.categories == ["bolt", "felt"] and found.normal == torchs.normal
     for given in (-1, 1):  # found, and given
         asked = np.full(5, given)

@@ -47,7 +47,7 @@ def test_a_run_leaves_a_checkpoint_and_a_record(first):
         "name": "photos", "train": 16, "test": 12, "fingerprint": fingerprint(open_dataset(str(tmp_path / "photos"))),
     }  # fmt: skip
     assert record["machine"]["versions"]["torch"] and record["device"] == "cpu"
-    assert set(record["seconds"]) == {"train features", "train", "score", "metrics"}
+    assert set(record["seconds"]) == {"train features", "train", "train cpu", "score", "metrics"}
     assert all(s >= 0 for s in record["seconds"].values()) and record["peak_memory_mb"] > 50
     assert record["parameters"] == sum(p.numel() for p in outcome.trained.model.parameters())
     assert len(record["history"]["loss"]) == 2

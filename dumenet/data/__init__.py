@@ -22,14 +22,14 @@ from dumenet.data.images import (
     photograph,
     read_ahead,
 )
-from dumenet.data.samples import Dataset, Sample, contaminate, few_normal, hold_out_class
+from dumenet.data.samples import Dataset, Sample, contaminate, cut, few_normal, hold_out_class, joined
 from dumenet.errors import DumenetError, shown
 
 __all__ = [
     "Dataset", "IMAGE_SUFFIXES", "OUTPUTS", "READERS", "SPLITS", "Sample", "check_folder", "check_range",
-    "contaminate", "content_key", "describe", "few_normal", "find_images", "fingerprint", "hold_out_class",
-    "load_image", "load_mask", "locate", "make_factory", "open_dataset", "photograph", "read_ahead", "read_cifar10",
-    "read_digits", "read_folder", "write_index",
+    "contaminate", "content_key", "cut", "describe", "few_normal", "find_images", "fingerprint", "hold_out_class",
+    "joined", "load_image", "load_mask", "locate", "make_factory", "open_dataset", "photograph", "read_ahead",
+    "read_cifar10", "read_digits", "read_folder", "write_index",
 ]  # fmt: skip
 
 

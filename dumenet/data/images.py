@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
+from dumenet.config import sides
 from dumenet.data.samples import Sample
 from dumenet.errors import DumenetError
 
@@ -123,9 +124,11 @@ def photograph(sample: Sample) -> np.ndarray:
     return np.asarray(_rgb(sample))
 
 
-def load_image(sample: Sample, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 RGB, resized straight (no crop), bilinear; raises as `photograph`."""
-    return np.asarray(_rgb(sample).resize((size, size), Image.Resampling.BILINEAR))
+def load_image(sample: Sample, size: int | tuple[int, int]) -> np.ndarray:
+    """(size, size, 3), or of another height and width, uint8 RGB, resized straight (no crop), bilinear; raises as
+    `photograph`.
+    """
+    return np.asarray(_rgb(sample).resize(sides(size)[::-1], Image.Resampling.BILINEAR))
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -160,14 +163,14 @@ def mask_array(image: Image.Image) -> np.ndarray:
     return np.asarray(to_rgb(image)).max(axis=2) > 0
 
 
-def load_mask(sample: Sample, size: int) -> np.ndarray:
-    """(size, size) bool, nearest neighbour; all False for a normal image.
+def load_mask(sample: Sample, size: int | tuple[int, int]) -> np.ndarray:
+    """(size, size) bool, or of another height and width, nearest neighbour; all False for a normal image.
 
     Raises:
         DumenetError: no mask for a defect, an unreadable or empty one, or one of another size than its image.
     """
     if not sample.label:
-        return np.zeros((size, size), dtype=bool)
+        return np.zeros(sides(size), dtype=bool)
     if sample.mask is None:
         raise DumenetError(f"{sample.name} has no mask: add one to ground_truth, or ask for image metrics only.")
     width, height = _opened(sample).size
@@ -182,19 +185,22 @@ def load_mask(sample: Sample, size: int) -> np.ndarray:
         mask |= marked
     if not mask.any():
         raise DumenetError(f"Mask {sample.mask} is empty, but its image {sample.name} shows a defect: mark it there.")
-    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(mask).resize(sides(size)[::-1], Image.Resampling.NEAREST))
 
 
 def content_key(sample: Sample) -> str:
-    """SHA-256 (hex) of the file's bytes and its range, or of an array's shape and bytes."""
+    """SHA-256 (hex) of the file's bytes and its range, or of an array's shape and bytes; and of the tile."""
     if isinstance(sample.source, np.ndarray):
-        return hashlib.sha256(str(sample.source.shape).encode() + sample.source.tobytes()).hexdigest()
-    try:
-        digest = hashlib.sha256(sample.source.read_bytes())
-    except OSError as error:
-        raise DumenetError(f"Cannot read {sample.source} ({error.strerror}): restore it or remove it.") from None
-    if sample.pixel_range:
-        digest.update(repr(sample.pixel_range).encode())
+        digest = hashlib.sha256(str(sample.source.shape).encode() + sample.source.tobytes())
+    else:
+        try:
+            digest = hashlib.sha256(sample.source.read_bytes())
+        except OSError as error:
+            raise DumenetError(f"Cannot read {sample.source} ({error.strerror}): restore it or remove it.") from None
+        if sample.pixel_range:
+            digest.update(repr(sample.pixel_range).encode())
+    if sample.tile:
+        digest.update(f"tile {sample.tile}".encode())
     return digest.hexdigest()
 
 
@@ -238,7 +244,18 @@ def header(file: Path | io.BytesIO | np.ndarray) -> tuple[tuple[int, int] | None
 
 
 def _rgb(sample: Sample) -> Image.Image:
-    return to_rgb(_opened(sample), str(sample.source), sample.pixel_range)
+    whole = _opened(sample)
+    if sample.tile:
+        row, rows, column, columns = sample.tile
+        lines = [round(whole.height * r / rows) for r in (row, row + 1)]
+        left, right = (round(whole.width * c / columns) for c in (column, column + 1))
+        if left == right or lines[0] == lines[1]:
+            raise DumenetError(
+                f"{sample.name}: a photograph of {whole.width} x {whole.height} pixels cannot be cut into {rows} x "
+                f"{columns} tiles: set features.tiles lower."
+            )
+        whole = whole.crop((left, lines[0], right, lines[1]))
+    return to_rgb(whole, str(sample.source), sample.pixel_range)
 
 
 def _opened(sample: Sample) -> Image.Image:

@@ -1,6 +1,7 @@
 """What the rest of the package knows of a data set: samples, and two lists of them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Sample:
     source: Path | np.ndarray  # a file, or (H, W, 3) uint8
     mask: Path | None = None  # the file that marks the defect, or a folder of such files; None where there is none
     pixel_range: tuple[float, float] | None = None  # black and white in a file of more than 8 bits, see `to_rgb`
+    tile: tuple[int, int, int, int] | None = None  # row, rows, column, columns: the part of the photograph that it is
 
     @property
     def label(self) -> int:
@@ -51,6 +53,23 @@ class Dataset:
     def categories(self) -> list[str]:
         """Names of the categories, sorted."""
         return sorted({s.category for s in self.train + self.test})
+
+
+def cut(samples: Sequence[Sample], tiles: tuple[int, int]) -> list[Sample]:
+    """Each photograph as its `tiles`, rows x columns of them, row by row."""
+    rows, columns = tiles
+    if rows * columns == 1:
+        return list(samples)
+    places = [(r, rows, c, columns) for r in range(rows) for c in range(columns)]
+    return [replace(s, name=f"{s.name}[{p[0]},{p[2]}]", tile=p) for s in samples for p in places]
+
+
+def joined(tiled: np.ndarray, tiles: tuple[int, int]) -> np.ndarray:
+    """Maps or pictures of tiles (n * rows * columns, h, w, ...) as those of the photographs, (n, rows * h, columns * w,
+    ...).
+    """
+    (rows, columns), (h, w, *rest) = tiles, tiled.shape[1:]
+    return tiled.reshape(-1, rows, columns, h, w, *rest).swapaxes(2, 3).reshape(-1, rows * h, columns * w, *rest)
 
 
 def few_normal(dataset: Dataset) -> str:

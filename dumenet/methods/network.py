@@ -42,6 +42,8 @@ from dumenet.train import split_holdout, train
 class NetworkSettings(Common):
     """A `Config` as the settings of a method: `seed` and `device` stand for those of `train`."""
 
+    square = False
+
     data: DataConfig = field(default_factory=DataConfig, metadata=PLACE)  # for the checkpoint
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

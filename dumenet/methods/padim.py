@@ -34,6 +34,8 @@ from dumenet.methods.protocol import Common, FeatureMethod, Sample, mahalanobis
 class PaDiMSettings(Common):
     """See the table above."""
 
+    square = False
+
     stages: tuple[int, ...] = (1, 2, 3)
     grid: int = 28
     channels: int = 100  # kept at random; all where there are fewer

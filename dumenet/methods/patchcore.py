@@ -36,6 +36,8 @@ from dumenet.methods.protocol import Common, FeatureMethod, Sample
 class PatchCoreSettings(Common):
     """See the table above."""
 
+    square = False
+
     stages: tuple[int, ...] = (2, 3)
     grid: int = 14
     share: float = 0.1  # of the patches that the coreset keeps

@@ -32,6 +32,15 @@ class Common(Settings):
     progress: bool = field(default=False, metadata=PLACE)
     state: Path | None = field(default=None, metadata=PLACE)  # what an interrupted `fit` goes on from
 
+    square = True  # whether the method takes square images alone
+
+    def __post_init__(self) -> None:
+        if self.square and not isinstance(self.features.image_size, int):
+            raise DumenetError(
+                f"features.image_size {list(self.features.image_size)} is for DuMeNet, UniAD, Gaussian, PaDiM and "
+                "PatchCore: set one number for this method, which takes square images."
+            )
+
     def with_features(self: Own, **changes: Any) -> Own:
         """The same with other `features`: the stages, and perhaps the grid, that the method itself asks for."""
         return replace(self, features=replace(self.features, **changes))
@@ -68,7 +77,7 @@ class Method:
     def _maps(self, grid: Tensor, align: str | None = None) -> np.ndarray:
         """Anomaly maps (B, S, S) of grid (B, h, w): enlarged by `align` or `features.align`, smoothed by `sigma`."""
         features = self.settings.features
-        return smooth(upsample(grid, features.image_size, align or features.align), self.settings.sigma)
+        return smooth(upsample(grid, features.shape, align or features.align), self.settings.sigma)
 
     def _begin(self, train: Sequence[Sample]) -> None:
         """What every training begins with: torch seeded, and `device`, which it runs on.

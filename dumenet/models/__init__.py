@@ -16,7 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def build_model(config: ModelConfig, stage_channels: tuple[int, ...], grid: int) -> nn.Module:
+def build_model(config: ModelConfig, stage_channels: tuple[int, ...], grid: int | tuple[int, int]) -> nn.Module:
     """The network that `config.name` asks for, with fresh weights from torch's current random state."""
     kinds = {"dumenet": DuMeNet, "uniad": UniAD, "mlp": ShortcutNet, "conv": ShortcutNet, "gaussian": PositionGaussian}
     return kinds[config.name](config, stage_channels, grid)

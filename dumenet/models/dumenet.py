@@ -51,10 +51,10 @@ class DuMeNet(nn.Module):
     Args:
         config: see `ModelConfig`; every point on which the paper's text and its release differ is one option.
         stage_channels: channels of each backbone stage; their sum is C.
-        grid: H = W of the aligned features.
+        grid: H and W of the aligned features, or one number for both.
     """
 
-    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int):
+    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int | tuple[int, int]):
         super().__init__()
         self.config, self.stage_channels = config, tuple(stage_channels)
         channels, dim = sum(stage_channels), config.hidden_dim
@@ -116,7 +116,7 @@ class DuMeNet(nn.Module):
 class Masks(nn.Module):
     """The neighbour mask, built once, for those attentions that want it."""
 
-    def __init__(self, attentions: tuple[str, ...], grid: int, size: int):
+    def __init__(self, attentions: tuple[str, ...], grid: int | tuple[int, int], size: int):
         super().__init__()
         self.attentions = attentions
         self.register_buffer("mask", neighbour_mask(grid, size) if attentions else None, persistent=False)

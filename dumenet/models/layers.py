@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dumenet.config import sides
 from dumenet.errors import DumenetError
 
 
@@ -131,20 +132,20 @@ class LearnedPosition(nn.Module):
     Starts from N(0, 1), not UniAD's U(0, 1): the training loss falls sooner (docs/ARCHITECTURE.md).
     """
 
-    def __init__(self, grid: int, dim: int):
+    def __init__(self, grid: int | tuple[int, int], dim: int):
         super().__init__()
-        self.row = nn.Parameter(torch.randn(grid, dim // 2))
-        self.column = nn.Parameter(torch.randn(grid, dim // 2))
+        rows, columns = sides(grid)
+        self.row = nn.Parameter(torch.randn(rows, dim // 2))
+        self.column = nn.Parameter(torch.randn(columns, dim // 2))
 
     def forward(self) -> Tensor:
         """(N, D), row by row."""
-        grid = len(self.row)
-        column = self.column.expand(grid, -1, -1)  # (H, W, D / 2)
-        row = self.row.unsqueeze(1).expand(-1, grid, -1)  # (H, W, D / 2)
+        column = self.column.expand(len(self.row), -1, -1)  # (H, W, D / 2)
+        row = self.row.unsqueeze(1).expand(-1, len(self.column), -1)  # (H, W, D / 2)
         return torch.cat([column, row], dim=-1).flatten(0, 1)  # (N, D)
 
 
-def neighbour_mask(grid: int, size: int) -> Tensor:
+def neighbour_mask(grid: int | tuple[int, int], size: int) -> Tensor:
     """(N, N) bool, True where token i may attend to token j: outside the size x size square around i.
 
     A token that cannot see itself or its neighbours cannot copy its input (UniAD, section 3.2).
@@ -152,12 +153,14 @@ def neighbour_mask(grid: int, size: int) -> Tensor:
     Raises:
         DumenetError: the square leaves some token nothing to attend to.
     """
-    row, column = torch.arange(grid).repeat_interleave(grid), torch.arange(grid).repeat(grid)  # (N,), (N,)
+    rows, columns = sides(grid)
+    row, column = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)  # (N,), (N,)
     near = lambda x: (x[:, None] - x[None, :]).abs() <= size // 2  # noqa: E731
     allowed = ~(near(row) & near(column))  # (N, N)
     if not allowed.any(dim=1).all():
         raise DumenetError(
-            f"A neighbour mask of {size} x {size} hides the whole {grid} x {grid} grid from a token: use a smaller one."
+            f"A neighbour mask of {size} x {size} hides the whole {rows} x {columns} grid from a token: use a smaller "
+            "one."
         )
     return allowed
 

@@ -4,8 +4,12 @@ Shapes: B images, N tokens (H x W positions), D hidden size, M memory slots.
 A read is a convex combination of slots, so what no slot resembles cannot be passed on as it is.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+from dumenet.config import sides
 
 C1, C2 = 0.01, 0.03  # the release's SSIM constants; not squared, as in its code
 
@@ -75,11 +79,12 @@ class SpatialMemory(nn.Module):
     (torch.Size([2, 196, 8]), torch.Size([2, 8, 5]))
     """
 
-    def __init__(self, slots: int, grid: int, layout: str = "map", similarity: str = "ssim"):
+    def __init__(self, slots: int, grid: int | tuple[int, int], layout: str = "map", similarity: str = "ssim"):
         super().__init__()
         self.layout, self.similarity = layout, similarity
-        self.slots = nn.Parameter(torch.randn(slots, grid * grid) * 0.1)
-        self.query, self.key, self.value = (nn.Linear(grid * grid, grid * grid, bias=False) for _ in range(3))
+        positions = math.prod(sides(grid))  # N
+        self.slots = nn.Parameter(torch.randn(slots, positions) * 0.1)
+        self.query, self.key, self.value = (nn.Linear(positions, positions, bias=False) for _ in range(3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, N, D); returns the read (B, N, D) and the weights (B, D, M), which sum to 1 over slots."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dumenet.config import ModelConfig
+from dumenet.config import ModelConfig, sides
 from dumenet.models.layers import Reconstruction, Standardise, reconstruction
 
 
@@ -14,7 +14,7 @@ class ShortcutNet(nn.Module):
     figure 2 that learn to copy. `encoder_layers` + `decoder_layers` hidden layers.
     """
 
-    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int):
+    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int | tuple[int, int]):
         super().__init__()
         self.config = config
         channels, size = sum(stage_channels), 1 if config.name == "mlp" else 3
@@ -38,10 +38,10 @@ class PositionGaussian(nn.Module):
     the standard deviation is the scale.
     """
 
-    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int):
+    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int | tuple[int, int]):
         super().__init__()
         self.config = config
-        shape = (sum(stage_channels), grid, grid)
+        shape = (sum(stage_channels), *sides(grid))
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
 

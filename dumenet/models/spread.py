@@ -9,12 +9,14 @@ that hardly varies in training, as in a dark background, so keeps half of what i
 Shapes: B images, N positions (H x W), C channels, R kept directions, K categories.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dumenet.config import sides
 from dumenet.errors import DumenetError
 
 RANK = 32  # directions of a position's own spread that are kept: more change no score
@@ -32,14 +34,14 @@ class Spread(nn.Module):
         categories: their names, in the order of the buffers' rows.
     """
 
-    def __init__(self, categories: Sequence[str], channels: int, grid: int):
+    def __init__(self, categories: Sequence[str], channels: int, grid: int | tuple[int, int]):
         super().__init__()
-        self.categories, count = tuple(categories), len(categories)
+        self.categories, count, positions = tuple(categories), len(categories), math.prod(sides(grid))
         self.register_buffer("centres", torch.zeros(count, channels))  # mean target over images and positions
         self.register_buffer("whitening", torch.zeros(count, channels, channels))
-        self.register_buffer("scales", torch.ones(count, grid**2))  # 1 / s
+        self.register_buffer("scales", torch.ones(count, positions))  # 1 / s
         self.register_buffer(
-            "factors", torch.zeros(count, grid**2, min(RANK, channels), channels)
+            "factors", torch.zeros(count, positions, min(RANK, channels), channels)
         )  # (1/s - 1/lambda_j)^0.5 v_j
 
     @property
@@ -82,8 +84,8 @@ def fit_spread(errors: Tensor, targets: Tensor, categories: Sequence[str]) -> tu
     """
     if not torch.isfinite(errors).all():
         raise DumenetError("The errors of normal images are not finite: did training diverge? Lower train.lr.")
-    channels, grid = errors.shape[1], errors.shape[2]
-    spread, lengths = Spread(sorted(set(categories)), channels, grid), torch.empty(len(errors), grid**2)
+    channels, grid = errors.shape[1], tuple(errors.shape[2:])
+    spread, lengths = Spread(sorted(set(categories)), channels, grid), torch.empty(len(errors), math.prod(grid))
     for k, name in enumerate(spread.categories):
         own = [i for i, c in enumerate(categories) if c == name]
         spread.centres[k] = targets[own].mean(0)
@@ -102,7 +104,7 @@ def fit_spread(errors: Tensor, targets: Tensor, categories: Sequence[str]) -> tu
             lengths[own] = (a / (1 - a / (2 * (n - 1))).clamp_min(1e-3)).sqrt().T
         else:
             lengths[own] = 0.0
-    return spread, lengths.view(-1, grid, grid)
+    return spread, lengths.view(-1, *grid)
 
 
 def _inverse_root(moment: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """UniAD (You et al. 2022), after its published structure: no memory, a learned query in every decoder layer."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from dumenet.config import ModelConfig
+from dumenet.config import ModelConfig, sides
 from dumenet.models.dumenet import Masks
 from dumenet.models.layers import (
     DecoderLayer,
@@ -26,7 +28,7 @@ class UniAD(nn.Module):
     settings are hidden_dim 256, target "raw" and the neighbour mask in all three attentions.
     """
 
-    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int):
+    def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int | tuple[int, int]):
         super().__init__()
         self.config = config
         channels, dim = sum(stage_channels), config.hidden_dim
@@ -36,7 +38,7 @@ class UniAD(nn.Module):
         self.position = LearnedPosition(grid, dim)
         self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*sizes) for _ in range(config.decoder_layers))
-        self.queries = nn.Parameter(torch.randn(config.decoder_layers, grid * grid, dim))
+        self.queries = nn.Parameter(torch.randn(config.decoder_layers, math.prod(sides(grid)), dim))
         self.norm = nn.LayerNorm(dim)
         self.masks = Masks(config.neighbour_mask, grid, config.neighbour_size)
         xavier(self)
