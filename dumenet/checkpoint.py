@@ -138,11 +138,11 @@ def load_backbone(trained: Trained) -> Backbone:
 
 
 def save_state(path: str | Path, trained: Trained, optimizer: Any, schedule: Any, epoch: int, seconds: float) -> None:
-    """What an interrupted training goes on from: the model after `epoch` epochs and so many seconds, and how it is
-    trained.
+    """What an interrupted training goes on from: the model after `epoch` epochs and so many seconds in this process,
+    and how it is trained.
     """
-    state = {"epoch": epoch, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "earlier": seconds}
-    _write(path, _pack(trained) | state)
+    state = {"epoch": epoch, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    _write(path, _pack(trained) | state | {"earlier": trained.earlier + seconds})
 
 
 def resume(path: str | Path | None, trained: Trained, optimizer: Any, schedule: Any) -> int:

@@ -183,6 +183,9 @@ class TrainConfig(Settings):
     holdout: up_to(0.9) = 0.1  # share of normal training images kept out of training, for thresholds
     weight_decay: up_to(10) = 1e-4
     seed: Seed = 0
+    start: str | None = None  # a checkpoint whose weights training goes on from, by a schedule of its own
+    log: Annotated[tuple[Literal["csv", "tensorboard"], ...], Several] = field(default=(), metadata=PLACE)  # loss and
+    # learning rate after each epoch, in a folder `log` beside the checkpoint
     device: str = field(default="auto", metadata=PLACE)  # "auto", "cpu", "cuda", "mps"
     precision: Literal["auto", "fp32", "bf16"] = (
         "auto"  # of the forward pass; auto: bf16 where the processor is fast at it

@@ -7,6 +7,8 @@ does not import it.
 import logging
 import math
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,35 @@ def count() -> int:
 def rank() -> int:
     """The number of this process among them: the first one, 0, writes results."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) if count() > 1 else 0
+
+
+def curve(names: Sequence[str], folder: Path, history: dict[str, list[float]]) -> Callable[[], None]:
+    """What writes the epochs that `history` has gained into `folder`/log, by Fabric's "csv" and "tensorboard".
+
+    Raises:
+        DumenetError: TensorBoard is not installed.
+    """
+    if not names:
+        return lambda: None
+    from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
+
+    kinds, done = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}, 0
+    try:
+        loggers = [kinds[name](folder, name="log", version="") for name in names]
+    except ModuleNotFoundError:
+        raise DumenetError(
+            "train.log=tensorboard needs TensorBoard: pip install 'dumenet[tensorboard]', or use train.log=csv."
+        ) from None
+
+    def write() -> None:
+        nonlocal done
+        for logger in loggers:
+            for k in range(done, len(history["loss"])):
+                logger.log_metrics({name: values[k] for name, values in history.items()}, k + 1)
+            logger.save()
+        done = len(history["loss"])
+
+    return write
 
 
 class Processes:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dumenet.checkpoint import Trained, pick_device, resume, save_state
+from dumenet.checkpoint import Trained, load_checkpoint, pick_device, resume, save_state
 from dumenet.config import Config, TrainConfig
 from dumenet.errors import DumenetError
 from dumenet.features import Features, progress_bar
 from dumenet.models import PositionGaussian, build_model
 from dumenet.optimizer import make_optimizer
-from dumenet.parallel import Processes
+from dumenet.parallel import Processes, curve
 
 STATES = 100  # an interrupted run loses at most this part of its epochs, or one
 
@@ -71,14 +71,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: 
 
 
 def train(
-    config: Config,
-    features: Features,
-    stage_channels: tuple[int, ...],
-    state_file: str | Path | None = None,
-    on_epoch: Callable[[int, nn.Module], None] | None = None,
-    progress: bool = True,
+    config: Config, features: Features, stage_channels: tuple[int, ...], state_file: str | Path | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None, progress: bool = True,
     origin: dict[str, Any] | None = None,
-) -> Trained:
+) -> Trained:  # fmt: skip
     """Train the model of `config` on normal features for its fixed number of steps.
 
     Every epoch reseeds torch from (seed, epoch), so an epoch's order, jitter and dropout do not depend on what
@@ -107,12 +103,15 @@ def train(
         return trained
     if config.model.target == "standardised":
         model.standardise.fit(*features.channel_statistics())
+    if c.start:
+        begin_with(trained, c.start)
     model.to(device)
     optimizer = make_optimizer(model, c.optimizer, c.lr, c.weight_decay, precision == "bf16")
     in_epoch, total = count_steps(c, len(features))
     schedule, epochs = make_schedule(optimizer, c, in_epoch, total), -(-total // in_epoch)
     start = resume(state_file, trained, optimizer, schedule)
     forward, optimizer = processes.setup(model, optimizer)
+    write = curve(c.log if processes.first else (), Path(state_file or "build/none").parent, trained.history)
     bar = progress_bar(range(start, epochs), "training", epochs, initial=start, show=progress, unit="epoch")
     for epoch in bar:
         torch.manual_seed(c.seed * 100_003 + epoch + 1)
@@ -123,12 +122,30 @@ def train(
         if not np.isfinite(loss):
             raise DumenetError(f"The loss is not a number in epoch {epoch + 1}: lower train.lr or train.clip.")
         bar.set_postfix(loss=f"{loss:.4f}")
+        write()
         if on_epoch:
             on_epoch(epoch, model)
         if state_file and processes.first and (epoch + 1) % max(1, epochs // STATES) == 0:
-            spent = trained.earlier + time.perf_counter() - begun
-            save_state(state_file, trained, optimizer, schedule, epoch + 1, spent)
+            save_state(state_file, trained, optimizer, schedule, epoch + 1, time.perf_counter() - begun)
     return trained
+
+
+def begin_with(trained: Trained, path: str) -> None:
+    """Take the weights of an earlier training, and the scale of features that belongs to them.
+
+    Raises:
+        DumenetError: no checkpoint, or one of another network or other features.
+    """
+    earlier = load_checkpoint(path, "cpu")
+    differs = [k for k, v in vars(trained.config.model).items() if getattr(earlier.config.model, k) != v]
+    if earlier.origin.get("backbone") != trained.origin.get("backbone", earlier.origin.get("backbone")):
+        differs.append("features")
+    if differs:
+        raise DumenetError(
+            f"{path} cannot go on as this network: {differs[0]} is another one. Set what it was trained with, or leave "
+            "out train.start."
+        )
+    trained.model.load_state_dict(earlier.model.state_dict())
 
 
 def one_epoch(

@@ -236,6 +236,45 @@ def test_refuses_weights_of_another_network(trained, tiny, tmp_path):
         load_checkpoint(path, "cpu")
 
 
+# --- more steps, and the curve of the loss
+
+
+def test_a_training_goes_on_from_a_checkpoint(trained, go, make_features, tmp_path):
+    path, same = str(save_checkpoint(trained, tmp_path / "c.pt")), {k: v for k, v in vars(trained.config.model).items()}
+    given = {f"model__{k}": v for k, v in same.items()} | {"train__start": path, "origin": {"backbone": "x"}}
+    more = go(features=make_features(12, seed=7), train__lr=1e-9, train__epochs=1, **given)
+    assert torch.allclose(weights(more), weights(trained), atol=1e-6)  # the scale of features too, of other images
+    assert len(more.history["loss"]) == 1 and more.history["loss"][0] < go(train__epochs=1).history["loss"][0]
+    for other, words in (
+        ({"model__hidden_dim": 8}, "hidden_dim"), ({"origin": {"backbone": "y"}}, "features"),
+        ({"train__start": "none.pt"}, "No checkpoint at none.pt"),
+    ):  # fmt: skip
+        with pytest.raises(DumenetError, match=words):
+            go(**given | other)
+
+
+def test_the_loss_is_written_while_it_trains(go, tmp_path):
+    seen = []
+    log = tmp_path / "run" / "log" / "metrics.csv"
+    state = tmp_path / "run" / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        go(state, stop_after(1), train__epochs=3, train__log="csv")
+    trained = go(state, lambda epoch, _: seen.append(log.exists()), train__epochs=3, train__log="csv")
+    rows = [line.split(",") for line in log.read_text().splitlines()]
+    assert seen == [True, True] and sorted(rows[0]) == ["loss", "lr", "step"]
+    assert [float(row[rows[0].index("loss")]) for row in rows[1:]] == pytest.approx(trained.history["loss"])
+    assert config_from_dict({"train": {"log": "csv"}}) != config_from_dict({})  # a place: no part of an identity
+
+
+def test_the_loss_in_tensorboard(go, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: pip install 'dumenet[tensorboard]'")
+    go(tmp_path / "state.pt", train__epochs=2, train__log=["csv", "tensorboard"])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path / "log")).Reload()
+    assert [event.step for event in found.Scalars("loss")] == [1, 2]
+
+
 # --- hold-out and thresholds
 
 
