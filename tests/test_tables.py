@@ -240,6 +240,24 @@ def test_rows_stand_beside_the_papers():
     assert [r.part for r in tables.rows([record("US", 0, {"bottle": 0.8})])] == ["bottle"]  # no mean of one
 
 
+def test_costs_stand_beside_the_means_of_the_best_first():
+    made = []
+    for column, values, spent in (("US", (0.7, 0.8), (10.0, 30.0)), ("PaDiM", (0.9, 0.9), (1.0, None))):
+        for seed, (value, seconds) in enumerate(zip(values, spent)):
+            r = record(column, seed, {"bottle": value, "cable": value}, [value - 0.1, value + 0.1])
+            for part in r["metrics"]["per_category"].values():
+                part["pixel_auroc"] = 0.95
+            r |= {"setting": "unified", "seconds": {"train cpu": seconds}, "cost": {"ms": 8.0, "mb": 10 + seed}}
+            made.append(r)
+    head, _, first, second = tables.costs(made).splitlines()
+    assert head.startswith("| one model for all categories |")
+    cells = [cell.strip() for cell in first.split("|")[1:-1]]
+    assert cells[0] == "PaDiM" and cells[1].startswith("90.0 ± 7.1") and cells[2] == "95.0 ± 0.0"
+    assert cells[3].startswith("92.5 ± 3.5") and cells[4:] == ["–", "8", "10.5", "2"]  # one run lacks its seconds
+    cells = [cell.strip() for cell in second.split("|")[1:-1]]
+    assert cells[3] == "85.0 ± 32.0" and cells[4:] == ["20", "8", "10.5", "2"]
+
+
 def test_a_difference_is_over_all_parts_of_a_seed():
     values = {"default": (0.5, 0.5), "no jitter": (0.55, 0.4)}
     made = [record(c, 0, {p: v}) for c, by in values.items() for p, v in zip(("bottle", "tire"), by)]

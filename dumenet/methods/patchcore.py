@@ -14,7 +14,7 @@ the nearest remembered one; an image scores its most distant patch, weighted by 
 | crop | 224 px from the middle of 256 | none | as for every method here |
 | numbers of a patch | 1,024, averaged from its channels and neighbours (released code) | all 152 channels | |
 | patch at the border | zeros beyond it count (released code) | fewer neighbours | |
-| coreset | 1 to 25 % | 10 %, 4,000 at most | a bound on time and memory |
+| coreset | 1 to 25 % | 10 %, 25,000 at most | a bound on time and memory |
 | coreset search | in 128 random dimensions, the first patch far from ten random ones (released code) | the
   same, the first at random | |
 | neighbours in eq. 7 | no number found; the released code has no eq. 7; anomalib has 9 | 3 | |
@@ -41,7 +41,7 @@ class PatchCoreSettings(Common):
     stages: tuple[int, ...] = (2, 3)
     grid: int = 14
     share: float = 0.1  # of the patches that the coreset keeps
-    most: int = 4000  # patches that it keeps at most
+    most: int = 25_000  # patches that it keeps at most
     projected: int = 128  # dimensions in which it is searched
     neighbours: int = 3  # for the weight of the image score
     sigma: float = 4.0  # pixels

@@ -48,7 +48,8 @@ MVTEC = {  # the paper's columns in its order; below them what it does not have
     "UniAD, spread": network("uniad", **MASK, **SPREAD),
     "DuMeNet": network(), "DuMeNet, spread": network(**SPREAD),
     "FCDD": Column("fcdd"), "PANDA": Column("panda"), "PatchCore": Column("patchcore"), "Dinomaly": Column("dinomaly"),
-    "Gaussian": network("gaussian"), "PaDiM, ridge 1": Column("padim", {"ridge": 1.0}),
+    "Gaussian": network("gaussian"), "Gaussian, spread": network("gaussian", **SPREAD),
+    "PaDiM, ridge 1": Column("padim", {"ridge": 1.0}),
 }  # fmt: skip
 CHOSEN = {  # of the columns RECIPES below: the highest mean on CIFAR-10's held-out training classes, "stage 4 at 7"
     "features": {"stages": [4], "grid": 7}, "model": {"encoder_layers": 2, "decoder_layers": 2},

@@ -190,11 +190,32 @@ def growth(records: Iterable[dict[str, Any]]) -> list[str]:
     return [WORDS["growth"], markdown_table(lines), "", f"Results files: {links}.", ""]
 
 
+def costs(group: Sequence[dict[str, Any]]) -> str:
+    """Of a table's runs: each method's AUROCs, the best mean of both first, beside its costs; medians over seeds."""
+    found = runs(group)
+    found = found[(found.part == "mean") & found.metric.isin(SHOWN[:2])]
+    both = found.groupby(["row", "seed", "part"], as_index=False).agg(
+        value=("value", "mean"), half=("half", lambda halves: halves.sum(min_count=1) / 2)
+    )
+    cells = summary(pd.concat([found, both.assign(metric="both")]))
+    lines = [[*(METRICS[m] for m in SHOWN[:2]), "mean of both", "fit, s", "score, ms", "MB", "seeds"]]
+    lines[0].insert(0, "one model for all categories" if group[0]["setting"] == "unified" else "one model each")
+    for (column, *_), row in cells.xs("both", level="metric", drop_level=False).sort_values("mean")[::-1].iterrows():
+        own = [r for r in group if r["column"] == column]
+        measured = [[r["seconds"].get("train cpu"), *(r.get("cost", {}).get(k) for k in ("ms", "mb"))] for r in own]
+        figures = ["–" if None in values else f"{statistics.median(values):.4g}" for values in zip(*measured)]
+        shown = [plus_minus(*cells.loc[(column, "mean", m), ["mean", "half"]]) for m in (*SHOWN[:2], "both")]
+        lines.append([column, *shown, *figures, f"{row['n']:.0f}"])
+    return markdown_table(lines)
+
+
 def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> tuple[str, dict[str, list[Row]]]:
     """docs/TABLES.md, and the rows of each figure that it shows."""
     records = list(records)
-    lines, figures = [WORDS["head"], *growth(records)], {}
-    for (table, data, setting), group in groups(records).items():
+    grouped = groups(records)
+    first = [costs(grouped[key]) + "\n" for key in grouped if key[:2] == ("mvtec", "real5")]
+    lines, figures = [WORDS["head"], *first, WORDS["after"], *growth(records)], {}
+    for (table, data, setting), group in grouped.items():
         made, name = rows(group, paper), f"table-{table}-{data}-{setting}"
         figures[name] = made
         hours = sum(sum(r["seconds"].values()) for r in group) / 3600
@@ -208,7 +229,8 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
             + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:",
-            "", f"```sh\n{group[-1]['command']}\n```", "", markdown(made), files(group),
+            "", f"```sh\n{group[-1]['command']}\n```", "",
+            "<details><summary>By category, with files</summary>", "", markdown(made), files(group), "</details>", "",
         ]  # fmt: skip
         if table == "ablations" and any(r["column"] == "default" for r in group):
             lines += [versus(group, TABLES[table].columns, "default")]
@@ -231,11 +253,11 @@ def files(group: Sequence[dict[str, Any]]) -> str:
     for record in sorted(group, key=lambda r: (place.get(r["column"], 99), r["seed"])):  # 99: a column that is gone
         parts = list(record["metrics"]["per_category"])
         found.setdefault(record["column"] + (f", {parts[0]}" if len(parts) == 1 else ""), []).append(record)
-    lines = ["<details><summary>Results files, with settings and commands</summary>", ""]
+    lines = ["Results files, with settings and commands:", ""]
     for name, records in found.items():
         links = ", ".join(f"[seed {r['seed']}](../{r['files']['results']})" for r in records)
         lines.append(f"- {name}: {links}")
-    return "\n".join([*lines, "", "</details>", ""])
+    return "\n".join([*lines, ""])
 
 
 def budgets(methods: Iterable[str]) -> list[str]:
