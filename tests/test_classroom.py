@@ -5,13 +5,15 @@ import json
 import re
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dumenet.cli import main
-from dumenet.course import check, classroom
+from dumenet.course import check, classroom, folded
 from dumenet.course.classroom import tags_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +75,7 @@ def home(tmp_path, monkeypatch):
     put(
         tmp_path, "07_made_up", parameters, new_markdown_cell(PREDICT), code(SOLUTION, "solution"),
         code("check.exercise_07_1(two)", "check"), code(drawing), new_markdown_cell(QUIZ),
+        code('check.quiz_07(q1="b", q2="a", q3="c")', "quiz"),
     )  # fmt: skip
     put(tmp_path, "08_other", parameters)
     blocks = (
@@ -100,7 +103,7 @@ def test_copies_for_student_and_instructor(home, capsys):
     assert "work in a copy" in capsys.readouterr().out
     folder, theirs = home / "build" / "classroom" / "student", home / "build" / "classroom" / "instructor"
     assert sorted(p.name for p in folder.iterdir()) == ["07_made_up.ipynb", "08_other.ipynb", "INDEX.md"]
-    opening, parameters, predict, stub, check, drawing, quiz = sources(folder / "07_made_up.ipynb")
+    opening, parameters, predict, stub, check, drawing, quiz, letters = sources(folder / "07_made_up.ipynb")
     assert opening == OPENING and check == "check.exercise_07_1(two)" and drawing.startswith("for k")
     assert parameters == 'profile = "quick"\nhome = "../../.."  # up'
     assert (folder / "../../..").resolve() == home.resolve()
@@ -110,11 +113,12 @@ def test_copies_for_student_and_instructor(home, capsys):
     assert "(../../../data/README.md)" in predict and "(../../../data/README.md)" in (folder / "INDEX.md").read_text()
     assert stub.startswith("import math\n\n\ndef two(a,\n        b=1):\n") and "total" not in stub
     assert stub.endswith('    Nothing else.\n    """\n    raise check.NotDone("one \\"plus\\" one.")')
+    assert letters == "check.quiz_07(q1=None, q2=None, q3=None)"
     assert [i for i, _ in tagged(nbformat.read(folder / "07_made_up.ipynb", 4), "raises-exception")] == [4]
 
-    _, _, predict, solution, *_, quiz = sources(theirs / "07_made_up.ipynb")
+    _, _, predict, solution, *_, quiz, letters = sources(theirs / "07_made_up.ipynb")
     assert solution == SOLUTION and "<details open><summary>Why?</summary>\nSecret" in predict
-    assert "<details open>" in quiz and "Your answer" not in quiz
+    assert letters == 'check.quiz_07(q1="b", q2="a", q3="c")' and "<details open>" in quiz and "Your answer" not in quiz
 
     (home / "notebooks" / "08_other.ipynb").unlink()
     classroom.classroom(home)
@@ -168,12 +172,22 @@ def test_measured_times_reach_the_opening_cells_and_the_table(home, capsys):
     row, other = [line for line in readme.splitlines() if line.startswith("| [")]
     shown = [cell.strip() for cell in row.split("|")[1:-1]]
     assert shown[0] == "[07 · Made up](07_made_up.ipynb)" and shown[1:3] == ["add", "lesson 06"]
-    assert shown[4:] == ["1.5 minutes", "7", "1", "`07_*_x` `07_y`"]
+    assert shown[4:] == ["1.5 minutes", "8", "1", "`07_*_x` `07_y`"]
     assert "| not measured |" in other and "\nbetween\n" in readme and "old" not in readme
     assert main(["classroom", "--readme"]) == 0 and capsys.readouterr().out == "Changed: nothing.\n"
     build.write_text(json.dumps({"lessons": {"07_made_up": 44.1}}))
     assert classroom.refresh(home) == ["07_made_up.ipynb", "README.md"]  # over the earlier time
     assert "about 45 s on two" in sources(home / "notebooks" / "07_made_up.ipynb")[0]
+
+
+def test_a_long_table_is_folded():
+    with patch("IPython.display.display") as display:
+        folded(pd.DataFrame({"a": [1, 2]}), "all <two> rows")
+        folded("| a |\n| --- |\n| 1 |\n", "one row")
+    html, markdown = (call.args[0] for call in display.call_args_list)
+    assert html.data.startswith("<details><summary>all &lt;two&gt; rows</summary>") and html.data.endswith("</details>")
+    assert "<td>2</td>" in html.data and type(html).__name__ == "HTML" and type(markdown).__name__ == "Markdown"
+    assert markdown.data == "<details><summary>one row</summary>\n\n| a |\n| --- |\n| 1 |\n\n</details>"
 
 
 def test_readable_times():

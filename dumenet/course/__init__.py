@@ -1,8 +1,13 @@
 """What only the lessons need."""
 
+import html
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dumenet.errors import DumenetError, unknown
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PROFILES = ("quick", "laptop", "paper")  # how long lessons train
 
@@ -24,3 +29,12 @@ def lessons(home: Path) -> list[Path]:
     if not paths:
         raise DumenetError(f"No lessons in {home / 'notebooks'}: run this in a clone of the project.")
     return paths
+
+
+def folded(table: "DataFrame | str", summary: str) -> None:
+    """Show a long `table`, a DataFrame or Markdown (or HTML) text, in a notebook: folded, under the line `summary`."""
+    from IPython.display import HTML, Markdown, display
+
+    kind, text = (Markdown, table) if isinstance(table, str) else (HTML, table.to_html(border=0))
+    lines = [f"<details><summary>{html.escape(summary)}</summary>", text.strip(), "</details>"]
+    display(kind("\n\n".join(lines)))  # between empty lines Markdown stays Markdown

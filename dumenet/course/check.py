@@ -1,5 +1,7 @@
 """Checks of the exercises: `check.exercise_03_1(your_function)` says whether it is right, wrong (and why) or not done.
 
+And of each lesson's quiz: `check.quiz_03(q1="a", q2="c", q3="b")`; the reasons are in `quiz/03.yaml`.
+
 Each exercise is some arguments, and a function of these that returns what is right and what usual mistakes return:
 {sentence: value}. A wrong answer gets the sentence that explains all of its results, and the first wrong one of them.
 """
@@ -8,9 +10,11 @@ import copy
 import inspect
 from functools import wraps
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from scipy.stats import t as student
 
 from dumenet.metrics import auroc
@@ -169,6 +173,33 @@ def contrast(got, right):
         place = tuple(int(i[0]) for i in np.nonzero(~np.isclose(plain(got), plain(right), rtol=1e-3, atol=1e-5)))
         return f"at {list(place)} {float(right[place]):.4g} is right, not {float(got[place]):.4g}"
     return f"{shown(right)} is right, not {shown(got)}"
+
+
+QUIZZES = Path(__file__).parent / "quiz"
+
+
+def __getattr__(name):
+    """`quiz_NN`, for each lesson that has a file in `quiz/`."""
+    path = QUIZZES / f"{name.removeprefix('quiz_')}.yaml"
+    if not (name.startswith("quiz_") and path.is_file()):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def quiz(q1=None, q2=None, q3=None):
+        questions = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for number, answer in enumerate((q1, q2, q3), 1):
+            print(f"Question {number}: {verdict(questions[number], answer)}")
+
+    return quiz
+
+
+def verdict(question, answer):
+    """What is said of an answer; `question` holds the letter that is `right` and a reason for each letter."""
+    if answer is None:
+        return "no answer yet."
+    letters, given = sorted(question.keys() - {"right"}), str(answer).strip().lower()
+    if given not in letters:
+        return f"{answer!r} is none of the options; answer with one of the letters {', '.join(letters)}, in quotes."
+    return f"{'right' if given == question['right'] else 'not yet'}. {question[given]}"
 
 
 def normal(seed, *shape):
