@@ -10,6 +10,7 @@ import ast
 import json
 import re
 import runpy
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -135,7 +136,40 @@ def test_what_goes_in_stays(name):
 
 def test_a_notebook_shows_the_sentence_alone():
     assert check.NotYet("nearly.")._render_traceback_() == ["Not yet: nearly."]
-    assert check.NotDone("think.")._render_traceback_() == ["This cell waits for an exercise. Hint: think."]
+    assert check.NotDone("03.1")._render_traceback_() == ["This cell waits for exercise 03.1."]
+    assert check.NotDone()._render_traceback_() == ["This cell waits for an exercise."]  # nbgrader's stub
+
+
+def test_hints_come_one_at_a_time(monkeypatch, capsys):
+    def stub(labels, scores):
+        raise check.NotDone("00.1")
+
+    monkeypatch.setattr(check, "HINTS", {"00.1": ["Think.", "Think again."]})
+    monkeypatch.setattr(check, "given_hints", Counter())
+    for _ in range(3):
+        check.exercise_00_1(stub)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == "Exercise 00.1 is not done yet. Hint: Think. (Run this again for a second hint.)"
+    assert others == ["Exercise 00.1 is not done yet. Hint 2: Think again."] * 2
+    with pytest.raises(check.NotDone):
+        check.exercise_00_1(stub, strict=True)
+    check.hint("00.1")
+    check.hint("77.1")
+    assert capsys.readouterr().out == (
+        "Hint 2: Think again.\nThere is no hint for '77.1'; some exercises with hints: 00.1.\n"
+    )
+    monkeypatch.setattr(check, "HINTS", {})
+    check.exercise_00_1(stub)
+    assert capsys.readouterr().out == "Exercise 00.1 is not done yet.\n"
+
+
+def test_a_warning_of_the_answers_numpy_is_not_shown(recwarn):
+    def divides(labels, scores):
+        np.zeros(1) / np.zeros(1)
+        return answer_of_lesson("00_1")(labels, scores)
+
+    check.exercise_00_1(divides)  # nbgrader takes the points of a cell that writes to stderr
+    assert not recwarn
 
 
 def test_an_error_of_the_check_itself_is_not_the_answers_fault():
