@@ -41,6 +41,8 @@ one.
 See [this](../data/README.md)."""
 QUIZ = "## Quiz\n\n1. What?\n\n   <details><summary>Answer</summary>\n   Secret two.\n   </details>\n\n2. Which?\n"
 SOLUTION = '''# Hint: one "plus" one.
+# Hint 2: math.floor of
+# the sum of a and b.
 import math
 
 
@@ -103,18 +105,29 @@ def test_copies_for_student_and_instructor(home, capsys):
     assert "work in a copy" in capsys.readouterr().out
     folder, theirs = home / "build" / "classroom" / "student", home / "build" / "classroom" / "instructor"
     assert sorted(p.name for p in folder.iterdir()) == ["07_made_up.ipynb", "08_other.ipynb", "INDEX.md"]
-    opening, parameters, predict, stub, check, drawing, quiz, letters = sources(folder / "07_made_up.ipynb")
+    opening, parameters, hints, predict, stub, check, drawing, quiz, letters = sources(folder / "07_made_up.ipynb")
     assert opening == OPENING and check == "check.exercise_07_1(two)" and drawing.startswith("for k")
     assert parameters == 'profile = "quick"\nhome = "../../.."  # up'
     assert (folder / "../../..").resolve() == home.resolve()
     assert "Secret" not in predict + quiz and "details" not in predict + quiz
     assert re.search(r"How much\?\n\n\*Your answer:\*\n\n## 1", predict)
-    assert re.search(r"1\. What\?\n\n   \*Your answer:\*\n\n2\. Which", quiz)
+    assert re.search(r"1\. What\?\n\n2\. Which", quiz)  # answered in the cell below
     assert "(../../../data/README.md)" in predict and "(../../../data/README.md)" in (folder / "INDEX.md").read_text()
     assert stub.startswith("import math\n\n\ndef two(a,\n        b=1):\n") and "total" not in stub
-    assert stub.endswith('    Nothing else.\n    """\n    raise check.NotDone("one \\"plus\\" one.")')
+    assert stub.endswith(f'    Nothing else.\n    """\n    {classroom.TODO}\n    raise check.NotDone("07.1")')
+    assert "Hint" not in stub
+    given = {}
+    exec(hints.replace("check.HINTS.update", "given.update"), {"given": given})
+    assert given == {"07.1": ['one "plus" one.', "math.floor of the sum of a and b."]}
+    assert nbformat.read(folder / "07_made_up.ipynb", 4).cells[2].metadata.jupyter.source_hidden
     assert letters == "check.quiz_07(q1=None, q2=None, q3=None)"
-    assert [i for i, _ in tagged(nbformat.read(folder / "07_made_up.ipynb", 4), "raises-exception")] == [4]
+    assert [i for i, _ in tagged(nbformat.read(folder / "07_made_up.ipynb", 4), "raises-exception")] == [5]
+
+    alone = sources(home / "build" / "classroom" / "selfstudy" / "07_made_up.ipynb")
+    assert [alone[k] for k in (0, 1, 2, 4, 5, 7, 9)] == [opening, parameters, hints, stub, check, drawing, letters]
+    assert "<details><summary>Why?</summary>\nSecret" in alone[3] and "Secret two" in alone[8]
+    assert alone[6].startswith("<details><summary>Solution of exercise 07.1</summary>\n\n```python\nimport math\n")
+    assert "total = a + b\n    return math.floor(total)\n```\n\n</details>" in alone[6] and "Hint" not in alone[6]
 
     _, _, predict, solution, *_, quiz, letters = sources(theirs / "07_made_up.ipynb")
     assert solution == SOLUTION and "<details open><summary>Why?</summary>\nSecret" in predict
@@ -134,6 +147,7 @@ def test_copies_for_student_and_instructor(home, capsys):
         "# Hint: think.\nx = 1",
         "# Hint: think.\ndef f(x):\n    '''Doc.'''\n\n\ndef g(x):\n    '''Doc.'''",
         "# Hint: think.\ndef f(x:\n    return x",
+        "# Hint: think.\ndef f(x):\n    '''Doc.'''\n    return x",
     ],
 )
 def test_a_solution_without_its_parts_is_named(home, capsys, solution):
@@ -141,7 +155,8 @@ def test_a_solution_without_its_parts_is_named(home, capsys, solution):
     assert main(["classroom"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(
-        r"dumenet: 09_bad\.ipynb, cell 2: (a solution holds a line `# Hint|the solution is not Python)", line
+        r"dumenet: 09_bad\.ipynb, cell 2: (a solution holds a line `# Hint|the solution is not Python|no cell checks)",
+        line,
     )
 
 
@@ -232,7 +247,7 @@ def test_a_lesson_keeps_the_form(path):
     assert named == [(number, str(k + 1)) for k in range(len(solutions))] and len(solutions) >= 2
     assert [i for i, _ in checks] == [i + 1 for i, _ in solutions]
     for k, ((_, solution), (_, call)) in enumerate(zip(solutions, checks), 1):
-        assert call.strip() == f"check.exercise_{number}_{k}({classroom.stub(solution, 'here')[0]})"
+        assert call.strip() == f"check.exercise_{number}_{k}({classroom.solution_parts(solution, 'here')[0]})"
 
     markdown = "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     lesson, quiz = markdown.split("\n## Quiz\n")
@@ -258,11 +273,12 @@ def test_students_copy_says_hints_and_waits_quietly(path, capsys):
     stubs, checks = tagged(notebook, "exercise"), tagged(notebook, "check")
     assert len(stubs) == len(tagged(classroom.read(path), "solution")) >= 2
     names = {"check": check}
+    exec(next(cell.source for cell in notebook.cells if cell.source.startswith("# Hints")), names)
     for k, ((_, stub), (_, call)) in enumerate(zip(stubs, checks, strict=True), 1):
-        hint = json.loads(re.search(r"check\.NotDone\((.*)\)$", stub)[1])
         exec(stub, names)
         exec(call, names)
-        assert capsys.readouterr().out == f"Exercise {path.stem[:2]}.{k} is not done yet. Hint: {hint}\n"
+        begins = f"Exercise {path.stem[:2]}.{k} is not done yet. Hint: {check.HINTS[f'{path.stem[:2]}.{k}'][0]}"
+        assert capsys.readouterr().out.startswith(begins)
 
     lost, known = {}, set(dir(sys.modules["builtins"]))
     for i, cell in enumerate(notebook.cells, 1):

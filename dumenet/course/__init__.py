@@ -16,11 +16,15 @@ def project(home: str | Path, profile: str) -> Path:
     """The project's folder, where a lesson finds data/, figures/ and build/; DumenetError for an unknown `profile`.
 
     `home` leads there from the lesson's own folder. Papermill runs a lesson where papermill is started: in the
-    project's folder itself, a `home` that only goes up would lead too far.
+    project's folder itself, a `home` that only goes up would lead too far; from where nbgrader runs a submission, not
+    far enough: then the next folder above that holds `notebooks/` is taken.
     """
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    return Path() if Path("notebooks").is_dir() and set(Path(home).parts) == {".."} else Path(home)
+    if set(Path(home).parts) != {".."}:
+        return Path(home)
+    above = (Path(*[".."] * k) for k in range(1, len(Path.cwd().parts)))
+    return next((path for path in (Path(), Path(home), *above) if (path / "notebooks").is_dir()), Path(home))
 
 
 def lessons(home: Path) -> list[Path]:
