@@ -10,6 +10,7 @@ from unittest.mock import patch
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dumenet.cli import main
@@ -263,6 +264,30 @@ def test_a_lesson_keeps_the_form(path):
     )  # it runs from the project's folder, too
     assert "plots.show(" in program and classroom.read_lesson(path).figures
     assert not re.search(r"plots\.save|plt\.show|fig\.show", program), "plots.show draws, with a text"
+
+
+@each_lesson
+def test_a_lesson_ends_with_a_quiz_that_answers_and_three_lines_to_remember(path):
+    number, notebook = path.stem[:2], classroom.read(path)
+    assert {len(exercise.hints) for exercise in classroom.exercises_of(notebook, path.name)} == {2}
+
+    questions = yaml.safe_load((check.QUIZZES / f"{number}.yaml").read_text(encoding="utf-8"))
+    text = "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown").split("\n## Quiz\n")[1]
+    asked = re.split(r"(?m)^\d\. ", text.split("\n## ")[0])[1:]
+    for part, question in zip(asked, questions.values(), strict=True):
+        options, answer = part.split("<details>")
+        assert re.findall(r"(?m)^ *[-*] \W*([abc])\b", options) == ["a", "b", "c"], options
+        if named := re.match(r"<summary>Answer</summary>\s*\W?([abc])\W", answer):
+            assert named[1] == question["right"]
+    (place, _), heading = *tagged(notebook, "quiz"), next(i for i, s in enumerate(sources(path)) if "## Quiz\n" in s)
+    assert place > heading and all(c.cell_type == "markdown" for c in notebook.cells[heading:place])
+
+    whole = "\n\n".join(sources(path))
+    remember = whole.split("\n## Takeaway\n")[1].split("\n## ")[0].strip()
+    assert re.findall(r"(?m)^\S+", remember) in (["-"] * 3, ["1.", "2.", "3."]), "a list of three items"
+    assert whole.index("## Takeaway\n") < whole.index("## Read next\n")
+    long = [line for cell in notebook.cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    assert not [line for line in long if len(line) > 100]
 
 
 @each_lesson
