@@ -11,7 +11,7 @@ help:
 	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper), list what was made"
 	@echo "make test        install if needed, run all tests"
 	@echo "make faults      kill each kind of work twenty times, fill the disk, run a thousand jobs (an hour)"
-	@echo "make classroom   install if needed, write the student's and the instructor's copies of the lessons"
+	@echo "make classroom   install if needed, write copies of the lessons: student, selfstudy, instructor, nbgrader"
 	@echo "make explore     install if needed, open the heatmap explorer (lesson 12) in the browser"
 	@echo "make clean       remove build/ (caches, checkpoints, executed lessons)"
 

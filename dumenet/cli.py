@@ -264,13 +264,15 @@ def _reproduce_table(args: argparse.Namespace) -> int:
 
 
 def _classroom(args: argparse.Namespace) -> None:
+    from dumenet.course.assignments import assignments
     from dumenet.course.classroom import classroom, refresh
 
     if args.readme:
         print(f"Changed: {', '.join(refresh()) or 'nothing'}.")
     else:
         out = classroom()
-        print(f"{out}/student and {out}/instructor, each with INDEX.md; written anew each time, so work in a copy.")
+        print(f"{out}/student, {out}/selfstudy and {out}/instructor, each with INDEX.md.\n{assignments()}")
+        print("All are written anew each time, so work in a copy.")
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -391,7 +393,7 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "--port": {"type": int, "default": 0, "help": "port on 127.0.0.1 (default: a free one)"},
         "--no-browser": FLAG | {"help": "print the addresses, open nothing"},
     }),
-    "classroom": ("student's and instructor's copies of the lessons, in build/classroom", _classroom, {
+    "classroom": ("copies of the lessons for classes, learners and nbgrader, in build/classroom", _classroom, {
         "--readme": FLAG | {"help": "instead: bring measured times and tables into the lessons and their README"},
     }),
     "doctor": ("what was found on this machine, what will be used, and what is missing, each with its fix", _doctor, {

@@ -1,4 +1,4 @@
-"""For `make test`, which executes the lessons (nbval): every figure that a cell shows has a text alternative."""
+"""For `make test`, which executes the lessons: every figure that a cell shows has a text."""
 
 import re
 

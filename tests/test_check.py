@@ -10,12 +10,14 @@ import ast
 import json
 import re
 import runpy
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from dumenet.course import check
 
@@ -134,7 +136,40 @@ def test_what_goes_in_stays(name):
 
 def test_a_notebook_shows_the_sentence_alone():
     assert check.NotYet("nearly.")._render_traceback_() == ["Not yet: nearly."]
-    assert check.NotDone("think.")._render_traceback_() == ["This cell waits for an exercise. Hint: think."]
+    assert check.NotDone("03.1")._render_traceback_() == ["This cell waits for exercise 03.1."]
+    assert check.NotDone()._render_traceback_() == ["This cell waits for an exercise."]  # nbgrader's stub
+
+
+def test_hints_come_one_at_a_time(monkeypatch, capsys):
+    def stub(labels, scores):
+        raise check.NotDone("00.1")
+
+    monkeypatch.setattr(check, "HINTS", {"00.1": ["Think.", "Think again."]})
+    monkeypatch.setattr(check, "given_hints", Counter())
+    for _ in range(3):
+        check.exercise_00_1(stub)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == "Exercise 00.1 is not done yet. Hint: Think. (Run this again for a second hint.)"
+    assert others == ["Exercise 00.1 is not done yet. Hint 2: Think again."] * 2
+    with pytest.raises(check.NotDone):
+        check.exercise_00_1(stub, strict=True)
+    check.hint("00.1")
+    check.hint("77.1")
+    assert capsys.readouterr().out == (
+        "Hint 2: Think again.\nThere is no hint for '77.1'; some exercises with hints: 00.1.\n"
+    )
+    monkeypatch.setattr(check, "HINTS", {})
+    check.exercise_00_1(stub)
+    assert capsys.readouterr().out == "Exercise 00.1 is not done yet.\n"
+
+
+def test_a_warning_of_the_answers_numpy_is_not_shown(recwarn):
+    def divides(labels, scores):
+        np.zeros(1) / np.zeros(1)
+        return answer_of_lesson("00_1")(labels, scores)
+
+    check.exercise_00_1(divides)  # nbgrader takes the points of a cell that writes to stderr
+    assert not recwarn
 
 
 def test_an_error_of_the_check_itself_is_not_the_answers_fault():
@@ -143,3 +178,37 @@ def test_an_error_of_the_check_itself_is_not_the_answers_fault():
 
     with pytest.raises(KeyError):
         check.exercise((1,))(broken)(lambda x: 1)
+
+
+# --- the quizzes
+
+QUESTIONS = {1: {"right": "b", "a": "No one.", "b": "Two.", "c": "No three."}}
+QUESTIONS |= {2: QUESTIONS[1] | {"right": "c"}, 3: QUESTIONS[1] | {"right": "a"}}
+
+
+def test_a_quiz_answers_each_question_and_never_raises(tmp_path, monkeypatch, capsys):
+    (tmp_path / "77.yaml").write_text(yaml.safe_dump(QUESTIONS))
+    monkeypatch.setattr(check, "QUIZZES", tmp_path)
+    check.quiz_77(q1="b", q2=" A ", q3=None)
+    said = ["Question 1: right. Two.", "Question 2: not yet. No one.", "Question 3: no answer yet."]
+    assert capsys.readouterr().out.splitlines() == said
+    check.quiz_77(q1="d", q2=3, q3="right")
+    said = capsys.readouterr().out.splitlines()
+    assert all(
+        line.endswith("is none of the options; answer with one of the letters a, b, c, in quotes.") for line in said
+    )
+    assert not hasattr(check, "quiz_78") and not hasattr(check, "quiz") and not hasattr(check, "77")
+
+
+@pytest.mark.parametrize("path", sorted(check.QUIZZES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_option_has_its_reason_and_the_lessons_answers_are_right(path, capsys):
+    questions = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert list(questions) == [1, 2, 3]
+    for question in questions.values():
+        assert set(question) == {"right", "a", "b", "c"} and question["right"] in "abc"
+        reasons = [question[letter] for letter in "abc"]
+        assert len(set(reasons)) == 3 and all(20 < len(r) < 400 and r[-1] in ".?!" and "\n" not in r for r in reasons)
+    cells = json.loads(LESSONS[path.stem].read_text(encoding="utf-8"))["cells"]
+    (quiz,) = ["".join(cell["source"]) for cell in cells if "quiz" in cell["metadata"].get("tags", [])]
+    exec(quiz, {"check": check})
+    assert re.findall(r"Question (\d): right\.", capsys.readouterr().out) == ["1", "2", "3"]

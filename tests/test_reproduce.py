@@ -156,7 +156,9 @@ def test_refuses_a_number_of_workers_that_is_none(home):
         reproduce(workers=-1)
 
 
-@pytest.mark.parametrize("place", [".", "notebooks", "build/classroom/student"])
+@pytest.mark.parametrize(
+    "place", [".", "notebooks", "build/classroom/student", "build/classroom/nbgrader/autograded/ada/lesson_02"]
+)
 def test_a_lesson_finds_the_project_from_its_folder_and_from_the_projects(home, monkeypatch, place):
     (home / place).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(home / place)

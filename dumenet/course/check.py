@@ -1,16 +1,23 @@
 """Checks of the exercises: `check.exercise_03_1(your_function)` says whether it is right, wrong (and why) or not done.
 
+And of each lesson's quiz: `check.quiz_03(q1="a", q2="c", q3="b")`; the reasons are in `quiz/03.yaml`.
+`check.hint("03.1")` gives the hints of an exercise, one at a time; a class's copy of a lesson brings them.
+
 Each exercise is some arguments, and a function of these that returns what is right and what usual mistakes return:
 {sentence: value}. A wrong answer gets the sentence that explains all of its results, and the first wrong one of them.
 """
 
 import copy
 import inspect
+import warnings
+from collections import Counter
 from functools import wraps
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from scipy.stats import t as student
 
 from dumenet.metrics import auroc
@@ -25,10 +32,31 @@ class NotYet(AssertionError):
 
 
 class NotDone(NotImplementedError):
-    """What an exercise raises that nobody has begun: its hint. A cell that needs the exercise shows one line."""
+    """What an exercise raises that nobody has begun: its number. A cell that needs the exercise shows one line."""
 
     def _render_traceback_(self):
-        return [f"This cell waits for an exercise. Hint: {self}"]
+        return [f"This cell waits for {f'exercise {self}' if self.args else 'an exercise'}."]
+
+
+HINTS = {}  # "03.1": [a hint, one that says nearly everything]
+given_hints = Counter()
+
+
+def hint(number):
+    """Print the next hint of an exercise such as "03.1"; after the last one, the last one again."""
+    print(
+        next_hint(number) or f"There is no hint for {number!r}; some exercises with hints: {', '.join(HINTS) or '-'}."
+    )
+
+
+def next_hint(number):
+    """The next hint as a sentence; nothing where there is none."""
+    if not (hints := HINTS.get(number)):
+        return ""
+    k = min(given_hints[number], len(hints) - 1)
+    given_hints[number] += 1
+    more = " (Run this again for a second hint.)" if k + 1 < len(hints) else ""
+    return f"Hint{f' {k + 1}' if k else ''}: {hints[k]}{more}"
 
 
 def exercise(*cases):
@@ -42,11 +70,15 @@ def exercise(*cases):
         number = solve.__name__.removeprefix("exercise_").replace("_", ".")
 
         @wraps(solve)
-        def check(answer):
+        def check(answer, strict=False):  # strict: an exercise that is not done is an error, which costs its points
             try:
-                grade(answer, solve, cases)
-            except NotImplementedError as hint:
-                print(f"Exercise {number} is not done yet. Hint: {hint}")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    grade(answer, solve, cases)
+            except NotImplementedError:
+                if strict:
+                    raise
+                print(f"Exercise {number} is not done yet. {next_hint(number)}".rstrip())
             else:
                 print(f"Exercise {number}: right.")
 
@@ -96,7 +128,10 @@ def explains(reason, results):
 
 
 def plain(value):
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # numpy has no bfloat16
+    return value
 
 
 def same(a, b):
@@ -121,24 +156,29 @@ def scaled(value, by):
 
 def form(value):
     """What a value is, as a sentence says it."""
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
-        return f"a numpy array of {value.dtype}"
     if isinstance(value, (int, float, np.number, np.bool_, torch.Tensor, np.ndarray)):
         kind = "torch tensor" if isinstance(value, torch.Tensor) else "numpy array"
+        if (array := np.asarray(plain(value))).dtype.kind not in "biuf":  # complex numbers, texts, objects
+            return f"a {kind} of {array.dtype}"
         return f"a {kind} of shape {tuple(value.shape)}" if np.ndim(value) else "one number"
-    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
-def misfit(got, right):
+def misfit(got, right, inside=False):
     """Why `got` cannot be compared with `right`, as the beginning of a sentence; None where it can."""
-    if got is None and right is not None:
+    if got is None and right is not None and not inside:
         return "your function returned None: does it end with `return`?"
     wanted, found = "one number" if callable(right) else form(right), form(got)
     if wanted != found:
         return None if right is None else f"{wanted} is wanted, not {found}"
     if isinstance(right, (tuple, list, dict)):
         pairs = [(got[k], right[k]) for k in right if k in got] if isinstance(right, dict) else zip(got, right)
-        return next((why for g, r in pairs if g is not None and (why := misfit(g, r))), None)
+        pairs = [
+            (g, r) for g, r in pairs if g is not None or np.ndim(plain(r))
+        ]  # in the place of a number None is wrong
+        return next((why for g, r in pairs if (why := misfit(g, r, inside=True))), None)
     if ("number" in wanted or "shape" in wanted) and np.isnan(plain(got)).any():
         return "a result is not a number (NaN): is something divided by zero?"
     return None
@@ -165,10 +205,37 @@ def contrast(got, right):
     if isinstance(right, (tuple, list)) and any(np.ndim(plain(r)) for r in right if hasattr(r, "shape")):
         differ = (f"result {k}: {why}" for k, pair in enumerate(zip(got, right), 1) if (why := contrast(*pair)))
         return next(differ, f"{len(right)} results are wanted, not {len(got)}")
-    if hasattr(right, "shape") and np.size(plain(right)) > 4:
+    if hasattr(right, "shape") and np.size(plain(right)) > 4 and np.shape(got) == np.shape(right):
         place = tuple(int(i[0]) for i in np.nonzero(~np.isclose(plain(got), plain(right), rtol=1e-3, atol=1e-5)))
         return f"at {list(place)} {float(right[place]):.4g} is right, not {float(got[place]):.4g}"
     return f"{shown(right)} is right, not {shown(got)}"
+
+
+QUIZZES = Path(__file__).parent / "quiz"
+
+
+def __getattr__(name):
+    """`quiz_NN`, for each lesson that has a file in `quiz/`."""
+    path = QUIZZES / f"{name.removeprefix('quiz_')}.yaml"
+    if not (name.startswith("quiz_") and path.is_file()):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def quiz(q1=None, q2=None, q3=None):
+        questions = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for number, answer in enumerate((q1, q2, q3), 1):
+            print(f"Question {number}: {verdict(questions[number], answer)}")
+
+    return quiz
+
+
+def verdict(question, answer):
+    """What is said of an answer; `question` holds the letter that is `right` and a reason for each letter."""
+    if answer is None:
+        return "no answer yet."
+    letters, given = sorted(question.keys() - {"right"}), str(answer).strip().lower()
+    if given not in letters:
+        return f"{answer!r} is none of the options; answer with one of the letters {', '.join(letters)}, in quotes."
+    return f"{'right' if given == question['right'] else 'not yet'}. {question[given]}"
 
 
 def normal(seed, *shape):
@@ -217,11 +284,16 @@ def exercise_01_1(tokens, x, k):
     mean = tokens.mean(0)
     axes = torch.linalg.svd(tokens - mean, full_matrices=False).Vh  # (C, C), largest variance first
     largest, smallest = axes[:k].T @ axes[:k], axes[-k:].T @ axes[-k:]
+    from_zero = torch.linalg.svd(tokens, full_matrices=False).Vh[:k]
+    from_zero = from_zero.T @ from_zero
     return mean + (x - mean) @ largest, {
         "these are the directions of smallest variance: eigh sorts upwards": mean + (x - mean) @ smallest,
         "the mean is missing: what was subtracted must be added again": (x - mean) @ largest,
         "subtract the mean before you project, and add it again after": x @ largest,
         "subtract the mean before you project": mean + x @ largest,
+        "subtract the tokens' mean before you look for the directions, and before you project": x @ from_zero,
+        "subtract the tokens' mean before you look for the directions": mean + (x - mean) @ from_zero,
+        "subtract the mean of the tokens, not that of x": x.mean(0) + (x - x.mean(0)) @ largest,
     }
 
 
@@ -245,14 +317,22 @@ LAYERS = [(3, 1, 1)], [(3, 2, 1), (5, 1, 2)], [(5, 1, 0), (3, 3, 1), (2, 2, 0)]
 
 @exercise(*((layers, p) for layers in LAYERS for p in (10, 0)))
 def exercise_02_1(layers, p):
-    seen, unpadded = {p}, {p}
-    for kernel, stride, padding in reversed(layers):
-        seen = {q * stride - padding + k for q in seen for k in range(kernel)}
-        unpadded = {q * stride + k for q in unpadded for k in range(kernel)}
-    return (min(seen), max(seen)), {
-        "numbers below 0 are padding: do not cut them at 0": (max(min(seen), 0), max(seen)),
-        "the last pixel is one too far: the one that is still seen": (min(seen), max(seen) + 1),
-        "the padding is missing": (min(unpadded), max(unpadded)),
+    def span(order=layers[::-1], pad=1, end=-1, least=-np.inf):
+        first = last = p
+        for kernel, stride, padding in order:
+            first, last = max(first, least), max(last, least)
+            first, last = first * stride - pad * padding, last * stride - pad * padding + kernel + end
+        return first, last
+
+    first, last = span()
+    return (first, last), {
+        "numbers below 0 are padding: do not cut them at 0": (max(first, 0), max(last, 0)),
+        "numbers below 0 are padding: do not cut them at 0 between the layers": span(least=0),
+        "the last pixel is one too far: the one that is still seen": (first, last + 1),
+        "a kernel reads its first position and kernel - 1 more, not kernel more": span(end=0),
+        "the padding is missing": span(pad=0),
+        "the padding is subtracted, not added": span(pad=-1),
+        "go through the layers from the last to the first": span(layers),
     }
 
 
@@ -280,12 +360,24 @@ SAMPLES = torch.from_numpy(normal(0, 6, 3) @ [[2, 1, 0], [0, 1, 1], [0, 0, 0.3]]
 def exercise_02_3(x, samples, s):
     deviation, ridge = x - samples.mean(0), s * torch.eye(3, dtype=x.dtype)
     covariance = torch.cov(samples.T, correction=0)
-    squared = lambda c: torch.einsum("bi,ij,bj->b", deviation, torch.linalg.inv(c), deviation)  # noqa: E731
+    squared = lambda c, d=deviation: torch.einsum("bi,ij,bj->b", d, torch.linalg.inv(c), d)  # noqa: E731
+    from_zero = samples.T @ samples / len(samples)
     return squared(covariance + ridge).sqrt(), {
         "these are squared distances: take the root": squared(covariance + ridge),
         "this is the diagonal Gaussian: use the whole covariance": squared(covariance.diag().diag() + ridge).sqrt(),
         "divide the covariance by n, not by n - 1": squared(torch.cov(samples.T) + ridge).sqrt(),
         "s belongs on the diagonal only": squared(covariance + s).sqrt(),
+        "s is missing on the diagonal": squared(covariance).sqrt(),
+        "this is the sum of the products, no covariance yet: divide by n": squared(
+            covariance * len(samples) + ridge
+        ).sqrt(),
+        "subtract the mean of the samples from x": squared(covariance + ridge, x).sqrt(),
+        "subtract the mean of the samples, for the covariance and from x": squared(from_zero + ridge, x).sqrt(),
+        "subtract the mean of the samples for the covariance, too": squared(from_zero + ridge).sqrt(),
+        "the mean to subtract is that of the samples, not of x": squared(covariance + ridge, x - x.mean(0)).sqrt(),
+        "multiply by the inverse of the covariance, not by the covariance": squared(
+            torch.linalg.inv(covariance + ridge)
+        ).sqrt(),
     }
 
 
@@ -298,6 +390,7 @@ def exercise_03_1(read):
     token = TOY_TOKENS[(READS - read).norm(dim=1).argmin()]
     return token, {
         "the token is too short by sqrt(2): the similarity is the dot product divided by sqrt(D)": token / 2**0.5,
+        "the token is too long by sqrt(2): multiply by sqrt(2) once": token * 2**0.5,
         "divide each weight by the third one before the logarithm": 2**0.5 * torch.log(read),
     }
 
@@ -373,6 +466,9 @@ def exercise_07_1(gradients, limit):
         "a norm below the limit stays as it is": [g * limit / norm for g in gradients],
         "scale all by one factor: cutting single numbers turns the direction": [
             g.clamp(-limit, limit) for g in gradients
+        ],
+        "one root of all squares together, not the sum of the tensors' norms": [
+            g * min(1, limit / sum(g.norm().item() for g in gradients)) for g in gradients
         ],
         "the norm is the root of the sum of the squares": [g * min(1, limit / norm**2) for g in gradients],
     }
@@ -553,9 +649,13 @@ def exercise_11_2(columns, printed, tolerance):
     rows = {m: [v for v in column if v is not None] for m, column in columns.items()}
     gaps = {m: printed[m] - np.mean(row) for m, row in rows.items() if row and printed[m] is not None}
     right = {m: gap for m, gap in gaps.items() if abs(gap) > tolerance}
+    sums = {m: printed[m] - np.sum(rows[m]) for m in gaps}
+    zeros = {m: printed[m] - np.mean([v or 0 for v in columns[m]]) for m in columns if printed[m] is not None}
     return right, {
         "keep a method only if its gap is larger than the tolerance": gaps,
         "a printed mean that is too low counts, too: take the absolute gap": {m: g for m, g in right.items() if g > 0},
+        "the mean of the rows is wanted, not their sum": {m: g for m, g in sums.items() if abs(g) > tolerance},
+        "None is left out, not counted as zero": {m: g for m, g in zeros.items() if abs(g) > tolerance},
     }
 
 

@@ -1,19 +1,20 @@
 """Copies of the lessons for a class, and the table of `notebooks/README.md`, all from `notebooks/*.ipynb`.
 
-A lesson is written once, with its solutions: cells tagged `solution`, with a line `# Hint: ...`. The student's copy
-keeps signature and docstring of a solution and raises the hint; its folded answers are gone. The instructor's copy
-keeps the solutions and unfolds the answers.
+A lesson is written once, with its solutions: cells tagged `solution`, with the lines `# Hint: ...` and `# Hint 2: ...`.
+The student's copy keeps signature and docstring of a solution; a folded cell brings the hints, and the folded answers
+are gone. The self-study copy keeps these, and folds each solution below its check. The instructor's copy keeps the
+solutions and unfolds the answers. nbgrader's course is in `assignments`.
 """
 
 import ast
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from dumenet.course import lessons
 from dumenet.errors import DumenetError
@@ -21,6 +22,10 @@ from dumenet.files import write_atomic
 from dumenet.results import markdown
 
 WORDS, LINES = 200, 20  # read in a minute: words of text, lines of code
+TODO = "# Your code takes the place of the next line."
+HINT = re.compile(
+    r"^ *# Hint(?: 2)?: *(.*(?:\n *# (?!Hint).*)*)\n", re.MULTILINE
+)  # a long one goes on in a next comment
 ANSWER = re.compile(r"\n*([ \t]*)<details[^>]*>.*?</details>[ \t]*\n*", re.DOTALL)
 OPENING = {  # what a lesson's first cell says
     "title": r"# (\d\d · [^\n]+)", "goal": r"\*\*You will be able to\*\*\s+(.+?)(?:[,.]\s|[.]?\n\n|[.]?\Z)",
@@ -29,65 +34,141 @@ OPENING = {  # what a lesson's first cell says
 
 
 def classroom(home: Path = Path(".")) -> Path:
-    """Write `build/classroom/{student,instructor}/`; returns that folder. Files there are written anew."""
+    """Write `build/classroom/{student,selfstudy,instructor}/`; returns that folder. Files there are written anew."""
     out, index = Path(home) / "build" / "classroom", Path(home) / "notebooks" / "README.md"
-    for name, convert in (("student", student), ("instructor", instructor)):
+    for convert in (student, selfstudy, instructor):
         files = {path.name: _dump(convert(read(path), path.name)) for path in lessons(Path(home))}
         files["INDEX.md"] = _deeper(index.read_text(encoding="utf-8"))
-        for old in (out / name).glob("[!.]*"):
+        for old in (out / convert.__name__).glob("[!.]*"):
             if old.name not in files:  # of a lesson that is no longer there
                 old.unlink()
         for file, text in files.items():
-            write_atomic(out / name / file, text.encode())
+            write_atomic(out / convert.__name__ / file, text.encode())
     return out
 
 
-def student(notebook: NotebookNode, name: str) -> NotebookNode:
-    """The student's copy of a `notebook`, which it changes; `name` is for errors.
+def student(notebook: NotebookNode, name: str, answers: bool = False) -> NotebookNode:
+    """The student's copy of a `notebook`, which it changes; `name` is for errors. `answers`: folded ones stay.
 
     A cell that names the function of an exercise is tagged `raises-exception`: "Run All" goes on after it.
     """
-    _adapt(notebook, lambda text: ANSWER.sub(r"\n\n\1*Your answer:*\n\n", text).rstrip())
-    functions = set()
-    for number, cell in enumerate(notebook.cells, 1):
+    exercises = {exercise.function: exercise for exercise in exercises_of(notebook, name)}
+    todo, asked = iter(exercises.values()), False
+    for cell in _adapt(notebook).cells:
         tags = tags_of(cell)
-        if "solution" in tags:
-            function, cell.source = stub(cell.source, f"{name}, cell {number}")
-            functions.add(function)
+        if cell.cell_type == "markdown" and not answers:
+            asked = asked or (re.search(r"(?m)^## Quiz$", cell.source) and _quiz(notebook))  # answered in its own cell
+            cell.source = ANSWER.sub(r"\n\n" if asked else r"\n\n\1*Your answer:*\n\n", cell.source).rstrip()
+        elif "solution" in tags:
+            cell.source = next(todo).stub
             cell.metadata.tags = ["exercise" if tag == "solution" else tag for tag in tags]
-        elif cell.cell_type == "code" and functions & set(re.findall(r"\w+", cell.source)):
+        elif "quiz" in tags:
+            cell.source = re.sub(r"(q\d=)[^,)\n]+", r"\1None", cell.source)
+        elif cell.cell_type == "code" and exercises.keys() & set(re.findall(r"\w+", cell.source)):
             cell.metadata.tags = [*tags, "raises-exception"]
+    if exercises:
+        start = next((i for i, cell in enumerate(notebook.cells, 1) if "parameters" in tags_of(cell)), 1)
+        notebook.cells.insert(start, _hints(list(exercises.values())))
     return notebook
+
+
+def selfstudy(notebook: NotebookNode, name: str) -> NotebookNode:
+    """The copy to learn from alone: the student's, with all answers folded, those of the exercises, too."""
+    exercises = exercises_of(notebook, name)
+    for exercise in exercises:
+        text = f"<summary>Solution of exercise {exercise.number}</summary>\n\n```python\n{exercise.solution}\n```"
+        text = f"<details>{text}\n\n</details>"
+        code = [(i, cell.source) for i, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code"]
+        below = next(i for i, source in code if exercise.check in source)
+        notebook.cells.insert(below, new_markdown_cell(text, id=f"solution-{exercise.number.replace('.', '-')}"))
+    return student(notebook, name, answers=True)
 
 
 def instructor(notebook: NotebookNode, name: str = "") -> NotebookNode:
     """The instructor's copy of a `notebook`, which it changes: answers unfolded."""
-    return _adapt(notebook, lambda text: re.sub(r"<details\s*>", "<details open>", text))
+    for cell in _adapt(notebook).cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"<details\s*>", "<details open>", cell.source)
+    return notebook
 
 
-def stub(source: str, where: str) -> tuple[str, str]:
-    """Name of the function of a solution cell, and the cell with imports, signature, docstring and the hint alone."""
+class Exercise(NamedTuple):
+    """One exercise of a lesson, from its solution cell and the cell that checks it."""
+
+    number: str  # "03.1"
+    function: str
+    head: str  # imports, signature and docstring
+    body: str  # what a student writes
+    hints: list[str]
+
+    @property
+    def check(self) -> str:
+        """The code that checks the function."""
+        return f"check.exercise_{self.number.replace('.', '_')}({self.function})"
+
+    @property
+    def solution(self) -> str:
+        """The solution without its hints."""
+        return f"{self.head}\n{self.body}"
+
+    @property
+    def stub(self) -> str:
+        """The solution with a note in the place of its body."""
+        return f'{self.head}\n    {TODO}\n    raise check.NotDone("{self.number}")'
+
+
+def exercises_of(notebook: NotebookNode, name: str) -> list[Exercise]:
+    """The exercises of a lesson, from its cells tagged `solution`; DumenetError where one lacks a part."""
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    found = []
+    for number, cell in enumerate(notebook.cells, 1):
+        if "solution" in tags_of(cell):
+            where = f"{name}, cell {number}"
+            function, *parts = solution_parts(cell.source, where)
+            if not (called := re.search(rf"check\.exercise_(\d\d)_(\d)\({function}\)", code)):
+                raise DumenetError(f"{where}: no cell checks it with check.exercise_NN_K({function}).")
+            found.append(Exercise(f"{called[1]}.{called[2]}", function, *parts))
+    return found
+
+
+def solution_parts(source: str, where: str) -> tuple[str, str, str, list[str]]:
+    """Of a solution cell: the function's name; imports, signature and docstring; its body; the hints."""
     try:
         body = ast.parse(source).body
     except SyntaxError as error:
         raise DumenetError(f"{where}: the solution is not Python: {error.msg}, line {error.lineno}.") from None
-    hint = re.search(r"^ *# Hint: (.*\S) *\n", source, re.MULTILINE)
+    hints = [" ".join(re.sub(r"\n *# ", " ", text).split()) for text in HINT.findall(source)]
     rest = [node for node in body if not isinstance(node, (ast.Import, ast.ImportFrom))]
-    if len(rest) != 1 or not isinstance(rest[0], ast.FunctionDef) or not ast.get_docstring(rest[0]) or not hint:
+    whole = len(rest) == 1 and isinstance(rest[0], ast.FunctionDef) and ast.get_docstring(rest[0])
+    if not whole or not hints or not hints[0]:
         raise DumenetError(
             f"{where}: a solution holds a line `# Hint: one sentence.`, imports, and exactly one function, with a "
             "docstring that says what goes in and what comes out."
         )
-    kept = [line for line in source.splitlines()[: rest[0].body[0].end_lineno] if "# Hint: " not in line]
-    text = "\n".join([*kept, f"    raise check.NotDone({json.dumps(hint[1], ensure_ascii=False)})"])
-    return rest[0].name, text
+    begins = rest[0].body[0].end_lineno  # the docstring's last line
+    lines = source.splitlines()
+    head, body = (HINT.sub("", "\n".join(part) + "\n").rstrip("\n") for part in (lines[:begins], lines[begins:]))
+    return rest[0].name, head.lstrip("\n"), body.lstrip("\n"), hints
 
 
-def _adapt(notebook: NotebookNode, text: Callable[[str], str]) -> NotebookNode:
-    """Links and `home` go up from three folders below the project; `text` changes the Markdown."""
+def _hints(exercises: list[Exercise]) -> NotebookNode:
+    """A folded cell that brings the hints of a lesson."""
+    hints = json.dumps({exercise.number: exercise.hints for exercise in exercises}, indent=4, ensure_ascii=False)
+    folded = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
+    note = "# Hints: an exercise's check gives the first one, and the second when you run it again."
+    source = f"{note}\nfrom dumenet.course import check\n\ncheck.HINTS.update({hints})"
+    return new_code_cell(source, metadata=folded, id="hints")
+
+
+def _quiz(notebook: NotebookNode) -> bool:
+    return any("quiz" in tags_of(cell) for cell in notebook.cells)
+
+
+def _adapt(notebook: NotebookNode) -> NotebookNode:
+    """Links and `home` go up from three folders below the project."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = _deeper(text(cell.source))
+            cell.source = _deeper(cell.source)
         elif "parameters" in tags_of(cell):
             cell.source = re.sub(r'(?m)^home = "\.\."', 'home = "../../.."', cell.source)
     return notebook

@@ -22,7 +22,10 @@ WRONG = {
         ("must be added again", lambda t, x, k: project(t, x, k, after=0)),
         ("subtract the mean before you project, and add it", lambda t, x, k: project(t, x, k, before=0, after=0)),
         ("subtract the mean before you project", lambda t, x, k: project(t, x, k, before=0)),
-        ("is right, not", lambda t, x, k: project(t, x, k, before=0, after=0, about=0)),
+        ("the directions, and before you project", lambda t, x, k: project(t, x, k, before=0, after=0, about=0)),
+        ("before you look for the directions", lambda t, x, k: project(t, x, k, about=0)),
+        ("not that of x", lambda t, x, k: project(t - t.mean(0) + x.mean(0), x, k)),
+        ("is right, not", lambda t, x, k: x / 2),
     ],
     "01_2": [
         ("is used on the other half, too", lambda *given: look(*given, lambda here, there: (max(here), max(there)))),

@@ -8,6 +8,10 @@ WRONG = {
         ("below the limit stays as it is", lambda gradients, limit: [g * limit / norm(gradients) for g in gradients]),
         ("turns the direction", lambda gradients, limit: [g.clamp(-limit, limit) for g in gradients]),
         ("the root of the sum", lambda gs, limit: [g * min(1.0, (limit / norm(gs) ** 2).item()) for g in gs]),
+        (
+            "not the sum of the tensors' norms",
+            lambda gs, limit: [g * min(1, limit / sum(map(norm, zip(gs)))) for g in gs],
+        ),
         ("is right, not", lambda gradients, limit: list(gradients)),
     ],
     "07_2": [

@@ -28,6 +28,8 @@ WRONG = {
         ("the sign is the other way round", lambda *given: gaps(*given, sign=-1)),
         ("larger than the tolerance", lambda c, p, t: gaps(c, p, -1)),
         ("the absolute gap", lambda *given: gaps(*given, size=lambda g: g)),
-        ("is right, not", lambda *given: gaps(*given, zero=True)),
+        ("None is left out", lambda *given: gaps(*given, zero=True)),
+        ("not their sum", lambda c, p, t: gaps({m: [sum(v or 0 for v in r)] for m, r in c.items() if any(r)}, p, t)),
+        ("is right, not", lambda c, p, t: dict.fromkeys(gaps(c, p, t), 0.5)),
     ],
 }
