@@ -218,7 +218,8 @@ def test_the_drawing_of_the_network_is_of_the_default_configuration():
 
 
 def test_a_value_far_below_the_others_is_written_at_the_edge(ax):
-    values = [0.0, 0.1, -0.1, 0.05, -60.0]
-    plots.dots(ax, list("abcde"), values, bands=(0,), seeds=[[v - 1, v + 1] for v in values], edge=True)
+    values = [*np.linspace(-1, 1, 19), -60.0]
+    seeds = [[v - 1, v + 1] for v in values]
+    plots.dots(ax, [f"row {k}" for k in range(20)], values, bands=(0,), seeds=seeds, edge=True)
     assert [t.get_text() for t in ax.texts] == ["← -60"]
     assert ax.get_xlim()[0] > -3  # neither its dot nor its single runs press the others together
