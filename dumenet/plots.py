@@ -199,7 +199,7 @@ def dots(
 
     `bands` are half-widths of grey stripes about zero, for differences; `seeds` the single runs of each row, as
     small rings below the dot. A value of None leaves its row empty. With `edge` a value that lies far below the
-    others, and would press them together, is written at the left edge instead.
+    others, and would press them together, is written at the left edge instead, without its interval and single runs.
     """
     rows, known = np.arange(len(names)), [v for v in values if v is not None]
     low, high = np.percentile(known, [10, 90]) if edge and known else (0, 0)
@@ -208,9 +208,10 @@ def dots(
     if bands:
         ax.axvline(0, color="0.4", linewidth=0.8)
     for row, value in zip(rows, values):
-        if seeds is not None:
+        far = value is not None and low < high and value < low - 3 * (high - low)
+        if seeds is not None and not far:
             ax.plot(seeds[row], np.full(len(seeds[row]), row + 0.25), "o", ms=3, mfc="none", color="0.4")
-        if value is not None and low < high and value < low - 3 * (high - low):
+        if far:
             style = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8, "color": ANOMALOUS}
             ax.annotate(f"← {value:.3g}", (0.03, row), **style)
         elif value is not None:

@@ -215,3 +215,11 @@ def test_the_drawing_of_the_network_is_of_the_default_configuration():
     drawn = (m.memory_mode, m.decoder_reads, m.spatial_layout, m.spatial_similarity, m.target, m.neck)
     assert drawn == ("both", "memory", "map", "ssim", "standardised", "plain"), "the boxes and arrows show these"
     assert config.evaluation.error == "mahalanobis" and "length in units of its normal spread" in words
+
+
+def test_a_value_far_below_the_others_is_written_at_the_edge(ax):
+    values = [*np.linspace(-1, 1, 19), -60.0]
+    seeds = [[v - 1, v + 1] for v in values]
+    plots.dots(ax, [f"row {k}" for k in range(20)], values, bands=(0,), seeds=seeds, edge=True)
+    assert [t.get_text() for t in ax.texts] == ["← -60"]
+    assert ax.get_xlim()[0] > -3  # neither its dot nor its single runs press the others together

@@ -12,7 +12,6 @@ import inspect
 import warnings
 from collections import Counter
 from functools import wraps
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -544,8 +543,8 @@ def exercise_09_2(aurocs):
     }
 
 
-def half_width(values, n, ddof=1, freedom=-1, level=0.975):
-    return student.ppf(level, n + freedom) * np.std(values, ddof=ddof) / np.sqrt(n)
+def half_width(values, n, ddof=1, level=0.975):
+    return student.ppf(level, n - 1) * np.std(values, ddof=ddof) / np.sqrt(n)
 
 
 @exercise(
@@ -573,54 +572,6 @@ def exercise_10_2(p):
         "right values, wrong places: give them back in the order of the input": np.minimum(running, 1),
         "no p value is above 1: cut there": running[back],
         "a larger p value must not end up below a smaller one: take the running maximum": np.minimum(raised, 1)[back],
-    }
-
-
-def interval(values, half=half_width):
-    mean = np.mean(values) if len(values) else None
-    return mean, half(values, len(values)) if len(values) > 1 else None
-
-
-def of_three(values):
-    return ([{"metrics": {"mean": {"pro": v, "image_auroc": 0.5}}} for v in values], "pro")
-
-
-@exercise(*map(of_three, ([0.9, 0.94, 0.92], [0.1, None, 0.3, 0.7], [0.8], [None])))
-def exercise_10_3(records, metric):
-    values = [record["metrics"]["mean"][metric] for record in records]
-    kept = [v for v in values if v is not None]
-    mean, half = interval(kept)
-    error = lambda v, n: np.std(v, ddof=1) / np.sqrt(n)  # noqa: E731
-    return (mean, half), {
-        "a standard deviation is no interval": interval(kept, lambda v, n: np.std(v, ddof=1)),
-        "a standard error is no interval yet": interval(kept, error),
-        "divide by n - 1 in the standard deviation": interval(kept, lambda v, n: half_width(v, n, ddof=0)),
-        "with few numbers the factor is Student's t, not 1.96": interval(kept, lambda v, n: 1.96 * error(v, n)),
-        "the degrees of freedom are n - 1": interval(kept, lambda v, n: half_width(v, n, freedom=0)),
-        "None is left out, not counted as zero": interval([v or 0.0 for v in values]),
-        "one number has no interval: half is None": (mean, 0.0 if len(kept) == 1 else half),
-    }
-
-
-def record(seed, heads, **more):
-    return {"config": {"model": {"heads": heads} | more, "train": {"seed": seed}}}
-
-
-@exercise(
-    ([record(0, 8), record(0, 4)],), ([record(0, 8), record(0, 8)],), ([record(0, 8), record(1, 4)],),
-    ([record(0, 8), record(1, 8, jitter=0)],), ([record(0, 8, jitter=0), record(1, 8)],),
-    ([record(0, 8), record(0, 4), record(1, 8)],),
-)  # fmt: skip
-def exercise_10_4(records):
-    flat = [{f"{s}.{k}": v for s, part in r["config"].items() for k, v in part.items()} for r in records]
-    pairs = [(i, j, sorted(k for k in flat[i].keys() & flat[j] if flat[i][k] != flat[j][k]))
-             for i, j in combinations(range(len(flat)), 2)]  # fmt: skip
-    right = [(i, j, names[0]) for i, j, names in pairs if len(names) == 1]
-    return right, {
-        "each pair once, with i < j": sorted(right + [(j, i, name) for i, j, name in right]),
-        "give the pairs in rising order": right[::-1],
-        "exactly one setting differs, not one or more": [(i, j, names[0]) for i, j, names in pairs if names],
-        "name the section, too: section.key": [(i, j, name.split(".")[1]) for i, j, name in right],
     }
 
 

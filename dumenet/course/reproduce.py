@@ -20,7 +20,7 @@ from dumenet.results import machine, write_result
 from dumenet.sweep import sweep
 
 CELL_TIMEOUT = {"quick": 900, "laptop": 7200}  # seconds; a hanging cell ends its lesson, not the others
-MAKES_DATA, READS_ALL = "00", "10"  # the first lesson makes the data set; from 10 on, each reads all earlier results
+MAKES_DATA, READS_ALL = "00", "10"  # the first makes the data set; from 10 on, each reads results that others left
 
 
 def reproduce(
