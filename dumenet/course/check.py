@@ -455,6 +455,52 @@ def exercise_05_2(maps, grid):
     }
 
 
+def mean_square(errors):
+    """Second moments over the first axis: (n, ..., C) to (..., C, C)."""
+    return (errors[..., :, None] * errors[..., None, :]).mean(0)
+
+
+def length(error, spread):
+    """Lengths (...,) of errors (..., C) under spreads (..., C, C)."""
+    return np.sqrt((error * np.linalg.solve(spread, error[..., None])[..., 0]).sum(-1))
+
+
+@exercise(*((normal(n, n, 3) * [2, 1, 0.5] + [0.5, 0, 1], normal(1, 4, 3), ridge) for n, ridge in ((6, 0.1), (9, 2.0))))
+def exercise_06_1(errors, new, ridge):
+    moment, unit = mean_square(errors), np.eye(3)
+    level = ridge * np.trace(moment) / 3
+    right, centred = length(new, moment + level * unit), mean_square(errors - errors.mean(0))
+    return right, {
+        "these are squared lengths: take the root": right**2,
+        "the mean of the errors is taken as 0: do not subtract it": length(
+            new, centred + ridge * np.trace(centred) / 3 * unit
+        ),
+        "the ridge is missing": length(new, moment),
+        "the ridge is times the *mean* variance, the mean of the diagonal": length(new, moment + ridge * unit),
+        "the mean variance is wanted, not the sum of the variances": length(new, moment + 3 * level * unit),
+        "the ridge belongs on the diagonal only": length(new, moment + level),
+        "divide by the number of images, n": right * np.sqrt(1 - 1 / len(errors)),
+        "this is the diagonal alone: use the whole matrix": length(new, (moment + level) * unit),
+        "this is the norm": np.linalg.norm(new, axis=-1),
+    }
+
+
+@exercise(*((normal(seed, n, 3) * [1.5, 1, 0.5] + [0, 0.5, 0],) for seed, n in enumerate((5, 8))))
+def exercise_06_2(errors):
+    n, every, unit = len(errors), mean_square(errors), np.eye(3)
+    others = (n * every - errors[:, :, None] * errors[:, None, :]) / (n - 1)  # (n, C, C)
+    centred = np.stack([np.cov(np.delete(errors, i, 0).T, ddof=0) for i in range(n)])
+    right = length(errors, (others + unit) / 2)
+    return right, {
+        "an error must not take part in its own spread: leave it out": length(errors, (every + unit) / 2),
+        "n - 1 others are left: divide by their number": length(errors, (others * (n - 1) / n + unit) / 2),
+        "these are squared lengths: take the root": right**2,
+        "the mean of the errors is taken as 0: do not subtract it": length(errors, (centred + unit) / 2),
+        "half of the spread is the unit matrix": length(errors, others),
+        "half of each: this is the sum of the two": length(errors, others + unit),
+    }
+
+
 @exercise(
     *(([tensor(a), tensor(b)], c) for a, b, c in (([3, 0], [[4]], 1), ([0.3], [0.4, 0], 1), ([6], [[2, 3]], 3.5)))
 )
