@@ -25,10 +25,14 @@ $(VENV)/.installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[notebooks,test,fast]'
 	@touch $@
 
+$(VENV)/.teaching: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[teaching]'
+	@touch $@
+
 reproduce: install
 	@$(BIN)/dumenet reproduce --profile $(PROFILE)
 
-test: install
+test: $(VENV)/.teaching
 	@export OMP_NUM_THREADS=1 TQDM_DISABLE=1; two="$(BIN)/python -m pytest -n 2 --dist loadfile"; \
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && \
 	$$two tests && \
@@ -39,7 +43,7 @@ test: install
 faults: install
 	@FAULTS=20 TQDM_DISABLE=1 $(BIN)/python -m pytest tests/faults
 
-classroom: install
+classroom: $(VENV)/.teaching
 	@$(BIN)/dumenet classroom
 
 explore: install
