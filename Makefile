@@ -5,13 +5,14 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: help install reproduce test faults classroom explore clean
+.PHONY: help install reproduce test faults classroom explore book clean
 
 help:
 	@echo "make reproduce   install, run the lessons (PROFILE=quick|laptop|paper), list what was made"
 	@echo "make test        install if needed, run all tests"
 	@echo "make faults      kill each kind of work twenty times, fill the disk, run a thousand jobs (an hour)"
 	@echo "make classroom   install if needed, write copies of the lessons: student, selfstudy, instructor, nbgrader"
+	@echo "make book        install if needed, write lessons, tables and documents as a site: build/book/index.html"
 	@echo "make explore     install if needed, open the heatmap explorer (lesson 12) in the browser"
 	@echo "make clean       remove build/ (caches, checkpoints, executed lessons)"
 
@@ -26,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 $(VENV)/.teaching: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[teaching]'
+	@$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[book,teaching]'
 	@touch $@
 
 reproduce: install
@@ -45,6 +46,9 @@ faults: install
 
 classroom: $(VENV)/.teaching
 	@$(BIN)/dumenet classroom
+
+book: $(VENV)/.teaching
+	@$(BIN)/dumenet book
 
 explore: install
 	@$(BIN)/dumenet explore

@@ -1,4 +1,4 @@
-"""The command line: `dumenet data|train|evaluate|table|predict|export|reproduce|explore|classroom|doctor`."""
+"""The command line: `dumenet data|train|evaluate|table|predict|export|reproduce|explore|classroom|book|doctor`."""
 
 import argparse
 import contextlib
@@ -33,7 +33,9 @@ EXAMPLES = """examples:
   dumenet reproduce --workers 2                      all lessons, by two processes
   dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
+  dumenet explore --data photos/                     the same, with models of your own images
   dumenet classroom                                  the lessons as student's and instructor's copies
+  dumenet book                                       lessons and documents as a site: build/book/index.html
   dumenet doctor                                     what was found on this machine, what will be used, what is missing
 """
 
@@ -243,7 +245,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         return _reproduce_table(args)
     from dumenet.course.reproduce import reproduce
 
-    parameters = _pairs(args.parameters) | ({"data": args.data} if args.data else {})
+    parameters = _pairs(args.parameters) | ({"data": _anywhere(args.data)} if args.data else {})
     return reproduce(args.profile, args.only, parameters, force=args.force, workers=args.workers)
 
 
@@ -275,6 +277,17 @@ def _classroom(args: argparse.Namespace) -> None:
         print("All are written anew each time, so work in a copy.")
 
 
+def _anywhere(data: str | None) -> str | None:
+    """A folder's full path: a lesson runs in another folder than the command."""
+    return str(Path(data).resolve()) if data and Path(data).exists() else data
+
+
+def _book(args: argparse.Namespace) -> None:
+    from dumenet.course.book import book
+
+    print(f"The book is in {book()}; open it in a browser.")
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from dumenet.doctor import examine, lock
 
@@ -287,10 +300,8 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _explore(args: argparse.Namespace) -> None:
-    """Become a Jupyter server of this folder, which shows lesson 12 as an app (Voila) and a notebook (JupyterLab)."""
-    lesson, local = "notebooks/12_explorer.ipynb", "127.0.0.1"
-    if not Path(lesson).is_file():
-        raise DumenetError(f"There is no {lesson} here: run this in a clone of the project.")
+    """Become a Jupyter server of this folder, which shows the explorer as an app (Voila), lesson 12 in JupyterLab."""
+    local, own = "127.0.0.1", {"data": _anywhere(args.data), "categories": args.category}
     if not all(importlib.util.find_spec(name) for name in ("jupyterlab", "voila")):
         raise DumenetError("The explorer needs JupyterLab and Voila: pip install -e '.[notebooks]'.")
     with socket.socket() as probe:
@@ -300,16 +311,19 @@ def _explore(args: argparse.Namespace) -> None:
             text = f"Port {args.port} cannot be used ({error}): leave --port out to get a free one."
             raise DumenetError(text) from None
         port = probe.getsockname()[1]
+    from dumenet.course.app import LESSON, write_app
+
+    app = write_app({name: value for name, value in own.items() if value})
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_urlsafe(24)
     print(
-        "The explorer runs until Ctrl-C, for this machine alone. The app computes for a minute or two the first time.\n"
-        f"app:        http://{local}:{port}/voila/render/{lesson}?token={token}\n"
-        f"JupyterLab: http://{local}:{port}/lab/tree/{lesson}?token={token}",
+        "The explorer runs until Ctrl-C, for this machine alone. The app trains for a minute the first time.\n"
+        f"app:        http://{local}:{port}/voila/render/{app}?token={token}\n"
+        f"JupyterLab: http://{local}:{port}/lab/tree/{LESSON}?token={token}",
         flush=True,
     )
     options = {
         "ip": local, "port": port, "port_retries": 0, "root_dir": Path.cwd(), "answer_yes": True,
-        "default_url": f"/voila/render/{lesson}", "open_browser": not args.no_browser, "allow_root": os.geteuid() == 0,
+        "default_url": f"/voila/render/{app}", "open_browser": not args.no_browser, "allow_root": os.geteuid() == 0,
     }  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", "--log-level=ERROR"]
     command += [f"--ServerApp.{name}={value}" for name, value in options.items()]
@@ -390,12 +404,13 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "--out": _path(text="folder for a table's CSV, Markdown and figure (default: figures)"),
     }),
     "explore": ("open the heatmap explorer (lesson 12) in the browser, for this machine alone", _explore, {
-        "--port": {"type": int, "default": 0, "help": "port on 127.0.0.1 (default: a free one)"},
+        **DATA_OPTIONS, "--port": {"type": int, "default": 0, "help": "port on 127.0.0.1 (default: a free one)"},
         "--no-browser": FLAG | {"help": "print the addresses, open nothing"},
     }),
     "classroom": ("copies of the lessons for classes, learners and nbgrader, in build/classroom", _classroom, {
         "--readme": FLAG | {"help": "instead: bring measured times and tables into the lessons and their README"},
     }),
+    "book": ("the executed lessons, tables and documents as a site, to be read without a server", _book, {}),
     "doctor": ("what was found on this machine, what will be used, and what is missing, each with its fix", _doctor, {
         "--freeze": FLAG | {"help": "instead: the installed versions, as in docs/constraints.txt"},
     }),

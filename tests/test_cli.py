@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import nbformat
 import numpy as np
 import pytest
 import yaml
@@ -66,7 +67,7 @@ def asked(monkeypatch):
 
 
 def test_help_shows_examples(capsys):
-    commands = "|data|data make|data check|data index|train|evaluate|table|predict|export|reproduce|explore"
+    commands = "|data|data make|data check|data index|train|evaluate|table|predict|export|reproduce|explore|book"
     for command in commands.split("|"):
         with pytest.raises(SystemExit) as stop:
             main([*command.split(), "--help"])
@@ -283,7 +284,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(home):
 def explorer(home, monkeypatch):
     """The commands and environments that `dumenet explore` was to become; nothing is started."""
     (home / "notebooks").mkdir()
-    (home / "notebooks" / "12_explorer.ipynb").write_text("{}")
+    lesson = Path(__file__).parents[1] / "notebooks" / "12_explorer.ipynb"
+    (home / "notebooks" / lesson.name).write_bytes(lesson.read_bytes())
     started = []
     monkeypatch.setattr("os.execve", lambda _, *call: started.append(call))
     return started
@@ -293,7 +295,7 @@ def test_explore_becomes_a_server_for_this_machine_alone(home, explorer, monkeyp
     monkeypatch.setenv("JUPYTER_TOKEN", "secret")
     assert main(["explore", "--no-browser"]) == 0
     app, lab = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[-2:]]
-    assert "/voila/render/notebooks/12_explorer.ipynb?token=secret" in app and "/lab/tree/notebooks/" in lab
+    assert "/voila/render/build/explorer.ipynb?token=secret" in app and "/lab/tree/notebooks/" in lab
     monkeypatch.delenv("JUPYTER_TOKEN")
     for _ in range(2):
         assert main(["explore", "--no-browser"]) == 0
@@ -302,6 +304,19 @@ def test_explore_becomes_a_server_for_this_machine_alone(home, explorer, monkeyp
     for command, environment in explorer:
         assert "--ServerApp.ip=127.0.0.1" in command and f"--ServerApp.root_dir={home}" in command
         assert not any(word in " ".join(command) for word in (environment["JUPYTER_TOKEN"], "token=''", "disable"))
+
+
+def test_the_app_is_the_lessons_cells_for_it_and_no_more(home, explorer):
+    (home / "photos").mkdir()
+    assert main(["explore", "--no-browser", "--data", "photos", "--category", "bolt"]) == 0
+    title, parameters, given, *cells = nbformat.read(home / "build" / "explorer.ipynb", 4).cells
+    assert (
+        given.source == f"data = {str(home / 'photos')!r}\ncategories = ['bolt']\n"
+        and 'data = "factory"' in parameters.source
+    )
+    assert cells[-1].source.endswith("\napp") and not any("plots.show" in cell.source for cell in cells)
+    (home / "notebooks" / "12_explorer.ipynb").write_text("{}")
+    assert main(["explore"]) == 2
 
 
 def test_explore_says_why_not(home, explorer, capsys):

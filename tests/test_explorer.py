@@ -102,7 +102,10 @@ def test_heatmap_colours_marks_and_outlines():
     image, heat, half = np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20)), SIDE // 2
     heat[:, 10:] = 2
     left, right = np.s_[:, : half - 20], np.s_[:, half + 20 :]
-    draw = lambda heat=None, truth=None, **how: draw_heatmap(image, heat, truth, replace(PLACE, **how))  # noqa: E731
+
+    def draw(heat=None, truth=None, **how):
+        return draw_heatmap(image, heat, truth, replace(PLACE, **how), (0, 2))
+
     assert draw().shape == (SIDE, SIDE, 3) and (draw() == 100).all()
     assert np.abs(draw(heat, opacity=0, threshold=9).astype(int) - 100).max() <= 1
     full, marked = draw(heat, opacity=1, threshold=9), draw(heat, opacity=1, threshold=1)
@@ -115,7 +118,7 @@ def test_heatmap_colours_marks_and_outlines():
 def test_colour_maps_rise_in_lightness():
     black, heat = np.zeros((8, 64, 3), np.uint8), np.tile(np.linspace(0, 2, 64), (8, 1))
     for name in COLOUR_MAPS:
-        ramp = draw_heatmap(black, heat, None, replace(PLACE, opacity=1.0, colour_map=name, threshold=9))
+        ramp = draw_heatmap(black, heat, None, replace(PLACE, opacity=1.0, colour_map=name, threshold=9), (0, 2))
         light = ramp[4].astype(float) @ [0.299, 0.587, 0.114]
         assert (np.diff(light) >= -1.5).all() and light[-1] - light[0] > 120, name
 
@@ -165,6 +168,30 @@ def test_states_have_defaults_and_words(session):
         assert "L2 norm" in describe(session, session.state(**values))[0]
     normal = session.images("bolt")[-1]
     assert "recall not defined" in describe(session, session.state(image=normal))[1]
+
+
+def test_it_opens_on_the_defect_that_is_marked_best(session, outcomes):
+    def iou(image):
+        return pixel_metrics(session.anomaly_map("both", image), session.truth(image), 1).iou
+
+    defects = [name for name, sample in session.samples.items() if sample.label]
+    assert session.state().image == session.opening() and iou(session.opening()) == max(map(iou, defects))
+    assert session.opening("felt").startswith("felt/test/hole")
+    outcome, scores = outcomes["both"], outcomes["both"].scores
+    unseen = replace(outcome, scores=replace(scores, image=np.arange(len(defects) * 2.0), maps=None))
+    bare = replace(outcome.dataset, test=[replace(s, mask=None) for s in outcome.dataset.test])
+    assert Session({"m": replace(unseen, dataset=bare)}).opening("felt") == session.images("felt")[2], (
+        "no mask: its score"
+    )
+
+
+def test_the_scale_spans_the_scores_in_sight_and_reaches_1(session):
+    state = session.state(other="gaussian")
+    maps = [session.anomaly_map(model, state.image) for model in ("both", "gaussian")]
+    assert session.scale(state) == (min(m.min() for m in maps), max(1, *(m.max() for m in maps)))
+    calm = Session({"both": session.outcomes["both"]})
+    calm.anomaly_map = lambda *_: np.array([[0.2, 0.4]])
+    assert calm.scale(state.__class__(state.image, "both")) == (0.2, 1.0)
 
 
 BAD = {

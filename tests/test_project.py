@@ -42,7 +42,7 @@ def test_examples_in_docstrings(name):
 # --- one list of packages
 
 
-BY_CHOICE = {"openvino", "teaching", "tensorboard"}  # extras that neither `make install` nor environment.yml takes
+BY_CHOICE = {"book", "openvino", "teaching", "tensorboard"}  # neither `make install` nor environment.yml takes them
 
 
 def test_environment_holds_pyprojects_packages_and_nothing_else():

@@ -59,26 +59,27 @@ def shots(app):
     return {k: p.png for k, p in app.pictures.items()} | {"words": app.status.value, "scale": app.scale.value}
 
 
+MAP, REPORT = (1, "map"), (1, "report")
 MOVES = [  # control, value, what must change
-    ("category", "felt", {(0, "map"), (1, "map"), (1, "report"), "words"}),
-    ("image", "bolt/test/good/008.png", {(0, "map"), (1, "map"), (1, "report"), "words"}),
-    ("model", "gaussian", {(1, "map"), (1, "report"), "words"}),
-    ("other", "gaussian", {(2, "map"), (2, "report"), "words"}),
-    ("stage", 2, {(1, "map"), "words"}),
-    ("error", "mahalanobis", {(1, "map"), "words"}),
-    ("threshold", 3.0, {(1, "map"), "words", "scale"}),
-    ("opacity", 0.2, {(1, "map")}),
-    ("colour_map", "cividis", {(1, "map"), "scale"}),
-    ("row", 2, {(1, "report"), "words"}),
-    ("column", 1, {(1, "report"), "words"}),
-    ("memory", "spatial", {(1, "report"), "words"}),
-    ("hidden", "mean", {(1, "report"), "words"}),
+    ("category", "felt", {(0, "map"), MAP, REPORT, "words", "scale"}),
+    ("image", "bolt/test/good/008.png", {(0, "map"), MAP, REPORT, "words", "scale"}),
+    ("model", "gaussian", {MAP, REPORT, "words", "scale"}),
+    ("other", "gaussian", {MAP, (2, "map"), (2, "report"), "words", "scale"}),  # the scale is that of both
+    ("stage", 2, {MAP, "words", "scale"}),
+    ("error", "mahalanobis", {MAP, "words", "scale"}),
+    ("threshold", 3.0, {MAP, "words", "scale"}),
+    ("opacity", 0.2, {MAP}),
+    ("colour_map", "cividis", {MAP, "scale"}),
+    ("row", 2, {REPORT, "words"}),
+    ("column", 1, {REPORT, "words"}),
+    ("memory", "spatial", {REPORT, "words"}),
+    ("hidden", "mean", {REPORT, "words"}),
 ]
 
 
 def test_each_control_of_the_explorer_changes_what_it_should_and_no_more(app):
     start = {name: control.value for name, control in app.controls.items()}
-    start |= {"row": 0, "column": 0, "error": "norm"}  # under the spread every pixel of these maps is beyond the scale
+    start |= {"category": "bolt", "image": "bolt/test/hole/011.png", "row": 0, "column": 0, "error": "norm"}
     for name, value, changed in MOVES:
         for control, old in (start | {"memory": "spatial" if name == "hidden" else "channel"}).items():
             app.controls[control].value = old  # category before image, image before row and column
@@ -88,6 +89,21 @@ def test_each_control_of_the_explorer_changes_what_it_should_and_no_more(app):
         after = shots(app)
         assert {k for k in after if after[k] != before[k]} == changed, name
         assert getattr(app.state, name, value) == value
+
+
+def test_it_opens_on_its_first_state_and_goes_back_to_it(app, session):
+    opened = shots(app)
+    assert app.state == session.state()
+    app.show(
+        image=session.images("felt")[-1], model="gaussian", other="both", error="norm", threshold=2.5, memory="spatial"
+    )
+    assert app.controls["category"].value == "felt" and app.state.threshold == 2.5 and shots(app) != opened
+    app.show()
+    assert app.state == session.state() and {k: v for k, v in shots(app).items() if k[0] != 2} == {
+        k: v for k, v in opened.items() if k[0] != 2
+    }
+    with pytest.raises(DumenetError, match="did you mean 'threshold'"):
+        app.show(treshold=2)
 
 
 def test_a_data_set_of_a_smaller_grid_and_fewer_images_takes_over(session, tiny, tree, tmp_path):

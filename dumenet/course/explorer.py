@@ -1,8 +1,8 @@
 """What the heatmap explorer shows, computed and drawn without a widget: arrays in, numbers and pictures out.
 
 Maps are those of `dumenet.score` in *units*: 1 is the threshold of the model's verdict under the error that is shown.
-So two models and both errors share one colour scale. A single stage is always measured by the L2 norm over its
-channels, since the spread is one of all channels together.
+So two models share one colour scale, that of the scores in sight. A single stage is always measured by the L2 norm over
+its channels, since the spread is one of all channels together.
 
 Shapes: S pixels of an image's side, C channels of all stages, H x W the grid, N = H W, D hidden size, M slots.
 """
@@ -31,10 +31,10 @@ from dumenet.score import evaluated, lengths, upsample
 
 ERRORS = {"mahalanobis": "in units of its normal spread", "norm": "as an L2 norm"}  # `evaluation.error`
 COLOUR_MAPS = ("magma", "viridis", "cividis", "inferno")  # rising in lightness: safe for colour-blind readers
-TOP = 2.0  # units at the upper end of the colour scale
 NOBODY = "none"  # no second model
 SLOTS = 6  # slots shown, the most read first
 SIDE = 360  # pixels of a drawn heatmap
+BEST = 20  # defects, those with the highest scores, of which the one that is marked best opens the explorer
 
 
 class PixelMetrics(NamedTuple):
@@ -137,7 +137,7 @@ class Session:
         self.stage_channels = dict(zip(features.stages, first.trained.stage_channels))
         self.size, self.grid, self.align = features.image_size, features.grid, features.align
         self._index = {name: i for i, name in enumerate(self.samples)}
-        for method in ("photo", "truth", "decoded", "look", "anomaly_map"):
+        for method in ("photo", "truth", "decoded", "look", "anomaly_map", "opening"):
             setattr(self, method, lru_cache(64)(getattr(self, method)))
 
     def choices(self) -> dict[str, list]:
@@ -150,7 +150,7 @@ class Session:
         }  # fmt: skip
 
     def state(self, category: str | None = None, **values: Any) -> State:
-        """A checked `State`. Unless given: the first defective image (of `category`), the first model, the map's peak.
+        """A checked `State`. Unless given: the `opening` image (of `category`), the first model, the map's peak.
 
         Raises:
             DumenetError: an unknown setting, name or number, with what there is.
@@ -164,8 +164,8 @@ class Session:
         for key, top in (("opacity", 1), ("threshold", np.inf)):
             if not 0 <= values.get(key, 1) <= top:
                 raise DumenetError(f"The explorer's {key} must lie between 0 and {top}, not {values[key]}.")
-        image = self.images(category or self.categories[0])[0]
-        state = State(**{"image": image, "model": next(iter(self.outcomes))} | values)
+        first = {"image": values.get("image") or self.opening(category), "model": next(iter(self.outcomes))}
+        state = State(**first | values)
         if {"row", "column"} & set(values):
             return state
         row, column = self.peak(state.model, state.image, state.stage, state.error)
@@ -175,6 +175,26 @@ class Session:
         """Names of a category's test images, the defective ones first."""
         own = [name for name, s in self.samples.items() if s.category == category]
         return sorted(own, key=lambda name: not self.samples[name].label)
+
+    def opening(self, category: str | None = None) -> str:
+        """A good image to begin with: of the defects (of `category`) the one whose truth the first model marks best."""
+        model, outcome = next(iter(self.outcomes.items()))
+        error, names = (
+            outcome.trained.config.evaluation.error,
+            self.images(category) if category else list(self.samples),
+        )
+
+        def score(name: str) -> float:
+            return outcome.scores.image[self._index[name]] / self.unit(model, name, error=error)
+
+        def marked(name: str) -> float:
+            if (truth := self.truth(name)) is None:  # then no maps are kept
+                return 0.0
+            heat, unit = outcome.scores.maps[self._index[name]], self.unit(model, name, error=error)
+            return pixel_metrics(heat, truth, unit).iou or 0.0
+
+        defects = sorted((name for name in names if self.samples[name].label), key=score, reverse=True)
+        return max(defects[:BEST], key=marked, default=names[0])
 
     def photo(self, image: str) -> np.ndarray:
         """(S, S, 3) uint8."""
@@ -232,6 +252,14 @@ class Session:
         """The category that the model takes the image for."""
         found = self.outcomes[model].scores.found
         return found[self._index[image]] if found else self.samples[image].category
+
+    def scale(self, state: State) -> tuple[float, float]:
+        """Scores at the ends of the colour scale: the smallest and the largest in sight, whichever model's they are.
+
+        The upper end is 1 at least: otherwise a normal image would look as alarming as a defect.
+        """
+        maps = [self.anomaly_map(model, state.image, state.stage, state.error) for model in state.models]
+        return min(float(heat.min()) for heat in maps), max(1.0, *(float(heat.max()) for heat in maps))
 
     def peak(self, model: str, image: str, stage: int | str = "all", error: str = "mahalanobis") -> tuple[int, int]:
         """Row and column of the grid position with the largest error."""
@@ -297,17 +325,20 @@ def _large(array: np.ndarray) -> np.ndarray:
 
 
 def draw_heatmap(
-    image: np.ndarray, anomaly_map: np.ndarray | None, truth: np.ndarray | None, state: State
-) -> np.ndarray:
+    image: np.ndarray, anomaly_map: np.ndarray | None, truth: np.ndarray | None, state: State,
+    scale: tuple[float, float] = (0.0, 1.0),
+) -> np.ndarray:  # fmt: skip
     """Photograph (S, S, 3) with its heatmap, marks and truth as a picture (SIDE, SIDE, 3) uint8.
 
-    The map (S, S) is drawn as an `overlay` with the colours from 0 to `TOP`. Hatched: where it reaches the threshold.
+    The map (S, S) is drawn as an `overlay` whose colours go from one end of `scale` to the other. Hatched: where it
+    reaches the threshold.
     Outlined in white and black: the `truth` (S, S).
     """
     canvas = _large(np.asarray(image))
     if anomaly_map is not None:
         heat = _large(np.asarray(anomaly_map, np.float32))
-        canvas = overlay(canvas, heat, TOP, opacity=state.opacity, colour_map=state.colour_map)
+        low, top = scale
+        canvas = overlay(canvas, heat, top, low, opacity=state.opacity, colour_map=state.colour_map)
         marked, stripe = heat >= state.threshold, np.add.outer(np.arange(SIDE), np.arange(SIDE)) % 14
         dark = marked & (stripe >= 2) & (stripe < 4)
         canvas[marked & (stripe < 2)] = 255
@@ -321,7 +352,7 @@ def draw_heatmap(
 def pane(session: Session, state: State, model: str | None = None, ring: bool = False) -> np.ndarray:
     """The photograph, or the heatmap of `model` on it, with the truth: (SIDE, SIDE, 3). `ring`: at the position."""
     heat = None if model is None else session.anomaly_map(model, state.image, state.stage, state.error)
-    canvas = draw_heatmap(session.photo(state.image), heat, session.truth(state.image), state)
+    canvas = draw_heatmap(session.photo(state.image), heat, session.truth(state.image), state, session.scale(state))
     if ring:
         y, x = np.ogrid[:SIDE, :SIDE]
         row, column = ((k + 0.5) / session.grid * (SIDE - 1) for k in (state.row, state.column))
@@ -394,10 +425,11 @@ def explorer_figure(session: Session, **state: Any) -> Figure:
     for part, model in zip(parts[-1][1:], models):
         draw_report(part, session.stage_channels, session.report(model, state))
     scale = parts[-1][0].add_axes((0.08, 0.5, 0.8, 0.06))
-    scale.imshow(np.linspace(0, TOP, 256)[None], cmap=state.colour_map, aspect="auto", extent=(0, TOP, 0, 1))
+    low, top = session.scale(state)
+    scale.imshow(np.linspace(low, top, 256)[None], cmap=state.colour_map, aspect="auto", extent=(low, top, 0, 1))
     for colour, width in (("white", 3), ("black", 1)):
         scale.axvline(state.threshold, color=colour, linewidth=width)
-    scale.set(yticks=[], xlim=(0, TOP))
+    scale.set(yticks=[], xlim=(low, top))
     scale.set_xlabel("score / the verdict's threshold", fontsize=8.5)
     marks = f"hatched: at or above {state.threshold:g}\noutline: truth; ring: row {state.row}, column {state.column}"
     title = ",\n".join(shown(session, state))

@@ -4,6 +4,7 @@ import html
 import io
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import anywidget
 import ipywidgets
@@ -16,7 +17,6 @@ from PIL import Image
 
 from dumenet.course.explorer import (
     ERRORS,
-    TOP,
     Session,
     State,
     describe,
@@ -32,13 +32,13 @@ from dumenet.plots import as_uint8
 __all__ = ["Explorer", "Picture", "explorer", "explorer_figure", "live"]
 
 SCALE = """<div style="display: flex; align-items: center; gap: 10px; line-height: 1.3; flex-wrap: wrap">
-<span>score 0</span>
+<span>score {low:.2f}</span>
 <div style="position: relative; flex: 1 1 160px; max-width: 380px; height: 14px;
   background: linear-gradient(to right, {colours})">
 <div style="position: absolute; left: calc({at:.1f}% - 2px); top: -3px; width: 3px; height: 20px; background: black;
   outline: 1px solid white"></div></div>
-<span>{top:g} and more; 1 is the verdict's threshold. Hatched: at or above {threshold:.2f}. Outline: truth.
-Ring: the chosen position; click a picture to move it.</span></div>"""
+<span>{top:.2f}, the scores in sight; 1 is the verdict's threshold. Hatched: at or above {threshold:.2f}.
+Outline: truth. Ring: the chosen position; click a picture to move it.</span></div>"""
 
 
 class Picture(anywidget.AnyWidget):
@@ -91,6 +91,8 @@ class Picture(anywidget.AnyWidget):
     .dumenet-picture { position: relative; line-height: 0; overflow: hidden; }
     .dumenet-picture img { max-width: 100%; height: auto; }
     .dumenet-explorer .dumenet-picture img { width: 100%; }
+    .dumenet-explorer .widget-toggle-buttons { display: flex; flex-flow: row nowrap; align-items: baseline; }
+    .dumenet-explorer .widget-toggle-buttons > .widget-label { text-align: right; }
     .dumenet-picture img:focus-visible { outline: 3px solid #0173b2; outline-offset: -3px; }
     .dumenet-ring { position: absolute; width: 22px; height: 22px; margin: -11px 0 0 -11px; border-radius: 50%;
       box-sizing: border-box; border: 2px solid white; outline: 1.5px solid black; box-shadow: inset 0 0 0 1.5px black;
@@ -140,6 +142,7 @@ GROUPS = (  # the explorer's controls: of data and models, of the map, of the po
     ("row", "column", "memory", "hidden"),
 )
 LABELS = {"data": "data set", "other": "beside it", "colour_map": "colour map", "hidden": "hidden map"}
+MEASURES = {"mahalanobis": "spread", "norm": "norm"}  # `evaluation.error`, on its buttons
 ROWS = ("map", "decoded", "report")
 
 
@@ -149,6 +152,9 @@ def _control(name: str) -> ipywidgets.Widget:
     style["description"] = LABELS.get(name, name)
     if name in ("row", "column"):
         return ipywidgets.IntSlider(min=0, max=1, **style)
+    if name == "error":
+        buttons = {"tooltips": [ERRORS[error] for error in MEASURES]}
+        return ipywidgets.ToggleButtons(**style | {"style": style["style"] | {"button_width": "5.5em"}}, **buttons)
     if name in ("threshold", "opacity"):
         value, top, step = (1, 3, 0.02) if name == "threshold" else (0.6, 1, 0.05)
         return ipywidgets.FloatSlider(value, min=0, max=top, step=step, readout_format=".2f", **style)
@@ -165,7 +171,7 @@ class Explorer(ipywidgets.VBox):
     """
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
-        self.sessions, self._quiet, self._drawn = dict(sessions), False, {}
+        self.sessions, self._quiet, self._drawn, self._columns = dict(sessions), False, {}, 0
         self.controls = {name: _control(name) for group in GROUPS for name in group}
         self.controls["data"].options = list(self.sessions)
         self.controls["data"].value = next(iter(self.sessions))
@@ -202,6 +208,18 @@ class Explorer(ipywidgets.VBox):
         values = {k: c.value for k, c in self.controls.items() if k not in ("data", "category")}
         return self.session.state(**values)
 
+    def show(self, **state: Any) -> None:
+        """Move all controls to a state, see `Session.state`, and draw once; without arguments where it opens."""
+        chosen, self._quiet = self.session.state(**state), True
+        try:
+            self.controls["category"].value = self.session.samples[chosen.image].category
+            self._offer({"image"})
+            for name, value in vars(chosen).items():
+                self.controls[name].value = value
+            self._draw()
+        finally:
+            self._quiet = False
+
     def _moved(self, name: str, place: list[int] | None = None) -> None:
         """Bring the other controls in line with the one that moved, and draw; their own moves are not answered."""
         if self._quiet:
@@ -227,7 +245,7 @@ class Explorer(ipywidgets.VBox):
         """What the data set allows for these controls; a value that is still one of it stays."""
         session = self.session
         words = {
-            "image": lambda name: image_name(session.samples[name]), "error": ERRORS.get,
+            "image": lambda name: image_name(session.samples[name]), "error": MEASURES.get,
             "stage": lambda stage: stage_name(session, stage),
         }  # fmt: skip
         for name in names:
@@ -235,9 +253,14 @@ class Explorer(ipywidgets.VBox):
             if name in ("row", "column"):
                 control.max = values[-1]
             else:
-                values = session.images(self.controls["category"].value) if name == "image" else values
+                first = values[0]
+                if name == "image":
+                    category = self.controls["category"].value
+                    values, first = session.images(category), session.opening(category)
+                elif name == "category":
+                    first = session.samples[session.opening()].category
                 control.options = [(words.get(name, str)(value), value) for value in values]
-                control.value = old if old in values else values[0]
+                control.value = old if old in values else first
 
     def _paint(self, column: int, row: str, key: tuple, draw: Callable[[], np.ndarray | None]) -> None:
         """Redraw one picture if what it depends on has changed."""
@@ -247,18 +270,32 @@ class Explorer(ipywidgets.VBox):
             self.pictures[column, row].png = b"" if array is None else _png(array)
             self._drawn[column, row] = key
 
+    def _arrange(self, models: int) -> None:
+        """Row by row, so that pictures stand in line: one model's report beside its map, two models' below theirs."""
+        self._columns, cells, words = models, self._cells[: 1 + models], self.status.layout
+        self._board.layout.grid_template_columns = "repeat(3, minmax(0, 400px))"
+        words.grid_area = "auto / 1 / auto / span 3" if models == 1 else "auto"
+        if models == 1:
+            (photo, *below), (name, heat, report, *decoded) = cells
+            rows = [[photo, name, ipywidgets.Box()], [below[0], heat, report], [below[1]]]
+            rows += [[a, b, ipywidgets.Box()] for a, b in zip(below[2:], decoded)]
+        else:
+            rows = zip(*cells)
+        self._board.children = [cell for row in rows for cell in row]
+
     def _draw(self) -> None:
-        session, state, models = self.session, self.state, self.state.models
+        session, state = self.session, self.state
+        models, scale, threshold = state.models, session.scale(state), self.controls["threshold"]
+        threshold.max = max(3.0, scale[1], threshold.value)
         self.controls["error"].disabled = state.stage != "all"  # a stage alone is measured by its norm
-        if len(self._board.children) != 5 * (width := 1 + len(models)):  # row by row, so that pictures stand in line
-            self._board.layout.grid_template_columns = f"repeat({width}, minmax(0, 400px))"
-            self._board.children = [cell for row in zip(*self._cells[:width]) for cell in row]
+        if len(models) != self._columns:
+            self._arrange(len(models))
         image = (self.controls["data"].value, state.image)
         self._paint(0, "map", image, lambda: pane(session, state))
         self._paint(0, "decoded", image, lambda: session.decoded(state.image))
         draw = {  # row: what it depends on besides image and model, and how it is drawn for a model
             "map": (
-                (state.stage, state.error, state.colour_map, state.opacity, state.threshold),
+                (state.stage, state.error, state.colour_map, state.opacity, state.threshold, scale),
                 lambda model: pane(session, state, model),
             ),
             "decoded": ((), lambda model: session.look(model, state.image).rebuilt),
@@ -291,8 +328,9 @@ class Explorer(ipywidgets.VBox):
         colours = ", ".join(
             map(matplotlib.colors.to_hex, matplotlib.colormaps[state.colour_map](np.linspace(0, 1, 12)))
         )
-        at = min(100 * state.threshold / TOP, 100)
-        self.scale.value = SCALE.format(colours=colours, at=at, top=TOP, threshold=state.threshold)
+        low, top = self.session.scale(state)
+        at = float(np.clip(100 * (state.threshold - low) / max(top - low, 1e-12), 0, 100))
+        self.scale.value = SCALE.format(colours=colours, at=at, low=low, top=top, threshold=state.threshold)
         lines = "".join(f"<p style='margin: 0 0 0.6em'>{html.escape(line)}</p>" for line in words)
         self.status.value = (
             f"<div class='dumenet-status' role='status' aria-live='polite' style='line-height: 1.4'>{lines}</div>"
