@@ -111,8 +111,8 @@ def page(home: Path, path: Path) -> NotebookNode:
             cell.source = _linked(FOLDED.sub(r"\1\2\3\n\n\4\n\n\1</details>", cell.source))
             continue
         cell.outputs = [_still(output) for output in cell.outputs]
-        if {"solution", "quiz"} & set(tags_of(cell)):
-            cell.metadata.tags = [*tags_of(cell), "hide-input"]
+        if answers := {"solution", "quiz"} & set(tags_of(cell)):
+            cell.metadata.tags = [*tags_of(cell), "hide-cell" if "quiz" in answers else "hide-input"]
             cell.metadata["mystnb"] = {"code_prompt_show": "Show the answer", "code_prompt_hide": "Hide the answer"}
     title, _, rest = lesson.cells[0].source.partition("\n")
     lesson.cells[0].source = f"{title}\n\n{_note(path, profile)}\n{rest}"
