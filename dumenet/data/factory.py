@@ -6,9 +6,11 @@ two differ visibly. Lengths are in 1/256 of the image's width, measured from its
 """
 
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -420,17 +422,24 @@ def make_factory(
 
 def _write(folder: Path, settings: dict) -> None:
     """Draw and save every image, then factory.json: the settings, and the number of images."""
+    jobs = []
     for name in settings["categories"]:
         kinds = [("train", "good", settings["train"]), ("test", "good", settings["test_good"])]
-        for split, kind, count in kinds + [("test", kind, settings["per_defect"]) for kind in SCENES[name][1]]:
-            for i in range(count):
-                image, _, mask = render(name, split, kind, i, settings["seed"], settings["size"])
-                files = {folder / name / split / kind / f"{i:03d}.png": image}
-                if kind != "good":
-                    files[folder / name / "ground_truth" / kind / f"{i:03d}_mask.png"] = mask
-                for path, pixels in files.items():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(pixels).save(path)
+        kinds += [("test", kind, settings["per_defect"]) for kind in SCENES[name][1]]
+        jobs += [(name, split, kind, i) for split, kind, count in kinds for i in range(count)]
+
+    def draw(job: tuple[str, str, str, int]) -> None:
+        name, split, kind, i = job
+        image, _, mask = render(*job, settings["seed"], settings["size"])
+        files = {folder / name / split / kind / f"{i:03d}.png": image}
+        if kind != "good":
+            files[folder / name / "ground_truth" / kind / f"{i:03d}_mask.png"] = mask
+        for path, pixels in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy and the PNG encoder leave Python's lock to the others
+        list(pool.map(draw, jobs))
     stamp = settings | {"images": len(list(folder.glob(IMAGES)))}
     (folder / "factory.json").write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 
