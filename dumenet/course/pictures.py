@@ -26,6 +26,7 @@ from dumenet.files import write_atomic
 from dumenet.models import PositionGaussian
 from dumenet.models.layers import Standardise
 from dumenet.run import Folders, load_data
+from dumenet.train import pick_precision
 
 SIZE = 112  # pixels of a decoded picture
 PASTES, ALTERED = 6, 200  # pieces pasted into an image; most altered images to compute features of
@@ -131,20 +132,25 @@ def picture_difference(a: np.ndarray, b: np.ndarray, masks: np.ndarray) -> tuple
 
 def _train(decoder: PictureDecoder, features: Features, config: Config, epochs: int, progress: bool) -> None:
     """Absolute error, AdamW, one cycle; no scores depend on it, so it has no options."""
-    device, batch = decoder.standardise.mean.device, 16
+    device, batch = decoder.standardise.mean.device, 8
+    bf16 = pick_precision("auto", device) == "bf16"  # it and channels last halve the time on a CPU that is fast at it
+    decoder.to(memory_format=torch.channels_last)
     pictures = np.stack([load_image(s, SIZE) for s in features.samples])  # (n, SIZE, SIZE, 3)
     pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     mean, std = features.channel_statistics()
     decoder.standardise.mean.copy_(mean)
     decoder.standardise.std.copy_(std)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
     steps = -(-len(features) // batch) * epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, max(steps, 2), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, max(steps, 2), pct_start=0.1)
     for _ in progress_bar(range(epochs), "picture decoder", epochs, show=progress, unit="epoch"):
         for index in torch.randperm(len(features)).split(batch):
             target = pictures[index].to(device).float() / 255
-            loss = (decoder(features.batch(index).to(device)) - target).abs().mean()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                drawn = decoder(features.batch(index).to(device, memory_format=torch.channels_last))
+            loss = (drawn.float() - target).abs().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
+    decoder.to(memory_format=torch.contiguous_format)
