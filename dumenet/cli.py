@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dumenet.config import CONFIGS, config_from_dict, load_config, merge
+from dumenet.config import CONFIGS, SOURCES, config_from_dict, load_config, merge
 from dumenet.errors import DumenetError, refused, shown, unknown
 
 EXAMPLES = """examples:
@@ -138,7 +138,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     if args.data:
         overrides["data.source"] = args.data
     source = overrides.get("data.source")
-    if isinstance(source, str) and str(Path(source)) not in ("factory", "digits"):  # ./factory is a folder
+    if isinstance(source, str) and str(Path(source)) not in SOURCES:  # ./factory is a folder
         overrides["data.source"] = str(Path(source))  # photos/ is photos, and no other run
     if args.category:
         overrides["data.categories"] = args.category
@@ -338,7 +338,7 @@ def _path(default: str | None = None, text: str | None = None) -> dict[str, Any]
 
 ONE_OR_MORE: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 FLAG: dict[str, Any] = {"action": "store_true"}
-CHECKPOINT, DATA = _path(), '"factory", "digits", or a folder or CSV (MVTec-AD and others, CIFAR-10)'
+CHECKPOINT, DATA = _path(), '"factory", "digits", "elpv", or a folder or CSV (MVTec-AD and others, CIFAR-10)'
 DATA_OPTIONS = {"--data": {"help": DATA}, "--category": ONE_OR_MORE | {"help": 'category names, or "all"'}}
 SET: dict[str, Any] = ONE_OR_MORE | {"default": [], "metavar": "KEY=VALUE"}
 TABLES = "mvtec, cifar, recipe, epochs, ablations, contamination, shortfall"

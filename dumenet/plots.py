@@ -245,7 +245,7 @@ def table_figure(rows: Sequence[Any]) -> Figure:
             ax.set_title(f"{part}\n{METRICS[metric]}, %", fontsize=9)
             left, right = ax.get_xlim()  # an interval may pass the highest value there is
             ax.set_xlim(right=min(right, 100 + 0.02 * (right - left)))
-    if any(r.paper is not None for r in rows):
+    if any(r.paper is not None for r in rows if r.part in parts):
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     return fig
 
@@ -283,3 +283,22 @@ def show(fig: Figure, alt: str, name: str | None = None, folder: Path = Path("fi
     plt.close(fig)  # otherwise the notebook shows it a second time, without its text
     source = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
     display(HTML(f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%">'))
+
+
+def side_by_side(
+    ax: Axes, groups: Sequence[str], series: Mapping[str, Sequence[tuple[float | None, Sequence[float] | None]]]
+) -> Axes:
+    """A row for each group, first on top; in it for each of the `series` a mark with its interval.
+
+    `series`: name -> (value, (low, high)) for each group; a value of None has no mark, an interval of None no line.
+    """
+    for k, ((name, cells), colour) in enumerate(zip(series.items(), sns.color_palette("colorblind", len(series)))):
+        place = np.arange(len(groups)) + 0.8 / len(series) * (k - (len(series) - 1) / 2)
+        known = [(row, v, ends or (v, v)) for row, (v, ends) in zip(place, cells) if v is not None]
+        rows, values, ends = zip(*known) if known else ((), (), ())
+        bars = np.abs(np.reshape(ends, (-1, 2)).T - np.array(values))  # (2, n)
+        ax.errorbar(values, rows, xerr=bars, fmt="osD^v"[k % 5], color=colour, ms=4, capsize=2, label=name)
+    ax.set_yticks(range(len(groups)), labels=groups)
+    ax.set_ylim(len(groups) - 0.5, -0.5)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return ax

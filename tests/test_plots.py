@@ -223,3 +223,15 @@ def test_a_value_far_below_the_others_is_written_at_the_edge(ax):
     plots.dots(ax, [f"row {k}" for k in range(20)], values, bands=(0,), seeds=seeds, edge=True)
     assert [t.get_text() for t in ax.texts] == ["← -60"]
     assert ax.get_xlim()[0] > -3  # neither its dot nor its single runs press the others together
+
+
+def test_side_by_side_draws_what_is_known(ax):
+    plots.side_by_side(ax, ["cap", "new"], {"a": [(0.8, (0.6, 0.9)), (None, None)], "b": [(0.7, None), (1.0, (1, 1))]})
+    assert labels(ax.get_yticklabels()) == ["cap", "new"] and ax.get_ylim() == (1.5, -0.5)
+    assert [c.get_label() for c in ax.containers] == ["a", "b"]
+    values = [container.lines[0].get_xydata() for container in ax.containers]
+    np.testing.assert_allclose(values[0], [[0.8, -0.2]])
+    np.testing.assert_allclose(values[1], [[0.7, 0.2], [1.0, 1.2]])
+    (segment,) = ax.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(segment[:, 0], [0.6, 0.9])
+    plots.side_by_side(ax, ["cap"], {"nothing": [(None, None)]})

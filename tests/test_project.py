@@ -42,7 +42,9 @@ def test_examples_in_docstrings(name):
 # --- one list of packages
 
 
-BY_CHOICE = {"book", "openvino", "teaching", "tensorboard"}  # neither `make install` nor environment.yml takes them
+BY_CHOICE = {  # neither `make install` nor environment.yml takes them
+    "backbones", "book", "openvino", "solar", "teaching", "tensorboard",
+}  # fmt: skip
 
 
 def test_environment_holds_pyprojects_packages_and_nothing_else():

@@ -1,4 +1,4 @@
-"""Data sets: folders in MVTec-AD's layout and others like it, CIFAR-10's ten-class protocol, and what is embedded."""
+"""Data sets: folders in MVTec-AD's layout and others like it, CIFAR-10's ten-class protocol, and data in packages."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dumenet.data.check import check_folder
 from dumenet.data.cifar import SPLITS, is_cifar10, parse_normals, read_cifar10, read_digits
+from dumenet.data.elpv import read_elpv
 from dumenet.data.factory import make_factory
 from dumenet.data.folders import describe, locate, read_folder, write_index
 from dumenet.data.images import (
@@ -22,14 +23,14 @@ from dumenet.data.images import (
     photograph,
     read_ahead,
 )
-from dumenet.data.samples import Dataset, Sample, contaminate, cut, few_normal, hold_out_class, joined
+from dumenet.data.samples import Dataset, Sample, as_classes, contaminate, cut, few_normal, hold_out_class, joined
 from dumenet.errors import DumenetError, shown
 
 __all__ = [
-    "Dataset", "IMAGE_SUFFIXES", "OUTPUTS", "READERS", "SPLITS", "Sample", "check_folder", "check_range",
+    "Dataset", "IMAGE_SUFFIXES", "OUTPUTS", "READERS", "SPLITS", "Sample", "as_classes", "check_folder", "check_range",
     "contaminate", "content_key", "cut", "describe", "few_normal", "find_images", "fingerprint", "hold_out_class",
     "joined", "load_image", "load_mask", "locate", "make_factory", "open_dataset", "photograph", "read_ahead",
-    "read_cifar10", "read_digits", "read_folder", "write_index",
+    "read_cifar10", "read_digits", "read_elpv", "read_folder", "write_index",
 ]  # fmt: skip
 
 
@@ -47,19 +48,21 @@ def open_dataset(
     """The data set that `source` names.
 
     Args:
-        source: "factory" (made when it is missing in `home`/factory, always with seed 0), "digits", or a path: what
-            `read_folder` takes, or CIFAR-10.
+        source: "factory" (made when it is missing in `home`/factory, always with seed 0), "digits", "elpv"
+            (see `read_elpv`), or a path: what `read_folder` takes, or CIFAR-10.
         categories: one name, several, or "all"; ten classes have one, their split.
         normals, per_class_train, per_class_test, seed: for the ten-class protocols, see `read_cifar10`.
         normal_names: see `read_folder`.
         pixel_range: of its images, see `to_rgb`.
 
     Raises:
-        DumenetError: no such data, categories of ten classes, images whose range must be stated, or a mask of another
-            size than its image.
+        DumenetError: no such data, categories of ten classes, images whose range must be stated, a mask of another size
+            than its image, or a package that is missing.
     """
     if source == "factory":
         return read_folder(make_factory(Path(home) / "factory"), categories)
+    if source == "elpv":
+        return read_elpv(categories)
     if source != "digits" and not is_cifar10(source):
         found = read_folder(source, categories, normal_names=normal_names)
         train, test = ([replace(s, pixel_range=pixel_range) for s in part] for part in (found.train, found.test))

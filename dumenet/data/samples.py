@@ -134,3 +134,22 @@ def hold_out_class(dataset: Dataset, name: str, share: float = 0.2, seed: int = 
     normal = [dataset.train[i] for i in sorted(tested)]
     anomalous = [replace(s, defect=name) for i, s in enumerate(dataset.train) if classes[i] == name]
     return replace(dataset, train=train, test=normal + anomalous)
+
+
+def as_classes(dataset: Dataset, normals: str) -> Dataset:
+    """The ten-class question asked of any data set: its categories are the classes, its defective images are left out.
+
+    `normals` are digits, places in the sorted list of the first ten categories: those are normal, and the normal test
+    images of the others are the anomalies. The new data set has one category, its split's name.
+
+    Raises:
+        DumenetError: no normal class, or no foreign one.
+    """
+    classes, split, parts = dataset.categories[:10], f"{{{normals}}}", []
+    own = {name for k, name in enumerate(classes) if str(k) in normals}
+    if not own or own == set(classes):
+        raise DumenetError(f"Of the classes {', '.join(classes)} some must be normal and some foreign, not {split}.")
+    for samples, taken in ((dataset.train, own), (dataset.test, classes)):
+        chosen = [s for s in samples if s.category in taken and not s.label]
+        parts.append([replace(s, category=split, defect="good" if s.category in own else s.category) for s in chosen])
+    return Dataset(dataset.name, *parts)
