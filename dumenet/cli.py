@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
   dumenet train --data photos/ --set train.steps=400 a first try in two minutes
   dumenet evaluate build/runs/.../checkpoint.pt      the same metrics again
-  dumenet table --tag real                           results files as a Markdown table
+  dumenet table --tag real5                          results files as a Markdown table
   dumenet predict build/runs/.../checkpoint.pt photos/ --out verdicts/
   dumenet export build/runs/.../checkpoint.pt --out model.onnx
   dumenet reproduce --only 00 01 -p seed=3           run lessons headless

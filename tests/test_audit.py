@@ -73,7 +73,7 @@ def test_parts_add_up(verdicts, in_part, most, every):
 
 
 def test_claims_are_complete_and_each_has_a_rule():
-    assert len({c.key for c in audit.CLAIMS}) == len(audit.CLAIMS) == 32
+    assert len({c.key for c in audit.CLAIMS}) == len(audit.CLAIMS) == 31
     for claim in audit.CLAIMS:
         assert claim.kind in ("number", "mechanism", "comparison") and claim.quote and claim.run and claim.holds_if
         assert claim.measure in audit.MEASURES and claim.rule in audit.RULES, claim.key
@@ -101,8 +101,7 @@ def test_every_verdict_leads_to_the_files_it_was_made_from(evidence):
         assert bool(finding.files) == (finding.verdict != NOT_RUN), key
         assert all((ROOT / file).is_file() for file in finding.files), key
     assert found["abstract-image"].files == (audit.PRINTED,)
-    assert all("-bottle-" in file for file in found["memories"].files) and len(found["memories"].files) == 6
-    assert all("real-real-" not in file for file in found["ssim-dot"].files)
+    assert all("table-ablations-" in file for file in found["memories"].files) and len(found["memories"].files) == 6
 
 
 SHORTCUT = {"network": "MLP", "peak": 0.7, "peak_epoch": 5, "last": 0.6, "last_epoch": 9, "loss_peak": 2.0}
@@ -173,7 +172,7 @@ def test_a_misspelt_number_is_an_error_and_not_a_missing_run(evidence):
 
 def test_two_runs_of_one_kind_and_seed_are_not_chosen_from(evidence):
     twice = replace(evidence, records={table: runs * 2 for table, runs in evidence.records.items()})
-    with pytest.raises(DumenetError, match="Two records for DuMeNet, bottle, seed 0"):
+    with pytest.raises(DumenetError, match="Two records for DuMeNet, .*, seed 0"):
         judged("bottle", twice)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,28 +81,16 @@ def together(verdicts: Iterable[str], parts: str = "in part") -> str:
 
 # --- evidence
 
-BUDGET = ("tf_efficientnet_lite0", "fast", 8, 0)  # backbone, recipe, epochs, contamination of runs tagged "real"
-MODEL = {"name": "dumenet", "preset": "described", "decoder_reads": "memory", "memory_mode": "both", "neck": "plain"}
-CHANGED = {"DuMeNet": {}, "DuMeNet without memory": {"memory_mode": "none"}, "UniAD": {"name": "uniad"}}
+REAL = ("real5", "real")  # data sets of real images, the one that is believed first: today's defaults, then older ones
 
 
 def placed(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Table -> the runs that count, each with its column; one tagged "real" stands in a table named by its categories.
-
-    Of a table's runs those on real images count, one model for all categories; of those tagged "real" those of BUDGET.
-    """
+    """Table -> its runs on real images with one model for all categories."""
     found: dict[str, list[dict[str, Any]]] = {}
     for r in records:
-        if r["tag"] == "table":
-            table, data = r["table"], "cifar10" if TABLES[r["table"]].source == "digits" else "real"
-            names = [r["column"]] if (r["data"]["name"], r["setting"]) == (data, "unified") else []
-        else:
-            table, c = ", ".join(sorted(r["metrics"]["per_category"])), r["config"]
-            budget = c["features"]["backbone"], c["train"]["recipe"], c["train"]["epochs"]
-            same = (*budget, c["data"].get("contamination", 0)) == BUDGET
-            names = [n for n, own in CHANGED.items() if same and c["model"] | MODEL | own == c["model"]]
-        for name in names[:1]:
-            found.setdefault(table, []).append(r | {"table": r.get("table") or "mvtec", "column": name})
+        data = ("cifar10",) if TABLES[r["table"]].source == "digits" else REAL
+        if r["data"]["name"] in data and r["setting"] == "unified":
+            found.setdefault(r["table"], []).append(r)
     return found
 
 
@@ -117,19 +106,30 @@ class Evidence:
     records: dict[str, list[dict]]  # see `placed`
     measured: dict[str, dict]  # lesson 11: name of the measurement -> its numbers, and "file", where it is committed
     used: set[str] = field(default_factory=set)  # files that were read since the last claim
+    data: set[str] = field(default_factory=set)  # names of the data sets of the runs among them
 
     def runs(self, table: str, *columns: str) -> list[dict[str, Any]]:
-        """The records of a table, or of some of its columns; NothingRun without any."""
-        found = [r for r in self.records.get(table, ()) if not columns or r["column"] in columns]
-        if not found:
+        """The records of a table, or of some of its columns, all on one data set: the first of `REAL` on which each
+        column (without any, DuMeNet) has two seeds, else the last that has all of them; NothingRun without any.
+        """
+        best: list[dict[str, Any]] = []
+        for data in (*REAL, "cifar10"):
+            found = [r for r in self.records.get(table, ()) if r["data"]["name"] == data]
+            found = [r for r in found if not columns or r["column"] in columns]
+            seeds = Counter(r["column"] for r in found)
+            best = found if all(seeds[c] for c in columns) and found else best
+            if found and all(seeds[c] > 1 for c in columns or ("DuMeNet",)):
+                break
+        if not best:
             raise NothingRun
-        self.used.update(r["files"]["results"] for r in found)
-        return found
+        self.used.update(r["files"]["results"] for r in best)
+        self.data.add(best[0]["data"]["name"])
+        return best
 
     def by_seed(self, table: str, column: str, minus: str | None = None, metric: str = "image_auroc") -> pd.Series:
         """Seed -> a column, or its difference to another, in percent, see `tables.by_seed`; NothingRun without any."""
         columns = (column,) if minus is None else (column, minus)
-        seeds = by_seed(runs(r for c in columns for r in self.runs(table, c)), column, minus, metric)
+        seeds = by_seed(runs(self.runs(table, *columns)), column, minus, metric)
         if not len(seeds):
             raise NothingRun
         return seeds
@@ -153,11 +153,11 @@ class Evidence:
 
 
 def gather(home: Path = Path(".")) -> Evidence:
-    """The evidence in a checkout: the paper's tables, and the records that are tagged real, table or audit."""
+    """The evidence in a checkout: the paper's tables, and the records that are tagged table or audit."""
     records = read_results(Path(home) / "data" / "results")
     lessons = [(r, f"data/results/audit-{r['name']}.json") for r in records if r.get("tag") == "audit"]
     measured = {k: v | {"file": file} for r, file in lessons for k, v in r["measured"].items()}
-    counted = placed(r for r in records if r.get("tag") in ("real", "table"))
+    counted = placed(r for r in records if r.get("tag") == "table")
     return Evidence(printed(home), counted, measured)
 
 
@@ -299,7 +299,7 @@ def best_minus_last(e: Evidence, table: str, small: float) -> Iterator[Part]:
 def loss_by_pooling(e: Evidence, table: str, column: str, lesson: str, least: float) -> Iterator[Part]:
     """What one threshold for all categories loses; undecided where the mean over categories is near chance."""
     runs = [r["metrics"] for r in e.runs(table, column)]
-    found = {table.replace(", ", " + "): [fmean(m[k]["image_auroc"] for m in runs) for k in ("mean", "pooled")]}
+    found = {" + ".join(runs[0]["per_category"]): [fmean(m[k]["image_auroc"] for m in runs) for k in ("mean", "pooled")]}
     if lesson in e.measured:
         found["factory"] = [e.measurement(lesson)[k] for k in ("mean", "pooled")]
     for data, (mean, pooled) in found.items():
@@ -375,6 +375,7 @@ class Claim:
     def judged(self, evidence: Evidence) -> Finding:
         """The verdict, its evidence and the files of that; without evidence "not run yet"."""
         evidence.used.clear()
+        evidence.data.clear()
         try:
             parts = list(MEASURES[self.measure](evidence, **self.of))
         except NothingRun:
@@ -385,7 +386,8 @@ class Claim:
         shown |= {"each": "; ".join(part.name for part in parts), "n": len(parts), "n_holds": verdicts.count(HOLDS)}
         for name, verdict in (("holds", HOLDS), ("fails", NOT), ("open", CANNOT)):
             shown[name] = ", ".join(p.name for p, v in zip(parts, verdicts) if v == verdict) or "none"
-        said = self.evidence.format(**shown) + (f"; {self.untested} is not tested" if self.untested else "")
+        said = f"*{', '.join(sorted(evidence.data))}*: " if evidence.data else ""
+        said += self.evidence.format(**shown) + (f"; {self.untested} is not tested" if self.untested else "")
         verdict = together(verdicts + [CANNOT] * bool(self.untested), self.parts)
         return Finding(verdict, said, tuple(sorted(evidence.used)))
 
@@ -403,7 +405,7 @@ def judgements(evidence: Evidence) -> list[tuple[Claim, Finding]]:
 
 HEAD = """# Audit: claims against evidence
 
-Made by `python -m dumenet.paper.audit` from `data/paper_results.csv`, `data/results/{real,table,audit}-*.json`;
+Made by `python -m dumenet.paper.audit` from `data/paper_results.csv`, `data/results/{table,audit}-*.json`;
 change those, or the claims in `dumenet/paper/claims.yaml`, not this file. Lesson 11 makes and explains measurements.
 AUROC in percent, differences in points. A verdict is about what was run here, and about no more.
 The last column links to the files that were used; each holds every setting, the seed, the data's fingerprint, versions
