@@ -299,7 +299,8 @@ def best_minus_last(e: Evidence, table: str, small: float) -> Iterator[Part]:
 def loss_by_pooling(e: Evidence, table: str, column: str, lesson: str, least: float) -> Iterator[Part]:
     """What one threshold for all categories loses; undecided where the mean over categories is near chance."""
     runs = [r["metrics"] for r in e.runs(table, column)]
-    found = {" + ".join(runs[0]["per_category"]): [fmean(m[k]["image_auroc"] for m in runs) for k in ("mean", "pooled")]}
+    values = [fmean(m[k]["image_auroc"] for m in runs) for k in ("mean", "pooled")]
+    found = {" + ".join(runs[0]["per_category"]): values}
     if lesson in e.measured:
         found["factory"] = [e.measurement(lesson)[k] for k in ("mean", "pooled")]
     for data, (mean, pooled) in found.items():
