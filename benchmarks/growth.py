@@ -85,17 +85,20 @@ def on_images(stage: str, count: int, categories: int, folder: Path, quick: bool
     backbone = (Backbone if stage == "extract" else NoBackbone)(config.features)
     if stage in ("extract", "cache", "open"):
         return lambda: extract(samples, backbone, folder / ("own" if stage == "extract" else "cache"), progress=False)
-    size, grid, channels = config.features.image_size, config.features.grid, backbone.stage_channels
+    grid, channels = config.features.grid, backbone.stage_channels
     held = Features(samples, [folder / "cache" / backbone.key / f"{content_key(s)}.npz" for s in samples])
     if stage == "train":
         return lambda: train(config, held, channels, progress=False)
     trained = Trained(config, build_model(config.model, channels, grid).eval(), channels)
     if stage == "spread":
         return lambda: calibrate(trained, *split_holdout(held, config.train.holdout, 0))
-    method = SimpleNamespace(score=lambda part: score(trained, held.subset([int(s.name[:-4]) for s in part])))
+    method = SimpleNamespace(
+        settings=config, score=lambda part: score(trained, held.subset([int(s.name[:-4]) for s in part]))
+    )
     tested = samples if stage == "pixel metrics" else [replace(s, mask=None) for s in samples]
     dataset, folders = Dataset("noise", samples, tested), Folders(folder)
-    return lambda: run.measure(dataset, run.scores_of(method, dataset, folders)[0], size, folders=folders)
+    scored = lambda: run.scores_of(method, dataset, folders)[0]  # noqa: E731
+    return lambda: run.measure(dataset, scored(), config.features.shape, folders=folders)
 
 
 def on_grid(grid: int, images: int) -> Callable[[], Any]:
