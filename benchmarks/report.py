@@ -52,6 +52,7 @@ LINES = [
     Line("features", "fast", "image files to cached features: ONNX Runtime / eager torch", "images/s", times=5),
     Line("inference", "spread", "heatmap by the error in its spread / by its norm: 10 % more at most", "ms", 1 / 1.1),
     Line("explorer", "slowest", "the explorer's slowest control: new pictures / whole figure anew", "ms", most=200),
+    Line("camera", "held", "new files of a watched folder, judged in half a second / judged in a row", "images/s"),
     Line("metrics", "exact", "four pixel metrics, exact / PRO alone, a loop over 200 thresholds", "s", times=100),
     Line("growth", "image", "memory of one more image in training / of its features", "kB"),
     Line("thresholds", "worst", "false alarms, 5 % promised: prediction bound / quantile; at worst", "%", most=5),
