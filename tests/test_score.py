@@ -63,10 +63,14 @@ def test_each_category_has_a_spread_of_its_own():
     assert spread.categories == ("a", "b") and (both[0] / both[1]).median() == pytest.approx(10, rel=0.5)
 
 
-@pytest.mark.parametrize(("n", "channels"), [(30, 6), (12, 30)])
-def test_leave_one_out_lengths_are_those_of_a_fit_without_the_image(n, channels):
+@pytest.mark.parametrize(("n", "channels", "change"), [
+    (30, 6, lambda e: e), (12, 30, lambda e: e),
+    (12, 30, lambda e: e - e.mean(0)),  # of a Gaussian: they span a direction less
+    (12, 30, lambda e: torch.cat([e[:1], e[:11]])),  # the same image twice
+])  # fmt: skip
+def test_leave_one_out_lengths_are_those_of_a_fit_without_the_image(n, channels, change):
     """But for the average over positions, which the closed form keeps."""
-    normal = errors(n, channels)
+    normal = change(errors(n, channels))
     _, found = fit_spread(normal, torch.zeros(n, channels), ["a"] * n)
     for i in (0, 7):
         rest = torch.cat([normal[:i], normal[i + 1 :]])

@@ -124,7 +124,8 @@ def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:
     if 2 * n >= channels:
         return torch.linalg.eigh(rows.transpose(1, 2) @ rows / n)
     variances, mixed = torch.linalg.eigh(rows @ rows.transpose(1, 2) / n)  # (N, n), (N, n, n)
-    scale = (n * variances.clamp_min(1e-12)).rsqrt().unsqueeze(1)
+    kept = variances > 1e-6 * variances[:, -1:]  # the others are rounding: of equal images, or of errors without a mean
+    scale = torch.where(kept, (n * variances.clamp_min(1e-12)).rsqrt(), 0).unsqueeze(1)
     directions = rows.transpose(1, 2) @ mixed * scale  # (N, C, n)
     return F.pad(variances, (channels - n, 0)), F.pad(directions, (channels - n, 0))
 
