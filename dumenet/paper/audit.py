@@ -372,6 +372,7 @@ class Claim:
     parts: str = "in part"
     untested: str = ""
     needs: str = ""
+    was: str = ""  # an earlier verdict, and on what it rested, where newer runs gave another one
 
     def judged(self, evidence: Evidence) -> Finding:
         """The verdict, its evidence and the files of that; without evidence "not run yet"."""
@@ -429,6 +430,8 @@ def document(evidence: Evidence) -> str:
         holds_if = c.holds_if.format(**c.of | {"limit": c.limit})
         cells = quoted(c), c.kind, c.run, f.evidence, holds_if, f"**{f.verdict}**", _links(f.files)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    changed = [f"- {quoted(c)}: was {c.was}; now {f.verdict}." for c, f in found if c.was]
+    lines += ["", "## What changed", "", *changed] if changed else []
     lines += ["", "## What would decide more", ""]
     lines += [f"- {quoted(c)} ({f.verdict}): {c.needs}." for c, f in found if c.needs]
     return "\n".join(lines) + "\n"

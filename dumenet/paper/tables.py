@@ -213,7 +213,8 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
     """docs/TABLES.md, and the rows of each figure that it shows."""
     records = list(records)
     grouped = groups(records)
-    first = [costs(grouped[key]) + "\n" for key in grouped if key[:2] == ("mvtec", "real5")]
+    opening = [("mvtec", "real5", setting) for setting in ("unified", "separate")]
+    first = [costs(grouped[key]) + "\n" for key in opening if key in grouped]
     lines, figures = [WORDS["head"], *first, WORDS["after"], *growth(records)], {}
     for (table, data, setting), group in grouped.items():
         made, name = rows(group, paper), f"table-{table}-{data}-{setting}"
