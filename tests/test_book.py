@@ -76,7 +76,11 @@ def small(tmp_path):
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}, "text/plain": "FloatSlider(value=0.2)"}
     picture = {"text/html": '<img alt="two curves that cross" src="data:image/png;base64,AAAA">'}
     cells[1].outputs = [v4.new_output("display_data", view), v4.new_output("display_data", picture)]
-    cells[2].outputs = [v4.new_output("execute_result", {"text/plain": "the sum is 2"}, execution_count=2)]
+    table = {"text/markdown": "| of | the sum |\n| --- | --- |\n| $a$ | 5 |"}
+    cells[2].outputs = [
+        v4.new_output("execute_result", {"text/plain": "the sum is 2"}, execution_count=2),
+        v4.new_output("display_data", table),
+    ]
     given = v4.new_code_cell('# Parameters\nprofile = "laptop"\n', metadata={"tags": ["injected-parameters"]})
     lesson(tmp_path / "build" / "notebooks" / "00_first.ipynb", [cells[0], given, *cells[1:]])
     pages = {
@@ -101,6 +105,7 @@ def test_a_small_book(small):
     assert "Not executed here" in second and "Not executed" not in first and "injected" not in first
     assert "FloatSlider" not in first and "widget-view" not in first and "Controls stand here" in first
     assert "<mfrac>" in first and "<strong>so</strong>" in first and "<summary>Answer</summary>" in first
+    assert "<th" in first and "the sum</p></th>" in first.replace("\n", "")  # a table among the outputs
     assert "Show the answer" in first and "notebooks/01_second.ipynb" in second
     assert (out / "searchindex.js").exists() and "mathjax" not in first.replace("mathjax_ignore", "").lower()
 

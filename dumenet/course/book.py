@@ -33,6 +33,7 @@ CONFIG = {
     "html_show_search_summary": False,  # a page opened from a file may not fetch another
     "html_theme_options": {"use_download_button": False, "home_page_in_toc": True, "show_toc_level": 2},
     "nb_execution_mode": "off", "nb_ipywidgets_js": {}, "nb_output_stderr": "remove",
+    "nb_render_markdown_format": "myst",  # an output may be a table
     "nb_code_prompt_show": "Show the code", "nb_code_prompt_hide": "Hide the code",
     "myst_enable_extensions": ["dollarmath", "amsmath"], "myst_heading_anchors": 4,
     "myst_url_schemes": ["http", "https", "mailto"],
