@@ -302,3 +302,40 @@ def side_by_side(
     ax.set_ylim(len(groups) - 0.5, -0.5)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
+
+
+def seed_lines(pairs: Mapping[str, Mapping[str, Sequence[float]]], ticks: Sequence[str]) -> Figure:
+    """A panel for each title; in it a line for each seed from its first value to its second, in percent."""
+    fig, axes = plt.subplots(1, len(pairs), figsize=(8, 2.6), layout="constrained", squeeze=False)
+    for ax, (title, lines) in zip(axes[0], pairs.items()):
+        for (label, pair), style in zip(lines.items(), STYLES):
+            ax.plot([0, 1], pair, "o" + style, color=NORMAL, label=label)
+        ax.set(xlim=(-0.4, 1.4), title=title)
+        ax.set_xticks([0, 1], labels=ticks)
+    axes[0, 0].set_ylabel("on the test images (%)")
+    axes[0, -1].legend(frameon=False, fontsize=8)
+    return fig
+
+
+def panels(
+    x: Sequence[float], runs: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], xlabel: str, log: bool = False
+) -> Figure:
+    """A panel for each y label; in it a curve of the means for each name, and a dot for each run.
+
+    `runs`: y label -> name -> for each x the values of its runs; none leave a gap.
+    """
+    fig, axes = plt.subplots(1, len(runs), figsize=(8, 3.4), layout="constrained", squeeze=False)
+    for ax, (ylabel, named) in zip(axes[0], runs.items()):
+        means = {name: [np.mean(v) if len(v) else None for v in cells] for name, cells in named.items()}
+        curves(ax, x, means, xlabel, ylabel)
+        for line, cells in zip(list(ax.lines), named.values()):
+            for at, values in zip(x, cells):
+                ax.plot([at] * len(values), values, "o", ms=2, color=line.get_color())
+        if log:
+            ax.set_xscale("log")
+            ax.set_xticks(x, labels=x)
+            ax.minorticks_off()
+        ax.get_legend().remove()
+    handles = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return fig

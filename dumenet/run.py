@@ -113,7 +113,7 @@ class Job:
         """What the numbers depend on."""
         images, masks, _ = _digests(self.dataset)
         own = {"settings": counted(self.settings), "data": counted(self.data), "fingerprint": images, "masks": masks}
-        return own | ({"checkpoint": self.evaluated} if self.evaluated else {})
+        return own | ({"checkpoint": self.evaluated} if self.evaluated else {}) | self._start
 
     @property
     def name(self) -> str:
@@ -125,7 +125,17 @@ class Job:
     def training(self) -> str:
         """Name of what is trained: one for all jobs that differ in evaluation, test images or device alone."""
         settings = {k: v for k, v in counted(self.settings).items() if k != "evaluation"}
-        return self._named({"settings": settings, "fingerprint": _digests(self.dataset)[2]}, None, None, self.method)
+        given = {"settings": settings, "fingerprint": _digests(self.dataset)[2]} | self._start
+        return self._named(given, None, None, self.method)
+
+    @property
+    def _start(self) -> dict[str, str]:
+        """SHA-256 of the checkpoint that training goes on from, whose path may come to hold another one."""
+        start = self.settings.train.start if self.method in NETWORKS else None
+        try:
+            return {"start": hashlib.sha256(Path(start).read_bytes()).hexdigest()} if start else {}
+        except OSError:
+            return {}  # whoever loads it has a sentence for it
 
     def _named(self, identity: dict[str, Any], table: str | None, setting: str | None, column: str) -> str:
         defaults = {"settings": counted(type(self.settings)()), "data": counted(DataConfig())}

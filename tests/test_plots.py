@@ -235,3 +235,24 @@ def test_side_by_side_draws_what_is_known(ax):
     (segment,) = ax.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose(segment[:, 0], [0.6, 0.9])
     plots.side_by_side(ax, ["cap"], {"nothing": [(None, None)]})
+
+
+def test_panels_draw_means_and_each_run():
+    runs = {
+        "image (%)": {"a": [[1.0, 3.0], []], "b": [[5.0], [7.0]]},
+        "pixel (%)": {"a": [[2.0], [4.0]], "b": [[], []]},
+    }
+    fig = plots.panels([10, 30], runs, "epochs", log=True)
+    first, second = fig.axes
+    curve, other, *dots = first.lines
+    np.testing.assert_allclose(curve.get_ydata().astype(float), [2, np.nan])
+    np.testing.assert_allclose(other.get_ydata().astype(float), [5, 7])
+    assert sorted(y for d in dots for y in d.get_ydata()) == [1, 3, 5, 7] and first.get_xscale() == "log"
+    assert second.get_ylabel() == "pixel (%)" and [t.get_text() for t in fig.legends[0].texts] == ["a", "b"]
+
+
+def test_a_line_for_each_seed():
+    fig = plots.seed_lines({"PRO": {"seed 0": [80, 82], "seed 1": [81, 79]}}, ["without", "with"])
+    (ax,) = fig.axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[80, 82], [81, 79]] and ax.get_title() == "PRO"
+    assert labels(ax.get_xticklabels()) == ["without", "with"]

@@ -291,3 +291,12 @@ def test_a_contaminated_run(go, tree, tmp_path):
     assert outcome.record["metrics"]["per_category"]["bolt"]["n_anomalous"] == 1
     again = evaluate_checkpoint(tmp_path / outcome.record["files"]["checkpoint"], {}, Folders(tmp_path))
     assert again.record["metrics"] == outcome.record["metrics"]  # on the same test images
+
+
+def test_another_checkpoint_under_the_same_path_is_another_start(tiny, tree, tmp_path):
+    start = tmp_path / "start.pt"
+    job, names = network_job(tiny(data__source=str(tree), train__start=str(start)), Folders(tmp_path)), set()
+    for content in (b"one", b"two"):
+        start.write_bytes(content)
+        names |= {job.name, job.training}
+    assert len(names) == 4

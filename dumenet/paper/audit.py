@@ -179,10 +179,6 @@ def abstract(e: Evidence, metric: str) -> Iterator[Part]:
     yield Part("", (said - average,), {"rows": average, "table": ours["mean"], "abstract": said})
 
 
-def _signed(difference: float, half: float | None, digits: int) -> str:
-    return plus_minus(difference, half, digits, sign="+")
-
-
 def gaps(e: Evidence, table: str) -> dict[tuple[str, str], float]:
     """(method, metric) -> printed mean minus mean of the printed rows, in points, for every column of a table."""
     columns = {(name, m): c for m in METRICS.values() for name, c in e.printed(table, m).items()}
