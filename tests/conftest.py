@@ -1,5 +1,7 @@
 """What several test files share: a tiny data set, tiny settings, and no network."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,14 @@ TINY = {  # a whole run takes about a second
     "train": {"epochs": 2, "batch_size": 4, "holdout": 0.25, "device": "cpu", "precision": "fp32"},
     "evaluation": {"bootstrap": 20},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    """A figure that a test leaves open is not the next one's."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")
