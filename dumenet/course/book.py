@@ -128,7 +128,7 @@ def _note(path: Path, profile: str | None) -> str:
     )  # fmt: skip
     return (
         f"```{{admonition}} Run this lesson\n{said} To run it in your own Jupyter: "
-        f"`.venv/bin/jupyter lab notebooks/{path.name}` in a clone of the project "
+        f"`.venv/bin/jupyter lab` in a clone of the project, then open `notebooks/{path.name}` "
         f"({{download}}`the notebook alone <run/{path.name}>`).\n```\n"
     )
 
