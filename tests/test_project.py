@@ -67,7 +67,7 @@ def test_every_package_is_declared():
     """Whatever the package and the tests import is in pyproject.toml or in the standard library."""
     project, installed = pyproject()["project"], metadata.packages_distributions()
     packages = [p for group in (project["dependencies"], *project["optional-dependencies"].values()) for p in group]
-    declared = {re.match(r"[\w-]+", package)[0] for package in packages} | {"nbformat"}  # papermill's notebook reader
+    declared = {re.match(r"[\w-]+", package)[0] for package in packages} | {"nbformat", "traitlets"}  # of papermill
     known = {"dumenet", "conftest", *sys.stdlib_module_names}
     for path in [*(ROOT / "dumenet").rglob("*.py"), *(ROOT / "tests").glob("*.py")]:
         for name in {name.split(".")[0] for name in imports(path)} - known:

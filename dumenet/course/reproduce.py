@@ -7,10 +7,12 @@ import os
 import time
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
 import papermill
+from traitlets.config import Config
 
 from dumenet.config import Integer, config_from_dict
 from dumenet.course import PROFILES, lessons
@@ -169,10 +171,14 @@ def _run(home: Path, path: Path, parameters: dict[str, Any], threads: int = 0) -
         stamp.unlink(missing_ok=True)
         before = _files(home, number)
         shared = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))} if threads else {}
-        with patch.dict(os.environ, TQDM_DISABLE="1", **shared):  # for the kernel, not for papermill
+        with (
+            patch.dict(os.environ, TQDM_DISABLE="1", **shared),  # for the kernel, not for papermill
+            TemporaryDirectory(prefix="kernel") as sockets,  # two that start at one time can take the same TCP port
+        ):
             papermill.execute_notebook(
                 path, out, parameters, cwd=path.parent, kernel_name="python3",
                 execution_timeout=CELL_TIMEOUT.get(parameters.get("profile")),
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/socket"}),
                 progress_bar=False if threads else {"desc": path.stem},
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
