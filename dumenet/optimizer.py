@@ -21,7 +21,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer `name`, "adamw" or "muon", for all parameters of `model`; `bf16` where that is fast, for Muon."""
     if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
     matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
     return Muon(matrices, others, lr, weight_decay, bf16)
@@ -45,7 +45,7 @@ class Muon(torch.optim.AdamW):
     ):
         self.bf16 = bf16
         groups = [{"params": others}, {"params": matrices, "lr": lr * MATRIX_RATE, "momentum": 0.95}]
-        super().__init__([g for g in groups if g["params"]], lr, weight_decay=weight_decay)
+        super().__init__([g for g in groups if g["params"]], lr, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
@@ -59,18 +59,20 @@ class Muon(torch.optim.AdamW):
                 self._step_matrices(group)
 
     def _step_matrices(self, group: dict) -> None:
-        shapes: dict[torch.Size, list[Tensor]] = {}
-        for p in group["params"]:
-            if p.grad is not None:
-                shapes.setdefault(p.shape, []).append(p)
+        taught = [p for p in group["params"] if p.grad is not None]
+        gradients, momenta = [p.grad for p in taught], []
+        for p in taught:
+            state = self.state[p]
+            if not state:  # "step" is for the loader of AdamW's states
+                state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
+            momenta.append(state["momentum"])
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
+        shapes: dict[torch.Size, list[int]] = {}
+        for i, p in enumerate(taught):
+            shapes.setdefault(p.shape, []).append(i)
+        torch._foreach_mul_(taught, 1 - group["lr"] * group["weight_decay"])
         for (rows, columns), same in shapes.items():
-            for p in same:
-                state = self.state[p]
-                if not state:  # "step" is for the loader of AdamW's states
-                    state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            ahead = torch.stack([p.grad.lerp(self.state[p]["momentum"], group["momentum"]) for p in same])  # Nesterov
-            steps = orthogonal(ahead, self.bf16)
-            for p, step in zip(same, steps):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+            steps = orthogonal(torch.stack([ahead[i] for i in same]), self.bf16)
+            rate = group["lr"] * max(1, rows / columns) ** 0.5
+            torch._foreach_add_([taught[i] for i in same], list(steps.unbind()), alpha=-rate)

@@ -82,9 +82,11 @@ def patches_of(batch: Tensor) -> Tensor:
 
 def coreset(points: Tensor, keep: int, first: int) -> Tensor:
     """Greedy k-centre: from `first` on, always the point (n, d) that is farthest from those chosen; (keep,) indices."""
+    half = points.square().sum(1) / 2  # |x - y|^2 / 2 = |x|^2 / 2 - x y + |y|^2 / 2
     chosen, distance = [first], torch.full((len(points),), torch.inf)
     while len(chosen) < keep:
-        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+        last = chosen[-1]
+        distance = torch.minimum(distance, half - points @ points[last] + half[last])
         chosen.append(int(distance.argmax()))
     return torch.tensor(chosen)
 
