@@ -27,7 +27,8 @@ PARTS = {  # what the navigation shows, and in which order; the README is the fi
     "The project": ["docs/ARCHITECTURE.md", "docs/*.md", "data/README.md", "figures/README.md", "CONTRIBUTING.md"],
 }
 CONFIG = {
-    "project": "dumenet", "extensions": ["myst_nb", __name__], "exclude_patterns": ["notebooks/run/*"],
+    "project": "dumenet", "author": "the dumenet authors",
+    "extensions": ["myst_nb", __name__], "exclude_patterns": ["notebooks/run/*"],
     "html_theme": "sphinx_book_theme", "html_title": "dumenet", "html_static_path": ["_static"],
     "html_css_files": ["book.css"], "html_copy_source": False, "html_math_renderer": "mathml",
     "html_show_search_summary": False,  # a page opened from a file may not fetch another
