@@ -98,6 +98,7 @@ def train(
     model = build_model(config.model, stage_channels, config.features.cells)
     trained = Trained(config, model, tuple(stage_channels), origin=(origin or {}) | {"precision": precision})
     if isinstance(model, PositionGaussian):
+        model.standardise.fit(*features.channel_statistics())
         model.fit(features.batches(64))
         model.to(device).eval()
         return trained

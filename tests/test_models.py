@@ -22,6 +22,7 @@ from dumenet.models.layers import (
     neighbour_mask,
     tokens_of,
 )
+from dumenet.models.spread import fit_spread
 
 B, GRID, STAGES = 2, 5, (3, 5)  # N must not divide D: else a released "map" lies inside one token, and nothing mixes
 N, C, D = GRID * GRID, sum(STAGES), 16
@@ -373,15 +374,28 @@ def test_mlp_is_blind_to_its_neighbours_and_conv_is_not(model):
         assert bool((net(x).features != net(moved).features)[0, :, 0, 1].any()) == sees
 
 
-def test_position_gaussian_is_numpys_mean_and_deviation(tiny):
+def test_position_gaussian_is_the_mean_in_units_of_each_channel(tiny):
     net = PositionGaussian(tiny().model, STAGES, GRID)
     x = features(10) * 3 + 1
-    net.fit(x.split(4))
     array = x.double().numpy()
-    assert np.allclose(net.mean, array.mean(0), atol=1e-5)
-    assert np.allclose(net.std, array.std(0), atol=1e-4)
-    expected = np.sqrt((((array - array.mean(0)) / array.std(0)) ** 2).sum(1))  # (B, H, W)
+    mean, std = (part(axis=(0, 2, 3), keepdims=True) for part in (array.mean, array.std))
+    net.standardise.fit(*(torch.tensor(part[0]) for part in (mean, std)))
+    net.fit(x.split(4))
+    assert np.allclose(net.mean, (array.mean(0) - mean[0]) / std[0], atol=1e-5)
+    expected = np.sqrt((((array - array.mean(0)) / std) ** 2).sum(1))  # (B, H, W)
     assert np.allclose(net(x).anomaly_map, expected, rtol=1e-3)
-    x[:, :, 0, 0] = 1  # constant at one position
-    net.fit([x])
-    assert net(features()).anomaly_map.max() < 1000
+
+
+def test_a_dark_background_does_not_outshine_a_defect(tiny):
+    """A position that hardly varies keeps half of what is usual elsewhere: its own deviation is no unit."""
+    net = PositionGaussian(tiny().model, (4,), 6)
+    x = torch.randn(60, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    x[:, :, :, 3:] *= 0.1  # the background
+    normal, new = x[:40], x[40:].clone()
+    new[:, :, :, 3:] *= 5  # photographed a little differently
+    new[:, :, 1, 1] += 4
+    net.standardise.fit(normal.mean((0, 2, 3))[:, None, None], normal.std((0, 2, 3))[:, None, None])
+    net.fit([normal])
+    spread, _ = fit_spread(net(normal).error, normal.mean((2, 3)), ["all"] * 40)
+    lengths = spread(net(new).error, torch.zeros(20, dtype=torch.long)).flatten(1)  # (B, H W)
+    assert (lengths.argmax(1) == 7).all()

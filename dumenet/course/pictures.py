@@ -23,7 +23,6 @@ from dumenet.data import Sample, fingerprint, load_image
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, Features, extract, progress_bar
 from dumenet.files import write_atomic
-from dumenet.models import PositionGaussian
 from dumenet.models.layers import Standardise
 from dumenet.run import Folders, load_data
 from dumenet.train import pick_precision
@@ -61,8 +60,6 @@ def backbone_features(model: nn.Module, features: Tensor) -> Tensor:
     Raises:
         DumenetError: a model whose target cannot be turned back (sigmoid, or behind a trainable neck).
     """
-    if isinstance(model, PositionGaussian):
-        return features * model.std
     if model.config.target == "sigmoid" or model.config.neck == "cbam":
         raise DumenetError(
             "Reconstructions behind a sigmoid or a trainable neck cannot be drawn: use target standardised or raw."

@@ -1,5 +1,7 @@
 """Models without attention: two that invite the identical shortcut, and the honest baseline."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -31,35 +33,27 @@ class ShortcutNet(nn.Module):
 
 
 class PositionGaussian(nn.Module):
-    """A diagonal Gaussian per position: the "reconstruction" is the mean of the training features there.
+    """The mean of the training features at each position, whatever the image: a baseline that cannot copy.
 
-    The anomaly map is the norm of the difference in units of the standard deviation, so it has the form of
-    every other model's. Nothing is trained: `fit` takes one pass over the features. `config.target` has no part here:
-    the standard deviation is the scale.
+    In units of the spread of its errors (`dumenet.models.spread`) it is a Gaussian with a full covariance for each
+    category and position; by the norm it is the distance from the mean. Nothing is trained: `fit` takes one pass over
+    the features. `config.target` has no part here: the features are standardised by channel.
     """
 
     def __init__(self, config: ModelConfig, stage_channels: tuple[int, ...], grid: int | tuple[int, int]):
         super().__init__()
         self.config = config
-        shape = (sum(stage_channels), *sides(grid))
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
+        self.standardise = Standardise(sum(stage_channels))
+        self.register_buffer("mean", torch.zeros(sum(stage_channels), *sides(grid)))
 
-    def fit(self, batches) -> None:
-        """Mean and standard deviation over an iterable of (B, C, H, W) batches, summed in double precision."""
-        count, total, squares = 0, torch.zeros_like(self.mean, dtype=torch.float64), 0.0
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """The mean over (B, C, H, W) batches, standardised and summed in double precision."""
+        count, total = 0, torch.zeros_like(self.mean, dtype=torch.float64)
         for batch in batches:
-            batch = batch.double()
             count += len(batch)
-            total += batch.sum(0)
-            squares = squares + batch.square().sum(0)
-        mean = total / count
-        variance = squares / count - mean.square()
-        # A channel that never changes at a position must not dominate: floor at a hundredth of the mean variance.
-        floor = 0.01 * variance.mean(dim=(1, 2), keepdim=True) + 1e-8
-        self.mean.copy_(mean)
-        self.std.copy_(torch.maximum(variance, floor).sqrt())
+            total += self.standardise(batch).double().sum(0)
+        self.mean.copy_(total / count)
 
     def forward(self, features: Tensor) -> Reconstruction:
-        """Features (B, C, H, W); both outputs are in units of the position's standard deviation."""
-        return reconstruction((self.mean / self.std).expand_as(features), features / self.std)
+        """Features (B, C, H, W); both outputs are standardised by channel."""
+        return reconstruction(self.mean.expand_as(features), self.standardise(features))
