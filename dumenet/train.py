@@ -106,7 +106,7 @@ def train(
         model.standardise.fit(*features.channel_statistics())
     if c.start:
         begin_with(trained, c.start)
-    model.to(device)
+    model.to(device).eval()  # an interrupted run may have no epoch left
     optimizer = make_optimizer(model, c.optimizer, c.lr, c.weight_decay, precision == "bf16")
     in_epoch, total = count_steps(c, len(features))
     schedule, epochs = make_schedule(optimizer, c, in_epoch, total), -(-total // in_epoch)

@@ -190,7 +190,7 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(go, tmp_path, settings):
     assert whole.earlier == 0 < earlier == resumed.earlier < torch.load(state, weights_only=True)["earlier"]
     assert torch.equal(weights(resumed), weights(whole)) and resumed.history == whole.history
     again = go(state, lambda epoch, _: seen.append(epoch), **settings)  # a finished state trains no further
-    assert seen == [2, 3] and torch.equal(weights(again), weights(whole))
+    assert seen == [2, 3] and torch.equal(weights(again), weights(whole)) and not again.model.training
 
 
 @pytest.mark.parametrize("other", [{"train__lr": 0.5}, {"origin": {"data": "b"}}])
