@@ -21,7 +21,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer `name`, "adamw" or "muon", for all parameters of `model`; `bf16` where that is fast, for Muon."""
     if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
+        return torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
     matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
     return Muon(matrices, others, lr, weight_decay, bf16)
