@@ -97,13 +97,13 @@ def train(
     torch.manual_seed(c.seed)
     model = build_model(config.model, stage_channels, config.features.cells)
     trained = Trained(config, model, tuple(stage_channels), origin=(origin or {}) | {"precision": precision})
-    if isinstance(model, PositionGaussian):
+    average = isinstance(model, PositionGaussian)
+    if average or config.model.target == "standardised":
         model.standardise.fit(*features.channel_statistics())
+    if average:
         model.fit(features.batches(64))
         model.to(device).eval()
         return trained
-    if config.model.target == "standardised":
-        model.standardise.fit(*features.channel_statistics())
     if c.start:
         begin_with(trained, c.start)
     model.to(device).eval()  # an interrupted run may have no epoch left
