@@ -190,7 +190,7 @@ def load_tensors(path: str | Path) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of some samples, read batch by batch."""
+    """Features of some samples, batch by batch."""
 
     samples: list[Sample]
     rows: Sequence[Path | np.ndarray]  # of each sample: its file in the cache, or (C, H, W)
@@ -212,7 +212,7 @@ class Features:
                 f"The feature cache was damaged while it was read ({error}): run the same command again, it fills the "
                 "gap."
             ) from None
-        return torch.from_numpy(np.stack(arrays).astype(np.float32))
+        return torch.from_numpy(np.stack(arrays).astype(np.float32, order="C"))
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All features in order, `size` images at a time."""
@@ -249,7 +249,8 @@ def extract(
 
     The cache is one folder for each `Backbone.key`, with one file for each image, named by the image's SHA-256; NumPy's
     npz, whose checksum tells a damaged one, which is computed anew. So an interrupted run loses one batch at most.
-    Memory does not grow with the data set: one batch is computed, the next one decoded.
+    Memory does not grow with the data set: one batch is computed, the next one decoded; beyond `KEPT` features are
+    read from the cache whenever they are asked for.
 
     Raises:
         DumenetError: no samples, an unreadable image or one that was replaced after it was hashed, NaN or infinite
@@ -267,11 +268,23 @@ def extract(
             raise DumenetError(f"{samples[i].name} was replaced while it was read: run the same command again.")
         return image
 
+    kept: dict[Path, np.ndarray] = {}
+
+    def keep(file: Path, row: np.ndarray | None = None) -> bool:
+        """Keep the features of one image while there is room; False: the cache holds none, or they are damaged."""
+        try:
+            row = _read(file) if row is None else row
+        except UNREADABLE:
+            return False
+        if row.nbytes * (len(kept) + 1) <= KEPT:
+            kept[file] = row
+        return True
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # a second process waits, and finds them here
             first = {file: i for i, file in reversed(list(enumerate(files)))}  # a duplicate runs once
-            todo = sorted(i for file, i in first.items() if not _whole(file))
+            todo = sorted(i for file, i in first.items() if not keep(file))
             run = _runner(backbone, folder, len(todo)) if todo else None
             bar = progress_bar(None, f"features ({backbone.config.backbone})", len(todo), show=progress and bool(todo))
             with bar, closing(read_ahead(read, todo, backbone.config.batch_size)) as batches:
@@ -282,12 +295,14 @@ def extract(
                         with open(part, "wb") as file:
                             np.savez(file, features=row)
                         part.replace(files[i])
+                        keep(files[i], row)
                     bar.update(len(batch))
     except OSError as error:
         raise refused(f"keep features in {folder}", error, "what is computed so far is kept") from None
-    return Features(list(samples), files)
+    return Features(list(samples), [kept.get(file, file) for file in files])
 
 
+KEPT = 2**28  # bytes of features that stay in memory, so that an epoch does not read them anew
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what a missing or damaged npz raises
 
 
@@ -295,14 +310,6 @@ def _read(file: Path) -> np.ndarray:
     """(C, H, W) float16 of a file of the cache."""
     with np.load(file) as content:
         return content["features"]
-
-
-def _whole(file: Path) -> bool:
-    """Whether the cache holds this file undamaged."""
-    try:
-        return _read(file).size > 0
-    except UNREADABLE:
-        return False
 
 
 def _runner(backbone: Backbone, folder: Path, images: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -231,6 +231,7 @@ def test_states_caches_and_checkpoints_may_be_deleted(home, monkeypatch, capfd):
     next(home.glob("build/runs/*/checkpoint.pt")).unlink()
     goes_on(TRAIN, home, expected)
     shutil.rmtree("build")
+    monkeypatch.setattr("dumenet.features.KEPT", 0)  # every epoch reads the cache
     clean = lambda *_: shutil.rmtree("build", ignore_errors=True)  # noqa: E731
     monkeypatch.setattr(network, "train", lambda *a: train(*a[:4], clean, *a[5:]))
     assert do(TRAIN) == 2 and "cache was damaged while it was read" in capfd.readouterr().err
