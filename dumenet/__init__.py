@@ -1,11 +1,17 @@
 """dumenet: a notebook-first, executable reproduction of DuMeNet. `Detector` and `load` are its five lines of Python."""
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 __version__ = version("dumenet")
 __all__ = ["Detector", "load"]
+
+# Torch's threads spin while they wait for each other. Beside another busy process (a browser) they wait for one that
+# is not running, and a step takes up to twenty times as long; spinning for less time costs nothing
+# (benchmarks/beside.py). GNU OpenMP reads this once, when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def __getattr__(name: str) -> Any:

@@ -302,7 +302,7 @@ def extract(
     return Features(list(samples), [kept.get(file, file) for file in files])
 
 
-KEPT = 2**28  # bytes of features that stay in memory, so that an epoch does not read them anew
+KEPT = 2**27  # bytes of features that stay in memory, so that an epoch does not read them anew
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what a missing or damaged npz raises
 
 

@@ -325,3 +325,14 @@ def test_explore_says_why_not(home, explorer, capsys):
     shutil.rmtree(home / "notebooks")
     assert main(["explore"]) == 2 and not explorer
     assert "run this in a clone of the project" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_threads_spin_for_less_time_unless_the_user_says_otherwise(given, monkeypatch):
+    """And it is set while torch, which reads it, is not yet imported."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if given:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    code = "import dumenet, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == [given or "10000", "False"]

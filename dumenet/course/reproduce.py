@@ -178,7 +178,10 @@ def _run(home: Path, path: Path, parameters: dict[str, Any], threads: int = 0) -
             papermill.execute_notebook(
                 path, out, parameters, cwd=path.parent, kernel_name="python3",
                 execution_timeout=CELL_TIMEOUT.get(parameters.get("profile")),
-                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/socket"}),
+                config=Config(
+                    KernelManager={"transport": "ipc", "ip": f"{sockets}/socket"},
+                    NotebookClient={"shutdown_kernel": "immediate"},  # two seconds less than asking it to stop
+                ),
                 progress_bar=False if threads else {"desc": path.stem},
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
