@@ -1,9 +1,9 @@
-"""A training step alone and beside another busy process, with the package's setting of how long threads spin and without.
+"""A training step alone and beside another busy process, by how long threads spin: as the package sets it, or as usual.
 
     python benchmarks/beside.py
 
-GNU OpenMP, whose threads torch uses, reads GOMP_SPINCOUNT when torch is imported, so each measurement is a process of its
-own; they take turns. Without a setting it is 300,000
+GNU OpenMP, whose threads torch uses, reads GOMP_SPINCOUNT when torch is imported, so each measurement is a process of
+its own; they take turns. Without a setting it is 300,000
 (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html).
 """
 

@@ -47,9 +47,7 @@ LINES = [
     ),
     Line("step", "error", "the same two: until the error that the latter leaves on normal images", "s"),
     Line("real5", "", "real5: features, training until image / pixel AUROC: ours / printed", "s", most=180),
-    Line(
-        "beside", "busy", "a training step beside a busy process: the package / GNU OpenMP as it comes", "ms", times=2
-    ),
+    Line("beside", "busy", "a training step beside a busy process: the package / GNU OpenMP as usual", "ms", times=2),
     Line("beside", "alone", "the same with the machine to itself: 10 % more at most", "ms", times=1 / 1.1),
     Line("inference", "one", "one image file to its heatmap: ONNX Runtime / eager torch", "ms", times=3),
     Line("inference", "many", "32 image files to heatmaps, each: ONNX Runtime / eager torch", "ms", times=4),

