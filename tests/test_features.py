@@ -210,6 +210,16 @@ def test_cached_features_are_the_computed_ones_and_each_is_computed_once(backbon
     assert seen["n"] == 12 + 10 and torch.equal(rows(again).flip(0), rows(features)[:10])
 
 
+def test_features_stay_in_memory_while_there_is_room(backbone, samples, tmp_path, monkeypatch):
+    for _ in ("computed", "found in the cache"):
+        found = extract(samples, backbone, tmp_path, False)
+        assert all(isinstance(row, np.ndarray) for row in found.rows)
+        monkeypatch.setattr("dumenet.features.KEPT", 3 * found.rows[0].nbytes)
+        partly = extract(samples, backbone, tmp_path, False)
+        assert sum(isinstance(row, np.ndarray) for row in partly.rows) == 3 and torch.equal(rows(partly), rows(found))
+        monkeypatch.undo()
+
+
 DAMAGES = {
     "cut short": lambda content: content[:-20],
     "flipped byte": lambda content: content[:999] + bytes([content[999] ^ 0xFF]) + content[1000:],
