@@ -348,3 +348,9 @@ def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
     said = [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, 95.0, v - 95) for k, v in enumerate(values)]
     assert table_figure(said).axes[0].get_xlim()[0] < 20  # beside the paper's values nothing is cut
     plt.close("all")
+
+
+def test_all_of_cifar10_is_another_data_set_than_what_was_drawn_of_it():
+    shown = [{"tag": "table", "table": "cifar", "setting": "unified", "data": {"name": "cifar10", "train": n}}
+             for n in (1500, 25_000)]  # fmt: skip
+    assert [key[1] for key in tables.groups(shown)] == ["cifar10-full", "cifar10"]

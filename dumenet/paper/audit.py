@@ -29,7 +29,7 @@ from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 from dumenet.metrics import seed_interval
 from dumenet.paper.jobs import TABLES
-from dumenet.paper.tables import Row, by_seed, printed, rows
+from dumenet.paper.tables import Row, by_seed, data_name, printed, rows
 from dumenet.results import PaperValue, paper_table, plus_minus, read_results, runs, write_result
 
 HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
@@ -81,15 +81,16 @@ def together(verdicts: Iterable[str], parts: str = "in part") -> str:
 
 # --- evidence
 
-REAL = ("real5", "real")  # data sets of real images, the one that is believed first: today's defaults, then older ones
+# data sets of real images, the one that is believed first: today's defaults, then older ones
+REAL, TEN = ("real5", "real"), ("cifar10-full", "cifar10")
 
 
 def placed(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Table -> its runs on real images with one model for all categories."""
     found: dict[str, list[dict[str, Any]]] = {}
     for r in records:
-        data = ("cifar10",) if TABLES[r["table"]].source == "digits" else REAL
-        if r["data"]["name"] in data and r["setting"] == "unified":
+        data = TEN if TABLES[r["table"]].source == "digits" else REAL
+        if data_name(r) in data and r["setting"] == "unified":
             found.setdefault(r["table"], []).append(r)
     return found
 
@@ -113,8 +114,8 @@ class Evidence:
         column (without any, DuMeNet) has two seeds, else the last that has all of them; NothingRun without any.
         """
         best: list[dict[str, Any]] = []
-        for data in (*REAL, "cifar10"):
-            found = [r for r in self.records.get(table, ()) if r["data"]["name"] == data]
+        for data in (*REAL, *TEN):
+            found = [r for r in self.records.get(table, ()) if data_name(r) == data]
             found = [r for r in found if not columns or r["column"] in columns]
             seeds = Counter(r["column"] for r in found)
             best = found if all(seeds[c] for c in columns) and found else best
@@ -123,7 +124,7 @@ class Evidence:
         if not best:
             raise NothingRun
         self.used.update(r["files"]["results"] for r in best)
-        self.data.add(best[0]["data"]["name"])
+        self.data.add(data_name(best[0]))
         return best
 
     def by_seed(self, table: str, column: str, minus: str | None = None, metric: str = "image_auroc") -> pd.Series:

@@ -159,12 +159,18 @@ WORDS = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text("utf-8"
 TITLES, COMMITTED, REMARKS = (WORDS[key] for key in ("titles", "data", "remarks"))
 
 
+def data_name(record: dict[str, Any]) -> str:
+    """Name of a record's data set; all of CIFAR-10 is another than what was drawn of it."""
+    data = record["data"]
+    return "cifar10-full" if (data["name"], data.get("train")) == ("cifar10", 25_000) else data["name"]
+
+
 def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """Records of tables on the data sets COMMITTED by (table, data set, setting), in the order of the words."""
     found: dict[tuple[str, str, str], list[dict]] = {}
     for record in records:
-        if record.get("tag") == "table" and record["data"]["name"] in COMMITTED:
-            found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
+        if record.get("tag") == "table" and data_name(record) in COMMITTED:
+            found.setdefault((record["table"], data_name(record), record["setting"]), []).append(record)
     tables, data = list(TITLES), list(COMMITTED)
     return dict(sorted(found.items(), key=lambda item: (tables.index(item[0][0]), data.index(item[0][1]), item[0])))
 
