@@ -196,3 +196,13 @@ def test_take_commits_a_measurement_and_writes_the_document(tmp_path, capsys):
     assert text == audit.document(audit.gather(tmp_path))
     assert audit.main(["--home", str(tmp_path), "--take", str(tmp_path / "none.json")]) == 2
     assert "Cannot write the audit" in capsys.readouterr().err
+
+
+def test_two_splits_are_not_two_seeds():
+    whole = [cifar("DuMeNet", 0, 0.6, (split,)) for split in ("{01234}", "{56789}")]
+    for record in whole:
+        record["data"] = {"name": "cifar10", "train": 25_000}
+    drawn = [cifar("DuMeNet", seed, 0.7) for seed in (0, 1)]
+    evidence = Evidence([], audit.placed([*whole, *drawn]), {})
+    assert evidence.runs("cifar", "DuMeNet") == drawn and evidence.data == {"cifar10"}
+    assert Evidence([], audit.placed(whole), {}).runs("cifar", "DuMeNet") == whole  # without any other

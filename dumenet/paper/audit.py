@@ -117,7 +117,7 @@ class Evidence:
         for data in (*REAL, *TEN):
             found = [r for r in self.records.get(table, ()) if data_name(r) == data]
             found = [r for r in found if not columns or r["column"] in columns]
-            seeds = Counter(r["column"] for r in found)
+            seeds = Counter(column for column, _ in {(r["column"], r["seed"]) for r in found})
             best = found if all(seeds[c] for c in columns) and found else best
             if found and all(seeds[c] > 1 for c in columns or ("DuMeNet",)):
                 break
