@@ -9,8 +9,8 @@ __version__ = version("dumenet")
 __all__ = ["Detector", "load"]
 
 # Torch's threads spin while they wait for each other. Beside another busy process (a browser) they wait for one that
-# is not running, and a step takes up to twenty times as long; spinning for less time costs nothing
-# (benchmarks/beside.py). GNU OpenMP reads this once, when torch is imported.
+# is not running, and a step takes nearly twenty times as long. Spinning for less time makes that three times, and costs
+# a few percent alone (benchmarks/beside.py). GNU OpenMP reads this once, when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 

