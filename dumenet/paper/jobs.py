@@ -194,11 +194,13 @@ def _parts(
     data: DataConfig, parts: Sequence[str], setting: str, opened: Callable[[DataConfig], Dataset]
 ) -> list[DataConfig]:
     """One data configuration for each training set."""
-    first = opened(replace(data, normals=parts[0]) if parts and parts[0].strip("{}").isdigit() else data)
+    if parts:  # a split, or categories: of the others not even the images have to be there
+        split = parts[0].strip("{}").isdigit()
+        data = replace(data, normals=parts[0]) if split else replace(data, categories=tuple(parts))
+    first = opened(data)
     if first.categories[0].startswith("{"):  # ten classes: a split is a data set of its own
-        return [replace(data, normals=split.strip("{}")) for split in parts or SPLITS]
-    data = replace(data, categories=tuple(parts)) if parts else data
-    return [replace(data, categories=(c,)) for c in opened(data).categories] if setting == "separate" else [data]
+        return [replace(data, normals=part.strip("{}")) for part in parts or SPLITS]
+    return [replace(data, categories=(c,)) for c in first.categories] if setting == "separate" else [data]
 
 
 def _settings_class(method: str) -> type:

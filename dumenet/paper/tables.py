@@ -197,7 +197,7 @@ def growth(records: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def costs(group: Sequence[dict[str, Any]]) -> str:
-    """Of a table's runs: each method's AUROCs, the best mean of both first, beside its costs; medians over seeds."""
+    """Of a table's runs: each method's AUROCs, the best mean of both first, beside costs on a processor; medians."""
     found = runs(group)
     found = found[(found.part == "mean") & found.metric.isin(SHOWN[:2])]
     both = found.groupby(["row", "seed", "part"], as_index=False).agg(
@@ -207,8 +207,9 @@ def costs(group: Sequence[dict[str, Any]]) -> str:
     lines = [[*(METRICS[m] for m in SHOWN[:2]), "mean of both", "fit, s", "score, ms", "MB", "seeds"]]
     lines[0].insert(0, "one model for all categories" if group[0]["setting"] == "unified" else "one model each")
     for (column, *_), row in cells.xs("both", level="metric", drop_level=False).sort_values("mean")[::-1].iterrows():
-        own = [r for r in group if r["column"] == column]
+        own = [r for r in group if r["column"] == column and not r.get("device", "cpu").startswith("cuda")]
         measured = [[r["seconds"].get("train cpu"), *(r.get("cost", {}).get(k) for k in ("ms", "mb"))] for r in own]
+        measured = measured or [[None] * 3]
         figures = ["–" if None in values else f"{statistics.median(values):.4g}" for values in zip(*measured)]
         shown = [plus_minus(*cells.loc[(column, "mean", m), ["mean", "half"]]) for m in (*SHOWN[:2], "both")]
         lines.append([column, *shown, *figures, f"{row['n']:.0f}"])
