@@ -328,7 +328,13 @@ def _runner(backbone: Backbone, folder: Path, images: int) -> Callable[[np.ndarr
         except DumenetError:  # a network that cannot be exported
             if backbone.config.runtime != "auto":
                 raise
-    return lambda images: backbone(torch.from_numpy(images).to(device)).cpu().numpy()
+
+    def eager(images: np.ndarray) -> np.ndarray:
+        # A GPU's TF32 was seen to move features by 3e-3 of their range (benchmarks/RESULTS.md, features-cuda).
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return backbone(torch.from_numpy(images).to(device)).cpu().numpy()
+
+    return eager
 
 
 def _graph(backbone: Backbone, path: Path) -> bytes:

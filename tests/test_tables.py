@@ -134,6 +134,21 @@ def test_unified_and_separate(home, made_once):
     assert [j.dataset.categories for j in apart] == [["bolt"], ["felt"]]
 
 
+def test_a_table_of_some_categories_asks_nothing_of_the_others(home, tree):
+    for folder in ("test/hole", "ground_truth"):
+        shutil.rmtree(tree / "felt" / folder)  # without defects, nothing there can contaminate
+    (job,) = plan("contamination", str(tree), ["bolt"], ["PaDiM, 10%"], overrides=FAST, folders=home)
+    assert job.dataset.categories == ["bolt"]
+
+
+def test_costs_are_of_a_processor(home, done):
+    assert run_jobs(done, home, progress=False) == []
+    here = [job.finished() for job in done]
+    there = [r | {"device": "cuda", "seed": r["seed"] + 2, "cost": {"ms": 123.0, "mb": 1.0}} for r in here]
+    assert "123" not in tables.costs(here + there) and "–" not in tables.costs(here + there)
+    assert "– | – | – |" in tables.costs(there)
+
+
 def test_splits_of_the_digits(home):
     few = {"methods": ("Gaussian",), "folders": home}
     few["overrides"] = FAST | {"data.per_class_train": 5, "data.per_class_test": 5, "features.stages": [0, 1]}

@@ -196,6 +196,17 @@ def growth(records: Iterable[dict[str, Any]]) -> list[str]:
     return [WORDS["growth"], markdown_table(lines), "", f"Results files: {links}.", ""]
 
 
+def machine_name(record: dict[str, Any]) -> str:
+    """What a record's method ran on."""
+    machine = record["machine"]
+    return machine["device"] if on_gpu(record) else f"{machine['cpu']}, {machine['threads']} thread(s)"
+
+
+def on_gpu(record: dict[str, Any]) -> bool:
+    """Whether a record's method ran on a GPU."""
+    return record.get("device", "cpu").startswith("cuda")
+
+
 def costs(group: Sequence[dict[str, Any]]) -> str:
     """Of a table's runs: each method's AUROCs, the best mean of both first, beside costs on a processor; medians."""
     found = runs(group)
@@ -207,7 +218,7 @@ def costs(group: Sequence[dict[str, Any]]) -> str:
     lines = [[*(METRICS[m] for m in SHOWN[:2]), "mean of both", "fit, s", "score, ms", "MB", "seeds"]]
     lines[0].insert(0, "one model for all categories" if group[0]["setting"] == "unified" else "one model each")
     for (column, *_), row in cells.xs("both", level="metric", drop_level=False).sort_values("mean")[::-1].iterrows():
-        own = [r for r in group if r["column"] == column and not r.get("device", "cpu").startswith("cuda")]
+        own = [r for r in group if r["column"] == column and not on_gpu(r)]
         measured = [[r["seconds"].get("train cpu"), *(r.get("cost", {}).get(k) for k in ("ms", "mb"))] for r in own]
         measured = measured or [[None] * 3]
         figures = ["–" if None in values else f"{statistics.median(values):.4g}" for values in zip(*measured)]
@@ -228,7 +239,7 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
         figures[name] = made
         hours = sum(sum(r["seconds"].values()) for r in group) / 3600
         sizes = sorted({(r["data"]["train"], r["data"]["test"]) for r in group})
-        machines = sorted({f"{r['machine']['cpu']}, {r['machine']['threads']} thread(s)" for r in group})
+        machines = sorted({machine_name(r) for r in group})
         remarks = REMARKS.get(f"{table} {data}", {}) if setting == "unified" else {}
         same, columns = set_for_all(group), {r["column"] for r in group}
         lines += [
