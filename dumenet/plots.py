@@ -19,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 from sklearn.metrics import roc_curve
 
 from dumenet.files import write_atomic
@@ -27,6 +28,7 @@ from dumenet.overlay import as_uint8, overlay
 
 NORMAL, ANOMALOUS = (sns.color_palette("colorblind")[i] for i in (0, 1))  # blue, orange
 STYLES = ("-", "--", "-.", ":")
+DPI = 150  # of PNG files
 
 
 def picture(ax: Axes, image: np.ndarray, mask: np.ndarray | None = None) -> Axes:
@@ -251,21 +253,25 @@ def table_figure(rows: Sequence[Any]) -> Figure:
 
 
 def save(fig: Figure, name: str, folder: Path = Path("figures"), close: bool = False) -> list[Path]:
-    """Write `fig` as `folder`/name.png (150 dpi) and name.svg, each whole or not at all; then `close` it, if wanted.
+    """Write `fig` as `folder`/name.png (of `DPI`) and name.svg, each whole or not at all; then `close` it, if wanted.
 
     The same figure gives the same bytes: no date, and element names from a fixed salt. Returns both paths;
     DumenetError where the folder cannot be written.
     """
-    paths = []
-    for suffix, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
-        data = io.BytesIO()
-        with plt.rc_context({"svg.hashsalt": "dumenet"}):
-            fig.savefig(data, format=suffix, bbox_inches="tight", **options)
-        paths.append(Path(folder) / f"{name}.{suffix}")
-        write_atomic(paths[-1], data.getvalue())
+    paths = [Path(folder) / f"{name}.{suffix}" for suffix in ("png", "svg")]
+    for path in paths:
+        write_atomic(path, _rendered(fig, path.suffix[1:]))
     if close:
         plt.close(fig)
     return paths
+
+
+def _rendered(fig: Figure, suffix: str) -> bytes:
+    """The figure as a file: PNG of `DPI`, or SVG."""
+    data, options = io.BytesIO(), {"png": {"dpi": DPI}, "svg": {"metadata": {"Date": None}}}[suffix]
+    with plt.rc_context({"svg.hashsalt": "dumenet"}):
+        fig.savefig(data, format=suffix, bbox_inches="tight", **options)
+    return data.getvalue()
 
 
 def show(fig: Figure, alt: str, name: str | None = None, folder: Path = Path("figures")) -> None:
@@ -276,13 +282,14 @@ def show(fig: Figure, alt: str, name: str | None = None, folder: Path = Path("fi
     """
     from IPython.display import HTML, display
 
-    if name is not None:
-        save(fig, name, folder)
-    data = io.BytesIO()
-    fig.savefig(data, format="png", dpi=96, bbox_inches="tight")
+    if name is None:
+        data = _rendered(fig, "png")
+    else:
+        data = save(fig, name, folder)[0].read_bytes()
     plt.close(fig)  # otherwise the notebook shows it a second time, without its text
-    source = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-    display(HTML(f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%">'))
+    width = round(Image.open(io.BytesIO(data)).width * 96 / DPI)  # a browser's usual size, and sharp when enlarged
+    source = "data:image/png;base64," + base64.b64encode(data).decode()
+    display(HTML(f'<img alt="{html.escape(alt)}" src="{source}" width="{width}" style="max-width: 100%">'))
 
 
 def side_by_side(

@@ -180,7 +180,11 @@ def _run(home: Path, path: Path, parameters: dict[str, Any], threads: int = 0) -
                 execution_timeout=CELL_TIMEOUT.get(parameters.get("profile")),
                 config=Config(
                     KernelManager={"transport": "ipc", "ip": f"{sockets}/socket"},
-                    NotebookClient={"shutdown_kernel": "immediate"},  # two seconds less than asking it to stop
+                    NotebookClient={
+                        "shutdown_kernel": "immediate",  # two seconds less than asking it to stop
+                        # Most of what Python's collector looks at are the objects of imported packages, which stay.
+                        "extra_arguments": ["--IPKernelApp.exec_lines=import gc; gc.set_threshold(100_000)"],
+                    },
                 ),
                 progress_bar=False if threads else {"desc": path.stem},
             )  # fmt: skip
