@@ -190,7 +190,10 @@ def test_a_shown_figure_has_its_text(ax, tmp_path, monkeypatch):
     plots.show(ax.figure, 'AUROC < 0.5: "worse" & odd', "00_toy", tmp_path)
     image = ET.fromstring(shown[0].data.replace('100%">', '100%"/>'))
     assert image.tag == "img" and image.get("alt") == 'AUROC < 0.5: "worse" & odd'
-    assert base64.b64decode(image.get("src").removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
+    inside = base64.b64decode(image.get("src").removeprefix("data:image/png;base64,"))
+    assert inside == (tmp_path / "00_toy.png").read_bytes()  # drawn once
+    width = plt.imread(tmp_path / "00_toy.png").shape[1]
+    assert int(image.get("width")) == pytest.approx(width * 96 / 150, abs=1)  # inches as a browser counts them
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00_toy.png", "00_toy.svg"] and not plt.get_fignums()
 
 
