@@ -282,10 +282,7 @@ def show(fig: Figure, alt: str, name: str | None = None, folder: Path = Path("fi
     """
     from IPython.display import HTML, display
 
-    if name is None:
-        data = _rendered(fig, "png")
-    else:
-        data = save(fig, name, folder)[0].read_bytes()
+    data = save(fig, name, folder)[0].read_bytes() if name else _rendered(fig, "png")
     plt.close(fig)  # otherwise the notebook shows it a second time, without its text
     width = round(Image.open(io.BytesIO(data)).width * 96 / DPI)  # a browser's usual size, and sharp when enlarged
     source = "data:image/png;base64," + base64.b64encode(data).decode()

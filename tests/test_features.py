@@ -295,3 +295,13 @@ def test_channel_statistics_are_numpys():
     assert np.allclose(std.flatten()[:2], exact.std((0, 2, 3))[:2], rtol=1e-4)
     assert 0 < std[2] < 1e-3  # small, not zero
     assert torch.equal(features.channel_statistics()[0], mean)
+
+
+def test_a_gpu_computes_features_without_tf32(tiny, samples, tmp_path, monkeypatch):
+    backbone, seen = Backbone(tiny(features__runtime="torch").features), []
+    forward = Backbone.forward
+    monkeypatch.setattr(
+        Backbone, "forward", lambda self, x: (seen.append(torch.backends.cudnn.allow_tf32), forward(self, x))[1]
+    )
+    extract(samples[:2], backbone, tmp_path, progress=False)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32  # as it was

@@ -436,9 +436,7 @@ def _write(folder: Path, settings: dict) -> None:
             files[folder / name / "ground_truth" / kind / f"{i:03d}_mask.png"] = mask
         for path, pixels in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(
-                path, compress_level=1
-            )  # more takes half of the time and saves 5 % of the size
+            Image.fromarray(pixels).save(path, compress_level=1)  # higher levels: 5 % smaller, half as fast in all
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy and the PNG encoder leave Python's lock to the others
         list(pool.map(draw, jobs))
