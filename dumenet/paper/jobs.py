@@ -85,19 +85,26 @@ RECIPES = {  # judged on `data.validation_class`, never on test images
 }  # fmt: skip
 
 
-ABLATIONS = {  # one change each; memory mode and what the decoder reads are crossed, since the argument is about both
+ABLATIONS = {  # memory mode and what the decoder reads, crossed: the argument is about the two together
     "default": network(), "default, spread": network(**SPREAD),
     **{f"memory {m}, decoder reads {r}": network(memory_mode=m, decoder_reads=r)
-       for m in ("none", "channel", "spatial", "both") for r in ("memory", "encoder") if (m, r) != ("both", "memory")},
-    **{f"fusion {f}": network(fusion_mode=f)
-       for f in ("add", "multiply", "gate", "attention", "add_linear", "weighted_sum")},
-    **{f"{m} slots": network(channel_memory_size=m, spatial_memory_size=m) for m in (16, 64, 1024)},
-    "spatial layout released": network(spatial_layout="released"),
-    "dot product for SSIM": network(spatial_similarity="dot"),
-    "target raw": network(target="raw"), "target sigmoid": network(target="sigmoid"),
-    "neck cbam": network(neck="cbam"), "neighbour mask": network(**MASK), "no jitter": network(jitter=0.0),
+       for m, r in (("none", "memory"),  # which is what the encoder gives: reading that is the same network
+                    ("channel", "memory"), ("channel", "encoder"), ("spatial", "memory"), ("spatial", "encoder"),
+                    ("both", "encoder"))},
 }  # fmt: skip
-LEVELS, ALL = (0.0, 0.05, 0.1, 0.2), {"holdout": 0.0}  # the same normal images for every method and level
+THIRD = {"steps": 800}  # of the default budget: enough to compare many columns
+choice = functools.partial(network, train=THIRD)
+CHOICES = {  # one change each
+    "default": choice(), "default, spread": choice(**SPREAD),
+    **{f"fusion {f}": choice(fusion_mode=f)
+       for f in ("add", "multiply", "gate", "attention", "add_linear", "weighted_sum")},
+    **{f"{m} slots": choice(channel_memory_size=m, spatial_memory_size=m) for m in (16, 64, 1024)},
+    "spatial layout released": choice(spatial_layout="released"),
+    "dot product for SSIM": choice(spatial_similarity="dot"),
+    "target raw": choice(target="raw"), "target sigmoid": choice(target="sigmoid"),
+    "neck cbam": choice(neck="cbam"), "neighbour mask": choice(**MASK), "no jitter": choice(jitter=0.0),
+}  # fmt: skip
+LEVELS, ALL = (0.0, 0.1, 0.2), THIRD | {"holdout": 0.0}  # the same normal images for every method and level
 CONTAMINATION = {  # one test set for all levels: see `dumenet.data.contaminate`
     f"{name}, {level:.0%}": column._replace(data={"contamination": level, "contamination_reserve": LEVELS[-1]})
     for name, column in {
@@ -134,8 +141,9 @@ class Table(NamedTuple):
 TABLES = {
     "mvtec": Table("mvtec_ad", "factory", MVTEC), "cifar": Table("cifar10", "digits", CIFAR),
     "recipe": Table(None, "digits", RECIPES), "ablations": Table(None, "factory", ABLATIONS),
-    "contamination": Table(None, "factory", CONTAMINATION), "epochs": Table(None, "factory", EPOCHS),
-    "shortfall": Table("mvtec_ad", "factory", SHORTFALL), "backbones": Table(None, "factory", BACKBONES),
+    "choices": Table(None, "factory", CHOICES), "contamination": Table(None, "factory", CONTAMINATION),
+    "epochs": Table(None, "factory", EPOCHS), "shortfall": Table("mvtec_ad", "factory", SHORTFALL),
+    "backbones": Table(None, "factory", BACKBONES),
 }  # fmt: skip
 
 
