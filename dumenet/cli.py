@@ -341,7 +341,7 @@ FLAG: dict[str, Any] = {"action": "store_true"}
 CHECKPOINT, DATA = _path(), '"factory", "digits", "elpv", or a folder or CSV (MVTec-AD and others, CIFAR-10)'
 DATA_OPTIONS = {"--data": {"help": DATA}, "--category": ONE_OR_MORE | {"help": 'category names, or "all"'}}
 SET: dict[str, Any] = ONE_OR_MORE | {"default": [], "metavar": "KEY=VALUE"}
-TABLES = "mvtec, cifar, recipe, epochs, ablations, choices, contamination, shortfall, backbones"
+TABLES = "mvtec, cifar, recipe, epochs, ablations, choices, contamination, growth, shortfall, backbones"
 COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it does, function, arguments
     "data": ("make, check or index a data set", None, {}),
     "data make": ("generate the embedded factory data set (MVTec layout)", _data_make, {

@@ -127,6 +127,15 @@ BACKBONES = {  # the paper's is EfficientNet-B4; these are the ones whose weight
     f"Lite{k}{title}": Column("dumenet", {"features": {"backbone": f"tf_efficientnet_lite{k}"}, "evaluation": error})
     for k in (0, 1, 2) for title, error in (("", {"error": "norm"}), (", spread", SPREAD))
 }  # fmt: skip
+LENGTHS = (240, 800, 2400, 7200)  # steps; each is a training of its own, whose learning rate ends where it ends
+GROWTH = {
+    f"{name}, {steps:,} steps": network(method, {"steps": steps}, **more)
+    for name, method, more in (
+        ("DuMeNet", "dumenet", {}), ("DuMeNet, spread", "dumenet", SPREAD), ("UniAD", "uniad", MASK),
+        ("DuMeNet without memory", "dumenet", {"memory_mode": "none"}),
+        ("DuMeNet without memory, spread", "dumenet", {"memory_mode": "none"} | SPREAD),
+    ) for steps in LENGTHS
+}  # fmt: skip
 EPOCHS = {name: column._replace(watched=True) for name, column in MVTEC.items() if name in ("DuMeNet", "UniAD")}
 
 
@@ -142,8 +151,8 @@ TABLES = {
     "mvtec": Table("mvtec_ad", "factory", MVTEC), "cifar": Table("cifar10", "digits", CIFAR),
     "recipe": Table(None, "digits", RECIPES), "ablations": Table(None, "factory", ABLATIONS),
     "choices": Table(None, "factory", CHOICES), "contamination": Table(None, "factory", CONTAMINATION),
-    "epochs": Table(None, "factory", EPOCHS), "shortfall": Table("mvtec_ad", "factory", SHORTFALL),
-    "backbones": Table(None, "factory", BACKBONES),
+    "growth": Table(None, "factory", GROWTH), "epochs": Table(None, "factory", EPOCHS),
+    "shortfall": Table("mvtec_ad", "factory", SHORTFALL), "backbones": Table(None, "factory", BACKBONES),
 }  # fmt: skip
 
 
