@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +27,7 @@ from scipy import stats
 from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 from dumenet.metrics import seed_interval
-from dumenet.paper.jobs import TABLES
-from dumenet.paper.tables import Row, by_seed, data_name, printed, rows
+from dumenet.paper.tables import Row, by_seed, printed, rows
 from dumenet.results import PaperValue, paper_table, plus_minus, read_results, runs, write_result
 
 HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
@@ -81,16 +79,14 @@ def together(verdicts: Iterable[str], parts: str = "in part") -> str:
 
 # --- evidence
 
-# data sets of real images, the one that is believed first: today's defaults, then older ones
-REAL, TEN = ("real5", "real"), ("cifar10-full", "cifar10")
+REAL = ("real5", "cifar10")  # data sets of real images
 
 
 def placed(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Table -> its runs on real images with one model for all categories."""
     found: dict[str, list[dict[str, Any]]] = {}
     for r in records:
-        data = TEN if TABLES[r["table"]].source == "digits" else REAL
-        if data_name(r) in data and r["setting"] == "unified":
+        if r["data"]["name"] in REAL and r["setting"] == "unified":
             found.setdefault(r["table"], []).append(r)
     return found
 
@@ -110,22 +106,13 @@ class Evidence:
     data: set[str] = field(default_factory=set)  # names of the data sets of the runs among them
 
     def runs(self, table: str, *columns: str) -> list[dict[str, Any]]:
-        """The records of a table, or of some of its columns, all on one data set: the first of `REAL` on which each
-        column (without any, DuMeNet) has two seeds, else the last that has all of them; NothingRun without any.
-        """
-        best: list[dict[str, Any]] = []
-        for data in (*REAL, *TEN):
-            found = [r for r in self.records.get(table, ()) if data_name(r) == data]
-            found = [r for r in found if not columns or r["column"] in columns]
-            seeds = Counter(column for column, _ in {(r["column"], r["seed"]) for r in found})
-            best = found if all(seeds[c] for c in columns) and found else best
-            if found and all(seeds[c] > 1 for c in columns or ("DuMeNet",)):
-                break
-        if not best:
+        """The records of a table, or of some of its columns; NothingRun without any of a column."""
+        found = [r for r in self.records.get(table, ()) if not columns or r["column"] in columns]
+        if not found or {r["column"] for r in found} < set(columns):
             raise NothingRun
-        self.used.update(r["files"]["results"] for r in best)
-        self.data.add(data_name(best[0]))
-        return best
+        self.used.update(r["files"]["results"] for r in found)
+        self.data |= {r["data"]["name"] for r in found}
+        return found
 
     def by_seed(self, table: str, column: str, minus: str | None = None, metric: str = "image_auroc") -> pd.Series:
         """Seed -> a column, or its difference to another, in percent, see `tables.by_seed`; NothingRun without any."""
@@ -314,9 +301,9 @@ def lesson(e: Evidence, lesson: str, values: Sequence[str], expected: float = 0,
     for name, value in e.measurement(lesson).items():
         m |= {name: value[-1] / value[0], "epochs": len(value) - 1} if isinstance(value, list) else {name: value}
     with contextlib.suppress(NothingRun):
-        change = e.by_seed("ablations", ablation, "default", "pixel_auroc")
+        change = e.by_seed("choices", ablation, "default", "pixel_auroc")
         said = f"({ablation}, {len(change)} seeds) pixel AUROC changes by {plus_minus(*seed_interval(change), 1, '+')}"
-        m["outcome"] = f"; in the table ablations {said} points"
+        m["outcome"] = f"; in the table choices {said} points"
     for name in values:
         yield Part(name, (Formatter().get_field(name, (), m)[0] - expected,), m)
 

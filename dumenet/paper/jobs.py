@@ -131,7 +131,7 @@ GROWTH = {
         ("DuMeNet without memory, spread", "dumenet", {"memory_mode": "none"} | SPREAD),
     ) for steps in LENGTHS
 }  # fmt: skip
-EPOCHS = {name: column._replace(watched=True) for name, column in MVTEC.items() if name in ("DuMeNet", "UniAD")}
+EPOCHS = {"DuMeNet": choice()._replace(watched=True), "UniAD": network("uniad", THIRD, **MASK)._replace(watched=True)}
 
 
 class Table(NamedTuple):

@@ -8,29 +8,22 @@ import math
 import shlex
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 
 from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 from dumenet.methods import METHODS
 from dumenet.metrics import METRICS, seed_interval
-from dumenet.paper.jobs import TABLES
-from dumenet.plots import save, table_figure
-from dumenet.results import (  # fmt: skip
-    PaperValue,
-    pair,
-    paper_results,
-    plus_minus,
-    read_results,
-    runs,
-    summary,
-    summary_by_row,
-)
+from dumenet.paper.jobs import LENGTHS, TABLES
+from dumenet.plots import panels, save, table_figure
+from dumenet.results import PaperValue, paper_results, plus_minus, read_results, runs, summary
 from dumenet.results import markdown as markdown_table
 from dumenet.run import Folders, Job
 
@@ -159,41 +152,34 @@ WORDS = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text("utf-8"
 TITLES, COMMITTED, REMARKS = (WORDS[key] for key in ("titles", "data", "remarks"))
 
 
-def data_name(record: dict[str, Any]) -> str:
-    """Name of a record's data set; all of CIFAR-10 is another than what was drawn of it."""
-    data = record["data"]
-    return "cifar10-full" if (data["name"], data.get("train")) == ("cifar10", 25_000) else data["name"]
-
-
 def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """Records of tables on the data sets COMMITTED by (table, data set, setting), in the order of the words."""
     found: dict[tuple[str, str, str], list[dict]] = {}
     for record in records:
-        if record.get("tag") == "table" and data_name(record) in COMMITTED:
-            found.setdefault((record["table"], data_name(record), record["setting"]), []).append(record)
+        if record.get("tag") == "table" and record["data"]["name"] in COMMITTED:
+            found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
     tables, data = list(TITLES), list(COMMITTED)
     return dict(sorted(found.items(), key=lambda item: (tables.index(item[0][0]), data.index(item[0][1]), item[0])))
 
 
-FOUR = ("bottle", "capsule", "screw", "transistor")  # of real5, those that the paper has too
+def growth(group: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
+    """Of the runs of the table growth: metric -> method -> for each of LENGTHS the means of its seeds, in percent."""
+    found = runs(group)
+    names = dict.fromkeys(c.rpartition(", ")[0] for c in TABLES["growth"].columns if c in set(found["row"]))
+    return {
+        METRICS[m]: {n: [by_seed(found, f"{n}, {k:,} steps", metric=m).tolist() for k in LENGTHS] for n in names}
+        for m in SHOWN[:2]
+    }
 
 
-def growth(records: Iterable[dict[str, Any]]) -> list[str]:
-    """The section of the runs tagged "growth": one model for real5 after more and more epochs; nothing without any."""
-    found = sorted((r for r in records if r.get("tag") == "growth"), key=lambda r: r["config"]["train"]["epochs"])
-    if not found:
-        return []
-    names = [
-        (f"memories: {r['config']['model']['memory_mode']}; error: {r['config']['evaluation']['error']}",
-         f"{r['config']['train']['epochs']} epochs") for r in found
-    ]  # fmt: skip
-    cells = summary_by_row(found, [" ".join(name) for name in names], FOUR)
-    columns = dict.fromkeys(epochs for _, epochs in names)
-    lines = [["image / pixel AUROC", *columns]]
-    for row in sorted({row for row, _ in names}):
-        lines.append([row, *(pair(cells, f"{row} {column}", "mean", SHOWN[:2]) for column in columns)])
-    links = ", ".join(f"[{i + 1}](../{r['files']['results']})" for i, r in enumerate(found))
-    return [WORDS["growth"], markdown_table(lines), "", f"Results files: {links}.", ""]
+def growth_table(made: Sequence[Row]) -> str:
+    """The means of the table growth: methods down, lengths across."""
+    cells = {(*r.column.rsplit(", ", 1), r.metric): plus_minus(r.ours, r.half) for r in made if r.part == "mean"}
+    names, lengths = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    lines = [["image / pixel AUROC", *lengths]]
+    for name in names:
+        lines.append([name, *(" / ".join(cells.get((name, k, m), "–") for m in SHOWN[:2]) for k in lengths)])
+    return markdown_table(lines) + "\n"
 
 
 def machine_name(record: dict[str, Any]) -> str:
@@ -227,16 +213,19 @@ def costs(group: Sequence[dict[str, Any]]) -> str:
     return markdown_table(lines)
 
 
-def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> tuple[str, dict[str, list[Row]]]:
-    """docs/TABLES.md, and the rows of each figure that it shows."""
-    records = list(records)
+def document(
+    records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]
+) -> tuple[str, dict[str, Callable[[], Figure]]]:
+    """docs/TABLES.md, and what draws each figure that it shows."""
     grouped = groups(records)
     opening = [("mvtec", "real5", setting) for setting in ("unified", "separate")]
     first = [costs(grouped[key]) + "\n" for key in opening if key in grouped]
-    lines, figures = [WORDS["head"], *first, WORDS["after"], *growth(records)], {}
+    lines, figures = [WORDS["head"], *first, WORDS["after"]], {}
     for (table, data, setting), group in grouped.items():
         made, name = rows(group, paper), f"table-{table}-{data}-{setting}"
-        figures[name] = made
+        figures[name] = partial(table_figure, made)
+        if table == "growth":
+            figures[name] = partial(panels, LENGTHS, growth(group), "steps of training", log=True)
         hours = sum(sum(r["seconds"].values()) for r in group) / 3600
         sizes = sorted({(r["data"]["train"], r["data"]["test"]) for r in group})
         machines = sorted({machine_name(r) for r in group})
@@ -248,14 +237,14 @@ def document(records: Iterable[dict[str, Any]], paper: Sequence[PaperValue]) -> 
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
             + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:",
-            "", f"```sh\n{group[-1]['command']}\n```", "",
+            "", f"```sh\n{group[-1]['command']}\n```", "", *([growth_table(made)] if table == "growth" else []),
             "<details><summary>By category, with files</summary>", "", markdown(made), files(group), "</details>", "",
         ]  # fmt: skip
-        if table == "ablations" and any(r["column"] == "default" for r in group):
+        if table in ("ablations", "choices"):
             lines += [versus(group, TABLES[table].columns, "default")]
-        alt = f"{TITLES[table]}, {data}: dots with intervals, crosses where the paper prints a value"
+        alt = f"{TITLES[table]}, {data}: dots, intervals where known, crosses where the paper prints a value"
         lines += [f"![{alt}]({name}.svg)", ""]
-    used = dict.fromkeys(r["method"] for group in groups(records).values() for r in group)
+    used = dict.fromkeys(r["method"] for group in grouped.values() for r in group)
     return "\n".join([*lines, *budgets(used)]) + "\n", figures
 
 
@@ -304,8 +293,8 @@ def main(home: Path = Path(".")) -> int:
     """`python -m dumenet.paper.tables`: docs/TABLES.md and its figures from the committed results."""
     try:
         text, figures = document(read_results(home / "data" / "results"), printed(home))
-        for name, made in figures.items():
-            save(table_figure(made), name, home / "docs", close=True)
+        for name, drawn in figures.items():
+            save(drawn(), name, home / "docs", close=True)
         write_atomic(home / "docs" / "TABLES.md", text.encode())
     except DumenetError as error:
         print(f"Cannot write the tables: {error}", file=sys.stderr)
