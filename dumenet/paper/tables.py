@@ -127,16 +127,21 @@ def by_seed(found: pd.DataFrame, row: str, minus: str | None = None, metric: str
     return (means[row] if minus is None else means[row] - means[minus]).dropna()
 
 
+def gain(found: pd.DataFrame, row: str, minus: str, metric: str = "image_auroc") -> str:
+    """`by_seed` in words: the mean difference ± half of its 95 % interval over seeds; a dash without any."""
+    seeds = by_seed(found, row, minus, metric)
+    return plus_minus(*seed_interval(seeds), sign="+") if len(seeds) else "–"
+
+
 def versus(records: Sequence[dict[str, Any]], columns: Iterable[str], reference: str) -> str:
     """Differences to the column `reference`, paired by seed, as a Markdown table: a row for each of the `columns`."""
     found = runs(records)
     metrics = [m for m in SHOWN if len(by_seed(found, reference, metric=m))]
     lines = [[f"minus {reference}", *(METRICS[m] for m in metrics), "seeds"]]
     for column in columns:
-        gains = [by_seed(found, column, reference, m) for m in metrics]
-        if column != reference and any(map(len, gains)):
-            texts = [plus_minus(*seed_interval(g), sign="+") if len(g) else "–" for g in gains]
-            lines.append([column, *texts, f"{max(map(len, gains))}"])
+        seeds = max(len(by_seed(found, column, reference, m)) for m in metrics)
+        if column != reference and seeds:
+            lines.append([column, *(gain(found, column, reference, m) for m in metrics), f"{seeds}"])
     return markdown_table(lines) + "\n"
 
 
@@ -160,6 +165,11 @@ def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list
             found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
     tables, data = list(TITLES), list(COMMITTED)
     return dict(sorted(found.items(), key=lambda item: (tables.index(item[0][0]), data.index(item[0][1]), item[0])))
+
+
+def committed(results: Path, table: str) -> list[dict[str, Any]]:
+    """The runs of a table on five real categories, one model for all of them, among the records in a folder."""
+    return groups(read_results(results, tag="table", table=table)).get((table, "real5", "unified"), [])
 
 
 def growth(group: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
