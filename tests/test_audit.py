@@ -198,11 +198,8 @@ def test_take_commits_a_measurement_and_writes_the_document(tmp_path, capsys):
     assert "Cannot write the audit" in capsys.readouterr().err
 
 
-def test_two_splits_are_not_two_seeds():
-    whole = [cifar("DuMeNet", 0, 0.6, (split,)) for split in ("{01234}", "{56789}")]
-    for record in whole:
-        record["data"] = {"name": "cifar10", "train": 25_000}
-    drawn = [cifar("DuMeNet", seed, 0.7) for seed in (0, 1)]
-    evidence = Evidence([], audit.placed([*whole, *drawn]), {})
-    assert evidence.runs("cifar", "DuMeNet") == drawn and evidence.data == {"cifar10"}
-    assert Evidence([], audit.placed(whole), {}).runs("cifar", "DuMeNet") == whole  # without any other
+def test_runs_of_some_columns_need_them_all(evidence):
+    e = replace(evidence, records=audit.placed([cifar("DuMeNet", 0, 0.6)]), used=set(), data=set())
+    assert len(e.runs("cifar", "DuMeNet")) == 1 and e.used == {"DuMeNet-0.json"} and e.data == {"cifar10"}
+    with pytest.raises(audit.NothingRun):
+        e.runs("cifar", "DuMeNet", "UniAD")

@@ -279,6 +279,7 @@ def test_a_difference_is_over_all_parts_of_a_seed():
     made = [record(c, 0, {p: v}) for c, by in values.items() for p, v in zip(("bottle", "tire"), by)]
     assert tables.by_seed(runs(made), "no jitter", "default").to_dict() == pytest.approx({0: -2.5})
     assert "| no jitter | -2.5 | 1 |" in tables.versus(made, values, "default")
+    assert tables.gain(runs(made), "no jitter", "default") == "-2.5"
     assert len(tables.by_seed(runs(made[:3]), "no jitter", "default")) == 0  # one part less
 
 
@@ -342,7 +343,7 @@ def test_every_number_of_the_document_leads_to_its_files():
     linked = re.findall(r"\]\(\.\./(data/results/[^)]+)\)", text)
     records = read_results(root / "data" / "results")
     shown = [r for group in tables.groups(records).values() for r in group]
-    committed = [r["files"]["results"] for r in shown + [r for r in records if r.get("tag") == "growth"]]
+    committed = [r["files"]["results"] for r in shown]
     assert sorted(linked) == sorted(committed) and all((root / file).is_file() for file in linked)
 
 
@@ -366,7 +367,17 @@ def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
     plt.close("all")
 
 
-def test_all_of_cifar10_is_another_data_set_than_what_was_drawn_of_it():
-    shown = [{"tag": "table", "table": "cifar", "setting": "unified", "data": {"name": "cifar10", "train": n}}
-             for n in (1500, 25_000)]  # fmt: skip
-    assert [key[1] for key in tables.groups(shown)] == ["cifar10-full", "cifar10"]
+def test_growth_has_a_place_for_each_length():
+    values = {("DuMeNet", "240"): (0.5, 0.7), ("DuMeNet", "2,400"): (0.8, 0.8), ("DuMeNet, spread", "2,400"): (0.9,)}
+    made = [
+        record(f"{name}, {steps} steps", seed, {"bottle": v, "tire": v}) | {"table": "growth"}
+        for (name, steps), by_seed in values.items() for seed, v in enumerate(by_seed)
+    ]  # fmt: skip
+    image, _ = tables.growth(made).values()
+    assert image == {
+        "DuMeNet": [pytest.approx([50, 70]), [], pytest.approx([80, 80]), []],
+        "DuMeNet, spread": [[], [], pytest.approx([90]), []],
+    }
+    head, _, norm, spread = tables.growth_table(tables.rows(made)).splitlines()[:4]
+    assert head.count("steps") == 2 and norm.startswith("| DuMeNet | 60.0 ±") and "| 80.0 ± 0.0 / –" in norm
+    assert spread == "| DuMeNet, spread | – / – | 90.0 / – |"

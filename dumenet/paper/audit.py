@@ -111,7 +111,7 @@ class Evidence:
         if not found or {r["column"] for r in found} < set(columns):
             raise NothingRun
         self.used.update(r["files"]["results"] for r in found)
-        self.data |= {r["data"]["name"] for r in found}
+        self.data.update(r["data"]["name"] for r in found)
         return found
 
     def by_seed(self, table: str, column: str, minus: str | None = None, metric: str = "image_auroc") -> pd.Series:
