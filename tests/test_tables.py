@@ -367,6 +367,16 @@ def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
     plt.close("all")
 
 
+def test_growth_takes_the_runs_of_other_tables():
+    data = {"tag": "table", "setting": "unified", "data": {"name": "real5"}}
+    made = [record("UniAD, 240 steps", 0, {"tire": 0.5}) | {"table": "growth"}, record("UniAD", 0, {"tire": 0.7})]
+    found = tables.groups([r | data for r in made])
+    assert [r["column"] for r in found["growth", "real5", "unified"]] == ["UniAD, 240 steps", "UniAD, 2,400 steps"]
+    assert [r["column"] for r in found["mvtec", "real5", "unified"]] == ["UniAD"]
+    assert set(tables.SAME) < set(TABLES["growth"].columns)
+    assert all(column in TABLES[table].columns for table, column in tables.SAME.values())
+
+
 def test_growth_has_a_place_for_each_length():
     values = {("DuMeNet", "240"): (0.5, 0.7), ("DuMeNet", "2,400"): (0.8, 0.8), ("DuMeNet, spread", "2,400"): (0.9,)}
     made = [
@@ -375,8 +385,8 @@ def test_growth_has_a_place_for_each_length():
     ]  # fmt: skip
     image, _ = tables.growth(made).values()
     assert image == {
-        "DuMeNet": [pytest.approx([50, 70]), [], pytest.approx([80, 80]), []],
-        "DuMeNet, spread": [[], [], pytest.approx([90]), []],
+        "DuMeNet": [pytest.approx([50, 70]), [], pytest.approx([80, 80])],
+        "DuMeNet, spread": [[], [], pytest.approx([90])],
     }
     head, _, norm, spread = tables.growth_table(tables.rows(made)).splitlines()[:4]
     assert head.count("steps") == 2 and norm.startswith("| DuMeNet | 60.0 ±") and "| 80.0 ± 0.0 / –" in norm

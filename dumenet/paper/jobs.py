@@ -122,7 +122,7 @@ BACKBONES = {  # the paper's is EfficientNet-B4; these are the ones whose weight
     f"Lite{k}{title}": Column("dumenet", {"features": {"backbone": f"tf_efficientnet_lite{k}"}, "evaluation": error})
     for k in (0, 1, 2) for title, error in (("", {"error": "norm"}), (", spread", SPREAD))
 }  # fmt: skip
-LENGTHS = (240, 800, 2400, 7200)  # steps; each is a training of its own, whose learning rate ends where it ends
+LENGTHS = (240, 800, 2400)  # steps; each is a training of its own, whose learning rate ends where it ends
 GROWTH = {
     f"{name}, {steps:,} steps": network(method, {"steps": steps}, **more)
     for name, method, more in (

@@ -157,19 +157,30 @@ WORDS = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text("utf-8"
 TITLES, COMMITTED, REMARKS = (WORDS[key] for key in ("titles", "data", "remarks"))
 
 
+SAME = {  # columns of the table growth that are columns of other tables: its committed runs are theirs
+    "DuMeNet, 2,400 steps": ("mvtec", "DuMeNet"), "DuMeNet, spread, 2,400 steps": ("mvtec", "DuMeNet, spread"),
+    "UniAD, 2,400 steps": ("mvtec", "UniAD"),
+    "DuMeNet without memory, 2,400 steps": ("ablations", "memory none, decoder reads memory"),
+}  # fmt: skip
+
+
 def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """Records of tables on the data sets COMMITTED by (table, data set, setting), in the order of the words."""
     found: dict[tuple[str, str, str], list[dict]] = {}
     for record in records:
         if record.get("tag") == "table" and record["data"]["name"] in COMMITTED:
             found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
+    if grown := found.get(("growth", "real5", "unified")):
+        for column, (table, other) in SAME.items():
+            same = [r for r in found.get((table, "real5", "unified"), ()) if r["column"] == other]
+            grown += [r | {"table": "growth", "column": column} for r in same]
     tables, data = list(TITLES), list(COMMITTED)
     return dict(sorted(found.items(), key=lambda item: (tables.index(item[0][0]), data.index(item[0][1]), item[0])))
 
 
 def committed(results: Path, table: str) -> list[dict[str, Any]]:
     """The runs of a table on five real categories, one model for all of them, among the records in a folder."""
-    return groups(read_results(results, tag="table", table=table)).get((table, "real5", "unified"), [])
+    return groups(read_results(results, tag="table")).get((table, "real5", "unified"), [])
 
 
 def growth(group: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
@@ -247,7 +258,7 @@ def document(
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
             + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:",
-            "", f"```sh\n{group[-1]['command']}\n```", "", *([growth_table(made)] if table == "growth" else []),
+            "", f"```sh\n{group[0]['command']}\n```", "", *([growth_table(made)] if table == "growth" else []),
             "<details><summary>By category, with files</summary>", "", markdown(made), files(group), "</details>", "",
         ]  # fmt: skip
         if table in ("ablations", "choices"):
