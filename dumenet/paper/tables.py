@@ -188,7 +188,9 @@ def growth(group: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[list[flo
     found = runs(group)
     names = dict.fromkeys(c.rpartition(", ")[0] for c in TABLES["growth"].columns if c in set(found["row"]))
     return {
-        METRICS[m]: {n: [by_seed(found, f"{n}, {k:,} steps", metric=m).tolist() for k in LENGTHS] for n in names}
+        f"{METRICS[m]}, %": {
+            n: [by_seed(found, f"{n}, {k:,} steps", metric=m).tolist() for k in LENGTHS] for n in names
+        }
         for m in SHOWN[:2]
     }
 
