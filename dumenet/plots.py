@@ -204,7 +204,7 @@ def dots(
     others, and would press them together, is written at the left edge instead, without its interval and single runs.
     """
     rows, known = np.arange(len(names)), [v for v in values if v is not None]
-    low, high = np.percentile(known, [10, 90]) if edge and known else (0, 0)
+    low, high = np.percentile(known, [25, 75]) if edge and known else (0, 0)  # Tukey's quartiles
     for band in sorted(bands, reverse=True):
         ax.axvspan(-band, band, color="0.5", alpha=0.18, linewidth=0)
     if bands:
