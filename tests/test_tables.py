@@ -15,6 +15,7 @@ from dumenet import run as running
 from dumenet.cli import main
 from dumenet.errors import DumenetError
 from dumenet.paper import tables
+from dumenet.paper.audit import placed
 from dumenet.paper.jobs import TABLES, plan, settings_of
 from dumenet.plots import table_figure
 from dumenet.results import PaperValue, paper_results, read_results, runs
@@ -356,7 +357,7 @@ def test_every_method_has_a_budget_to_show():
 
 
 def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
-    values = [90 + 0.1 * k for k in range(10)] + [20.0]
+    values = [90 + 0.1 * k for k in range(6)] + [20.0]  # one of seven: of 10 % to 90 % of them it is a part
     fig = table_figure(
         [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, None, None) for k, v in enumerate(values)]
     )
@@ -364,6 +365,22 @@ def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
     assert ax.get_xlim()[0] > 85 and [t.get_text() for t in ax.texts] == ["← 20"]
     said = [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, 95.0, v - 95) for k, v in enumerate(values)]
     assert table_figure(said).axes[0].get_xlim()[0] < 20  # beside the paper's values nothing is cut
+    plt.close("all")
+
+
+def test_a_users_part_of_cifar10_stands_beside_no_committed_run():
+    made = [{"tag": "table", "table": t, "setting": "unified", "data": {"name": "cifar10", "train": n}}
+            for t, n in (("cifar", 1500), ("cifar", 25_000), ("recipe", 1600))]  # fmt: skip
+    assert [r for group in tables.groups(made).values() for r in group] == made[1:]
+    assert [r for group in placed(made).values() for r in group] == made[1:]
+
+
+def test_lessons_find_their_tables():
+    home = Path(__file__).parents[1]
+    for name in ("ablations", "choices", "growth", "contamination", "epochs"):
+        assert len(tables.committed(home / "data" / "results", name)) > 5, name
+    _, figures = tables.document(read_results(home / "data" / "results"), [])
+    assert [ax.get_xlabel() for ax in figures["table-growth-real5-unified"]().axes] == ["steps of training"] * 2
     plt.close("all")
 
 

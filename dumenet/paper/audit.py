@@ -27,7 +27,7 @@ from scipy import stats
 from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 from dumenet.metrics import seed_interval
-from dumenet.paper.tables import Row, by_seed, printed, rows
+from dumenet.paper.tables import Row, by_seed, data_name, printed, rows
 from dumenet.results import PaperValue, paper_table, plus_minus, read_results, runs, write_result
 
 HOLDS, PART, NOT = "holds", "holds in part", "does not hold here"
@@ -86,7 +86,7 @@ def placed(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     """Table -> its runs on real images with one model for all categories."""
     found: dict[str, list[dict[str, Any]]] = {}
     for r in records:
-        if r["data"]["name"] in REAL and r["setting"] == "unified":
+        if data_name(r) in REAL and r["setting"] == "unified":
             found.setdefault(r["table"], []).append(r)
     return found
 

@@ -157,6 +157,13 @@ WORDS = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text("utf-8"
 TITLES, COMMITTED, REMARKS = (WORDS[key] for key in ("titles", "data", "remarks"))
 
 
+def data_name(record: dict[str, Any]) -> str:
+    """Name of a record's data set; a part of CIFAR-10 is another one, but for the table that chooses settings on it."""
+    data = record["data"]
+    part = data["name"] == "cifar10" and record["table"] != "recipe" and data.get("train", 25_000) < 25_000
+    return "a part of cifar10" if part else data["name"]
+
+
 SAME = {  # columns of the table growth that are columns of other tables: its committed runs are theirs
     "DuMeNet, 2,400 steps": ("mvtec", "DuMeNet"), "DuMeNet, spread, 2,400 steps": ("mvtec", "DuMeNet, spread"),
     "UniAD, 2,400 steps": ("mvtec", "UniAD"),
@@ -168,8 +175,8 @@ def groups(records: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list
     """Records of tables on the data sets COMMITTED by (table, data set, setting), in the order of the words."""
     found: dict[tuple[str, str, str], list[dict]] = {}
     for record in records:
-        if record.get("tag") == "table" and record["data"]["name"] in COMMITTED:
-            found.setdefault((record["table"], record["data"]["name"], record["setting"]), []).append(record)
+        if record.get("tag") == "table" and data_name(record) in COMMITTED:
+            found.setdefault((record["table"], data_name(record), record["setting"]), []).append(record)
     if grown := found.get(("growth", "real5", "unified")):
         for column, (table, other) in SAME.items():
             same = [r for r in found.get((table, "real5", "unified"), ()) if r["column"] == other]
