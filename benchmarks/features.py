@@ -1,13 +1,12 @@
 """Images per second from image files to cached features: hash, decode, resize, backbone, write.
 
-    python benchmarks/features.py                  # ONNX Runtime, and OpenVINO if installed, beside eager torch
+    python benchmarks/features.py                  # ONNX Runtime beside eager torch
     python benchmarks/features.py --device cuda    # torch on a GPU beside torch on the CPU
 
-EfficientNet-Lite0, stages at strides 2 to 16, 224 px, aligned to 14 x 14; 96 images of 256 px of the factory. An
+EfficientNet-Lite0, stages at strides 2 to 16, 224 px, aligned to 14 x 14; 96 images of 256 px of the factory. The
 engine's graph is exported before.
 """
 
-import importlib.util
 import statistics
 import tempfile
 from pathlib import Path
@@ -26,8 +25,6 @@ def main() -> None:
     args = arguments(__doc__, rounds=5, device="cpu")
     ours = ("ONNX Runtime", "onnx") if args.device == "cpu" else ("torch on a GPU", "torch")
     runtimes, count = dict([(BASELINE, "torch"), ours]), 4 if args.quick else 96
-    if args.device == "cpu" and importlib.util.find_spec("openvino") and not args.quick:  # an export takes ten seconds
-        runtimes["OpenVINO"] = "openvino"
     with tempfile.TemporaryDirectory() as folder:
         data = make_factory(Path(folder, "data"), train=-(-count // 6), test_good=0, per_defect=0)
         samples = open_dataset(data).train[:count]

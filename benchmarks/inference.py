@@ -1,13 +1,12 @@
-"""Milliseconds from an image file to its heatmap: inference engines beside eager torch, with both errors.
+"""Milliseconds from an image file to its heatmap: ONNX Runtime beside eager torch, with both errors; PaDiM, PatchCore.
 
-    python benchmarks/inference.py    # the extra `fast` is needed; OpenVINO is measured where it is installed
+    python benchmarks/inference.py    # the extra `fast` is needed
 
 From the file: decode, resize to 224 px, EfficientNet-Lite0 features, reconstruction, the error's length, anomaly map
-at image size, image score. The baseline decodes, then computes, in eager torch; the engines do as `dumenet predict`
-does, which decodes the next images while it computes.
+at image size, image score. The baseline decodes, then computes, in eager torch; the others do as `dumenet predict`
+does, which decodes the next images while it computes. PaDiM and PatchCore have their features from the same engine.
 """
 
-import importlib.util
 import statistics
 import tempfile
 from pathlib import Path
@@ -15,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from report import TINY, arguments, in_turn, publish
 
-from dumenet import engine
 from dumenet.config import make_config
 from dumenet.data import load_image, make_factory, read_ahead
 from dumenet.detector import Detector, load
 from dumenet.graph import export
 from dumenet.run import Folders, run
 
-BASELINE = "spread, eager torch (baseline)"
+BASELINE, OTHERS = "spread, eager torch (baseline)", ("padim", "patchcore")
+FEATURES = ("features__backbone", "features__weights", "features__image_size")  # of a quick try
 
 
 def at_once(detector: Detector, samples: list) -> np.ndarray:
@@ -47,14 +46,15 @@ def main() -> None:
         outcome = run(make_config(**TINY if args.quick else {}, **settings), Folders(home), progress=False)
         files, checkpoint = outcome.dataset.test[:many], home / outcome.record["files"]["checkpoint"]
         eager = load(checkpoint, "torch", "cpu")
+        features = {k: v for k, v in TINY.items() if k in FEATURES} if args.quick else {"features__runtime": "onnx"}
         runs = {BASELINE: lambda samples: at_once(eager, samples)}
         for error in ("mahalanobis", "norm"):
             export(checkpoint, home / f"{error}.onnx", error)
-            for runtime, (package, _) in engine.ENGINES.items():
-                if importlib.util.find_spec(package):
-                    detector = load(home / f"{error}.onnx", runtime)
-                    title = f"{'spread' if error == 'mahalanobis' else error}, {package}"
-                    runs[title] = lambda samples, detector=detector: ahead(detector, samples)
+        ours = {
+            "spread, onnxruntime": load(home / "mahalanobis.onnx"), "norm, onnxruntime": load(home / "norm.onnx"),
+            **{f"{name}, onnxruntime": Detector(name, **features).fit(data / "connector") for name in OTHERS},
+        }  # fmt: skip
+        runs |= {title: lambda samples, detector=detector: ahead(detector, samples) for title, detector in ours.items()}
         expected = runs[BASELINE](files)
         seconds, ms = {}, {}
         for n, rounds in ((1, args.rounds), (many, -(-args.rounds // 3))):

@@ -375,7 +375,7 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "images": _path(text="an image or a folder"), "--out": _path("build/predictions"),
         "--category": {"default": "all", "help": "of the images (default: found for each)"},
         "--device": {"default": "auto", "help": "of the runtime torch"},
-        "--runtime": {"choices": ("torch", "onnx", "openvino"),
+        "--runtime": {"choices": ("torch", "onnx"),
                       "help": "what computes (default: torch, or onnx for an exported file)"},
         "--threshold": {"type": float, "help": "of the score, instead of the checkpoint's own"},
         "--save": ONE_OR_MORE | {"default": [], "choices": ("map", "mask", "overlay"),

@@ -290,10 +290,10 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
     """The detector of a checkpoint, or of a file that `dumenet export` wrote.
 
     Args:
-        runtime: "torch", "onnx" or "openvino"; maps are equal to 1e-3. By default an exported file is run by ONNX
+        runtime: "torch" or "onnx"; maps are equal to 1e-3. By default an exported file is run by ONNX
             Runtime, and a checkpoint too if it was exported before and no device is asked for, else by torch. For an
             engine a checkpoint is exported into build/export, unless that was done before.
-        device: of torch; engines run on the CPU.
+        device: of torch; ONNX Runtime runs on the CPU.
 
     Raises:
         DumenetError: the file is missing, damaged or foreign, or the runtime's package is not installed.
@@ -305,7 +305,7 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
         raise unknown("runtime", runtime, engine.RUNTIMES)
     if runtime == "torch":
         if path.suffix == ".onnx":
-            raise DumenetError(f"{path} is for the runtimes {', '.join(engine.ENGINES)}; torch runs a checkpoint.")
+            raise DumenetError(f"{path} is for the runtime onnx; torch runs a checkpoint.")
         from dumenet.checkpoint import load_backbone, load_checkpoint
 
         trained, detector = load_checkpoint(path, device), Detector()
@@ -331,7 +331,7 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
         detector.pixel_range = config.data.pixel_range
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DumenetError(f"{path} holds features and no detector: write one with `dumenet export`.") from None
-    session = engine.Engine(content, runtime)
+    session = engine.Engine(content)
     detector.compute = lambda images, category: tuple(session(images=images, category=category))
     return detector
 
@@ -346,10 +346,8 @@ def _graph_of(checkpoint: Path) -> Path:
 
 
 def _of_method(method: "Method", images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of another method, which has no categories; its features are not kept."""
-    with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
-        method.settings = replace(method.settings, cache=Path(cache))
-        scores = method.score([Sample(str(i), "", "good", image) for i, image in enumerate(images)])
+    """Of another method, which has no categories."""
+    scores = method.score_arrays(images)
     return scores.maps, scores.image, np.full(len(images), -1)
 
 

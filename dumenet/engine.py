@@ -1,5 +1,4 @@
-"""Networks as ONNX graphs, and the inference engines that run them on the CPU. Knows torch modules and files, no data
-set.
+"""Networks as ONNX graphs, and ONNX Runtime, which runs them on the CPU. Knows torch modules and files, no data set.
 
 The file is an ordinary ONNX model whose metadata hold plain values and a checksum of everything. Inputs and outputs
 have one row for each image, as many as wanted.
@@ -14,7 +13,6 @@ import json
 import logging
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra `fast`
+RUNTIMES = ("torch", "onnx")  # what computes: torch, or this engine
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -37,7 +36,7 @@ Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # of one image: input
 
 
 def package(name: str) -> ModuleType:
-    """A package of the extra `fast` or `openvino`.
+    """A package of the extra `fast`.
 
     Raises:
         DumenetError: it is not installed.
@@ -48,7 +47,7 @@ def package(name: str) -> ModuleType:
         name = name.partition(".")[0]
         raise DumenetError(
             f"This needs the package {name}, which is not installed: "
-            f"pip install -e '.[{'fast,openvino' if name == 'openvino' else 'fast'}]', or use the runtime torch."
+            "pip install -e '.[fast]', or use the runtime torch."
         ) from None
 
 
@@ -129,32 +128,29 @@ class Engine:
     than sharing an image's work, and no output depends on an image's batch-mates.
     """
 
-    def __init__(self, content: bytes, runtime: str):
-        if runtime not in ENGINES:
-            raise unknown("runtime with an engine", runtime, ENGINES)
-        package(ENGINES[runtime][0])
+    def __init__(self, content: bytes):
+        package("onnxruntime")
         torch = sys.modules.get("torch")
         usual = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         self.threads = torch.get_num_threads() if torch else usual
-        self._content, self._runtime = content, runtime
+        self._content = content
 
-    def _start(self, streams: int, threads: int) -> Run:
-        name, start = ENGINES[self._runtime]
+    def _start(self, threads: int) -> Run:
         try:
-            return start(self._content, streams, threads)
+            return _session(self._content, threads)
         except Exception as error:  # an older engine than the graph, or a damaged installation
             detail = " ".join(str(error).split())[:200]
             raise DumenetError(
-                f"{name} cannot run this graph ({detail}): install a newer one, or use the runtime torch."
+                f"onnxruntime cannot run this graph ({detail}): install a newer one, or use the runtime torch."
             ) from None
 
     @cached_property
     def _one(self) -> Run:
-        return self._start(1, self.threads)
+        return self._start(self.threads)
 
     @cached_property
     def _many(self) -> tuple[Run, ThreadPoolExecutor]:
-        return self._start(self.threads, 1), ThreadPoolExecutor(self.threads, "engine")
+        return self._start(1), ThreadPoolExecutor(self.threads, "engine")
 
     def __call__(self, **inputs: np.ndarray) -> list[np.ndarray]:
         """The graph's inputs by name, each with B rows, to its outputs, each with B rows."""
@@ -165,7 +161,7 @@ class Engine:
         return [np.concatenate(parts) for parts in zip(*pool.map(run, rows))]
 
 
-def _onnxruntime(content: bytes, streams: int, threads: int) -> Run:
+def _session(content: bytes, threads: int) -> Run:
     """A function of one image, to be called from as many threads as wanted; `threads` for each call."""
     onnxruntime = package("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -179,25 +175,3 @@ def _onnxruntime(content: bytes, streams: int, threads: int) -> Run:
         content, options, providers=["CPUExecutionProvider"], disabled_optimizers=slow
     )
     return lambda inputs: session.run(None, inputs)
-
-
-def _openvino(content: bytes, streams: int, threads: int) -> Run:
-    """As `_onnxruntime`, for at most `streams` calls at once."""
-    core = package("openvino").Core()
-    model = core.read_model(content)
-    model.reshape({p.get_any_name(): [1, *p.partial_shape[1:]] for p in model.inputs})
-    options = {"INFERENCE_NUM_THREADS": streams * threads, "NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(model, "CPU", options | {"ENABLE_CPU_PINNING": False})  # or two could share a core
-    own = threading.local()  # a request serves one call at a time
-
-    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        found = own.request.infer(inputs)
-        return [found[i].copy() for i in range(len(found))]
-
-    return run
-
-
-ENGINES = {"onnx": ("onnxruntime", _onnxruntime), "openvino": ("openvino", _openvino)}  # name: its package, its start
-RUNTIMES = ("torch", *ENGINES)  # torch itself needs no engine

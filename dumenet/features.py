@@ -287,7 +287,7 @@ def extract(
         with FileLock(folder / "lock"):  # a second process waits, and finds them here
             first = {file: i for i, file in reversed(list(enumerate(files)))}  # a duplicate runs once
             todo = sorted(i for file, i in first.items() if not keep(file))
-            run = _runner(backbone, folder, len(todo)) if todo else None
+            run = runner(backbone, folder, len(todo)) if todo else None
             bar = progress_bar(None, f"features ({backbone.config.backbone})", len(todo), show=progress and bool(todo))
             with bar, closing(read_ahead(read, todo, backbone.config.batch_size)) as batches:
                 for batch, images in batches:
@@ -313,9 +313,9 @@ def _read(file: Path) -> np.ndarray:
         return content["features"]
 
 
-def _runner(backbone: Backbone, folder: Path, images: int) -> Callable[[np.ndarray], np.ndarray]:
+def runner(backbone: Backbone, folder: Path, images: int = 0) -> Callable[[np.ndarray], np.ndarray]:
     """From uint8 images (B, S, S, 3) to features (B, C, H, W) by the backbone's runtime; its graph is kept in
-    `folder`.
+    `folder`, and made there if that pays for so many images.
     """
     path, device, runtime = folder / "backbone.onnx", backbone.mean.device, backbone.config.runtime
     if runtime == "auto":
@@ -323,7 +323,7 @@ def _runner(backbone: Backbone, folder: Path, images: int) -> Callable[[np.ndarr
         runtime = "onnx" if wanted and all(map(importlib.util.find_spec, PACKAGES)) else "torch"
     if runtime != "torch":
         try:
-            engine = Engine(_graph(backbone, path), runtime)
+            engine = Engine(_graph(backbone, path))
             return lambda images: engine(images=images)[0]
         except DumenetError:  # a network that cannot be exported
             if backbone.config.runtime != "auto":

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from conftest import TINY, photos
 from PIL import Image
 
 import dumenet
+from dumenet.engine import PACKAGES
 from dumenet.errors import DumenetError
+from dumenet.features import Backbone
 
 SETTINGS = {f"{section}__{key}": value for section, group in TINY.items() for key, value in group.items()}
 
@@ -107,6 +110,20 @@ def test_other_methods_too(photographs, tmp_path):
     assert padim.categories == [] and padim.thresholds.keys() == {"all"}
     with pytest.raises(DumenetError, match="There is no checkpoint to save: only a fitted or loaded dumenet"):
         padim.save(tmp_path / "padim.pt")
+
+
+def test_another_method_judges_by_the_engine_that_made_its_features(photographs):
+    for package in PACKAGES:
+        pytest.importorskip(package)
+    settings = {f"features__{k}": TINY["features"][k] for k in ("backbone", "weights", "image_size")}
+    torchs, engines = (
+        dumenet.Detector("patchcore", features__runtime=runtime, **settings).fit(photographs / "bolt")
+        for runtime in ("torch", "onnx")
+    )
+    with patch.object(Backbone, "forward", side_effect=AssertionError("computed by torch, or exported twice")):
+        found = engines.predict(photographs / "bolt" / "test" / "hole")
+    for result, expected in zip(found, torchs.predict(photographs / "bolt" / "test" / "hole"), strict=True):
+        assert result.score == pytest.approx(expected.score, rel=1e-3)
 
 
 def test_what_it_cannot_do_it_says(fitted, tmp_path):

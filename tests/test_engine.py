@@ -1,7 +1,6 @@
 """Exported graphs and the engines that run them: the same numbers as torch, damaged files refused, images read ahead.
 
-Where OpenVINO or the packages of the extra `fast` are absent, what needs them is skipped: use pip install -e
-'.[fast,openvino]'.
+Where the packages of the extra `fast` are absent, what needs them is skipped: use pip install -e '.[fast]'.
 """
 
 import importlib.util
@@ -39,11 +38,6 @@ from dumenet.train import train
 ROOT = Path(__file__).resolve().parents[1]
 ABSENT = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
 fast = pytest.mark.skipif(bool(ABSENT), reason=f"absent: {', '.join(ABSENT)}; pip install -e '.[fast]'")
-openvino = pytest.mark.skipif(
-    bool(ABSENT) or not importlib.util.find_spec("openvino"),
-    reason="openvino is absent; by choice: pip install -e '.[fast,openvino]'",
-)
-OPENVINO = pytest.param("openvino", marks=openvino)
 SMALL = {"features__backbone": "test_resnet", "features__stages": (0, 1)}  # exported in a sixth of mobilenet's time
 
 
@@ -101,7 +95,7 @@ def test_without_the_packages_a_sentence_says_what_to_install(tiny, samples, tmp
     monkeypatch.setitem(sys.modules, "onnx", sys.modules.get("onnx") or nn)  # there, whatever this machine has
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(DumenetError, match=r"needs the package onnxscript, .* pip install -e '.\[fast\]'"):
-        extract(samples, Backbone(tiny(features__runtime="openvino").features), tmp_path, progress=False)
+        extract(samples, Backbone(tiny(features__runtime="onnx").features), tmp_path, progress=False)
 
 
 # --- reading ahead
@@ -141,11 +135,10 @@ def exported(checkpoint):
 
 
 @fast
-@pytest.mark.parametrize("runtime", ["onnx", OPENVINO])
-def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported, runtime):
+def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported):
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     images.setflags(write=False)  # as Pillow's are
-    torchs, found = load(checkpoint), load(exported, runtime)
+    torchs, found = load(checkpoint), load(exported, "onnx")
     assert found.size == torchs.size == (64, 64) and found.thresholds == torchs.thresholds
     assert found.categories == torchs.categories == ["bolt", "felt"] and found.normal == torchs.normal
     for given in (-1, 1):  # found, and given
@@ -216,7 +209,7 @@ def test_every_kind_of_network_becomes_a_graph(tiny, make_features, tmp_path, se
     inputs = example(8) | {"category": torch.full((2,), -1)}
     engine.export(module, inputs, OUTPUTS, {}, tmp_path / "g.onnx")
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
-    run = Engine(engine.read(tmp_path / "g.onnx")[0], "onnx")
+    run = Engine(engine.read(tmp_path / "g.onnx")[0])
     maps, scores, categories = run(images=images, category=np.full(3, -1))
     with torch.no_grad():  # one by one, as the engine does: in the released layout images of a batch see each other
         expected = [module(torch.tensor(image[None]), found) for image in images]
@@ -245,7 +238,7 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "image.png").write_bytes(b"")
     sentences = {
-        "predict model.onnx image.png --runtime torch": "is for the runtimes onnx, openvino; torch runs a checkpoint",
+        "predict model.onnx image.png --runtime torch": "is for the runtime onnx; torch runs a checkpoint",
         "export none.pt": "No checkpoint at",
         "predict model.onnx image.png": "model.onnx (No such file or directory): write it with `dumenet export`",
         "predict none.pt image.png --runtime onnx": "No checkpoint at",
@@ -258,14 +251,13 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
 
 
 @fast
-@pytest.mark.parametrize("runtime", ["onnx", OPENVINO])
-def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported, tree, tmp_path, monkeypatch, runtime):
+def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported, tree, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     export = Mock(side_effect=lambda _, path: write_atomic(path, exported.read_bytes()))  # takes no seconds
     monkeypatch.setattr("dumenet.graph.export", export)
     torchs, first, again = (
         predict(checkpoint, tree / "felt" / "test", tmp_path / "out", runtime=name)
-        for name in ("torch", runtime, runtime)
+        for name in ("torch", "onnx", "onnx")
     )
     export.assert_called_once()
     assert load(checkpoint).trained is None and load(checkpoint, device="cpu").trained  # the graph, since it is there
@@ -327,9 +319,6 @@ def test_what_cannot_be_exported_says_so(tmp_path):
 
 
 @fast
-@pytest.mark.parametrize("runtime", ["onnx", OPENVINO])
-def test_what_an_engine_cannot_run_says_so(runtime):
-    with pytest.raises(
-        DumenetError, match=f"{engine.ENGINES[runtime][0]} cannot run this graph .*: install a newer one"
-    ):
-        Engine(b"no graph", runtime)(images=np.zeros((1, 8, 8, 3), np.uint8))
+def test_what_an_engine_cannot_run_says_so():
+    with pytest.raises(DumenetError, match="onnxruntime cannot run this graph .*: install a newer one"):
+        Engine(b"no graph")(images=np.zeros((1, 8, 8, 3), np.uint8))

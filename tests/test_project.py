@@ -43,7 +43,7 @@ def test_examples_in_docstrings(name):
 
 
 BY_CHOICE = {  # neither `make install` nor environment.yml takes them
-    "backbones", "book", "openvino", "solar", "teaching", "tensorboard",
+    "backbones", "book", "solar", "teaching", "tensorboard",
 }  # fmt: skip
 
 

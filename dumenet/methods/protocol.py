@@ -1,6 +1,6 @@
 """What the methods of the tables share: settings, one way to score, and the steps that several of them take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from dumenet.checkpoint import pick_device
 from dumenet.config import PLACE, FeatureConfig, Settings
 from dumenet.data import Sample, load_image
 from dumenet.errors import DumenetError
-from dumenet.features import Backbone, Features, extract
+from dumenet.features import Backbone, Features, extract, runner
 from dumenet.score import Scores, upsample
 
 Own = TypeVar("Own", bound="Common")
@@ -65,11 +65,17 @@ class Method:
         """Image scores (B,) and anomaly maps (B, S, S) of one batch, tensors or arrays."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def score(self, test: Sequence[Sample]) -> Scores:
         """Image scores (n,) and anomaly maps (n, S, S) at the images' size; larger is more anomalous."""
-        judged = [[torch.as_tensor(x).cpu() for x in self.judge(b.to(self.device))] for b in self._batches(test)]
-        return Scores(*(torch.cat(part).numpy() for part in zip(*judged)))
+        return Scores(*map(np.concatenate, zip(*map(self._judged, self._batches(test)))))
+
+    def score_arrays(self, images: np.ndarray) -> Scores:
+        """As `score`, of one batch of images (B, S, S, 3) uint8 of the settings' size; nothing is kept of them."""
+        return Scores(*self._judged(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255))
+
+    @torch.no_grad()
+    def _judged(self, batch: Tensor) -> list[np.ndarray]:
+        return [torch.as_tensor(x).cpu().numpy() for x in self.judge(batch.to(self.device))]
 
     def _batches(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
         return images_of(samples, self.settings.features.image_size, self.at_once)
@@ -102,6 +108,14 @@ class FeatureMethod(Method):
     def features(self, samples: Sequence[Sample]) -> Features:
         """Of images, from the cache."""
         return extract(samples, self.backbone, self.settings.cache, self.settings.progress)
+
+    @cached_property
+    def _run(self) -> Callable[[np.ndarray], np.ndarray]:
+        return runner(self.backbone, Path(self.settings.cache, self.backbone.key))
+
+    def score_arrays(self, images: np.ndarray) -> Scores:
+        """See `Method`; by the engine if `fit` made the features by it."""
+        return Scores(*self._judged(torch.from_numpy(self._run(images))))
 
     def _batches(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
         return self.features(samples).batches(self.at_once)
