@@ -308,7 +308,8 @@ def merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
             merged[section] = {}
         if not isinstance(merged[section], dict):
             raise DumenetError(f"config.{section} must be a mapping of settings, not {shown(merged[section])}.")
-        for other in {"steps", "epochs"} - {key} if dotted in ("train.steps", "train.epochs") else ():
+        budget = dotted in ("train.steps", "train.epochs") and value is not None
+        for other in {"steps", "epochs"} - {key} if budget else ():
             merged[section] = {k: v for k, v in merged[section].items() if k != other}  # the budget is one of them
         merged[section][key] = value
     return merged

@@ -49,6 +49,7 @@ def test_the_budget_is_steps_or_epochs_and_the_later_one_counts():
     assert (paper.steps, paper.epochs, paper.lr) == (7, None, 1e-4)
     values = load_config(CONFIGS / "cifar10.yaml")
     assert config_from_dict(merge(values, {"train.steps": 9})).train.epochs is None
+    assert make_config(train__epochs=3, train__steps=None).train.epochs == 3  # None sets no budget
     assert merge({"train": {"steps": 5}}, {"train.epochs": 2}) == {"train": {"epochs": 2}}
     for both, says in (
         ({"steps": 1, "epochs": 1}, "are both set: the budget is one of them"),
