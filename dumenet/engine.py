@@ -136,13 +136,25 @@ class Engine:
         self._content = content
 
     def _start(self, threads: int) -> Run:
+        """A function of one image, to be called from as many threads as wanted; `threads` for each call."""
+        onnxruntime = package("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads wait actively within a call, and not after it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_free_dimension_override_by_name("batch", 1)
+        slow = ["SkipLayerNormFusion"]  # its kernel takes longer than what it replaces
         try:
-            return _session(self._content, threads)
+            session = onnxruntime.InferenceSession(
+                self._content, options, providers=["CPUExecutionProvider"], disabled_optimizers=slow
+            )
         except Exception as error:  # an older engine than the graph, or a damaged installation
             detail = " ".join(str(error).split())[:200]
             raise DumenetError(
                 f"onnxruntime cannot run this graph ({detail}): install a newer one, or use the runtime torch."
             ) from None
+        return lambda inputs: session.run(None, inputs)
 
     @cached_property
     def _one(self) -> Run:
@@ -159,19 +171,3 @@ class Engine:
             return self._one(rows[0])
         run, pool = self._many
         return [np.concatenate(parts) for parts in zip(*pool.map(run, rows))]
-
-
-def _session(content: bytes, threads: int) -> Run:
-    """A function of one image, to be called from as many threads as wanted; `threads` for each call."""
-    onnxruntime = package("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Threads wait actively within a call, and not after it.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_free_dimension_override_by_name("batch", 1)
-    slow = ["SkipLayerNormFusion"]  # its kernel takes longer than what it replaces
-    session = onnxruntime.InferenceSession(
-        content, options, providers=["CPUExecutionProvider"], disabled_optimizers=slow
-    )
-    return lambda inputs: session.run(None, inputs)
