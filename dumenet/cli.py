@@ -217,7 +217,7 @@ def _table(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> int:
     from dumenet.predict import predict
 
-    names = "checkpoint images out category device runtime threshold save format".split()
+    names = "checkpoint images out category device threshold save format".split()
     rows = predict(*(getattr(args, name) for name in names))
     verdicts, scores = [r.verdict for r in rows], args.out / f"scores.{args.format}"
     print(f"{', '.join(f'{verdicts.count(v)} {v}' for v in sorted(set(verdicts)))}: {scores}, heatmaps beside it.")
@@ -374,9 +374,7 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "checkpoint": _path(text="a checkpoint, or a file of `dumenet export`"),
         "images": _path(text="an image or a folder"), "--out": _path("build/predictions"),
         "--category": {"default": "all", "help": "of the images (default: found for each)"},
-        "--device": {"default": "auto", "help": "of the runtime torch"},
-        "--runtime": {"choices": ("torch", "onnx"),
-                      "help": "what computes (default: torch, or onnx for an exported file)"},
+        "--device": {"default": "auto", "help": "of torch, which runs a checkpoint"},
         "--threshold": {"type": float, "help": "of the score, instead of the checkpoint's own"},
         "--save": ONE_OR_MORE | {"default": [], "choices": ("map", "mask", "overlay"),
                                  "help": "write these too, at each photograph's own shape"},

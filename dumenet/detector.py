@@ -10,7 +10,6 @@
 that a verdict is there in a second.
 """
 
-import hashlib
 import inspect
 import math
 import tempfile
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from dumenet.features import Backbone
     from dumenet.methods import Method
 
-GRAPHS = Path("build/export")  # graphs of checkpoints, made when first asked for: safe to delete
 BATCH = 8  # images that an engine or a method gets at once
 HELD = 10  # of a method without thresholds of its own every tenth normal image is kept out, for them
 
@@ -286,41 +284,24 @@ class Detector:
             self.normal = {"all": scores}
 
 
-def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> Detector:
-    """The detector of a checkpoint, or of a file that `dumenet export` wrote.
+def load(path: str | Path, device: str = "auto") -> Detector:
+    """The detector of a checkpoint, which torch runs, or of a file that `dumenet export` wrote, which ONNX Runtime
+    runs on the CPU and without torch: maps are equal to 1e-3.
 
     Args:
-        runtime: "torch" or "onnx"; maps are equal to 1e-3. By default an exported file is run by ONNX
-            Runtime, and a checkpoint too if it was exported before and no device is asked for, else by torch. For an
-            engine a checkpoint is exported into build/export, unless that was done before.
-        device: of torch; ONNX Runtime runs on the CPU.
+        device: of torch.
 
     Raises:
-        DumenetError: the file is missing, damaged or foreign, or the runtime's package is not installed.
+        DumenetError: the file is missing, damaged or foreign, or ONNX Runtime is not installed.
     """
     path = Path(path)
-    graph = path if path.suffix == ".onnx" else _graph_of(path)
-    runtime = runtime or ("onnx" if path.suffix == ".onnx" or (device == "auto" and graph.exists()) else "torch")
-    if runtime not in engine.RUNTIMES:
-        raise unknown("runtime", runtime, engine.RUNTIMES)
-    if runtime == "torch":
-        if path.suffix == ".onnx":
-            raise DumenetError(f"{path} is for the runtime onnx; torch runs a checkpoint.")
+    if path.suffix != ".onnx":
         from dumenet.checkpoint import load_backbone, load_checkpoint
 
         trained, detector = load_checkpoint(path, device), Detector()
         detector._take(trained, load_backbone(trained))
         return detector
-    engine.package("onnx")
-    try:
-        content, metadata = engine.read(graph)
-    except DumenetError:
-        if graph == path:
-            raise
-        from dumenet.graph import export
-
-        export(path, graph)
-        content, metadata = engine.read(graph)
+    content, metadata = engine.read(path)
     detector = Detector.__new__(Detector)
     try:
         detector.categories = [str(name) for name in metadata["categories"]]
@@ -334,15 +315,6 @@ def load(path: str | Path, runtime: str | None = None, device: str = "auto") -> 
     session = engine.Engine(content)
     detector.compute = lambda images, category: tuple(session(images=images, category=category))
     return detector
-
-
-def _graph_of(checkpoint: Path) -> Path:
-    """Where the graph of a checkpoint lies, if it was exported."""
-    try:
-        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    except OSError:
-        digest = ""  # whoever loads it has a sentence for it
-    return GRAPHS / f"{digest[:16]}.onnx"
 
 
 def _of_method(method: "Method", images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:

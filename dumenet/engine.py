@@ -27,7 +27,6 @@ from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra `fast`
-RUNTIMES = ("torch", "onnx")  # what computes: torch, or this engine
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -47,7 +46,7 @@ def package(name: str) -> ModuleType:
         name = name.partition(".")[0]
         raise DumenetError(
             f"This needs the package {name}, which is not installed: "
-            "pip install -e '.[fast]', or use the runtime torch."
+            "pip install -e '.[fast]', or let torch compute (features.runtime=torch, or a checkpoint)."
         ) from None
 
 
@@ -86,7 +85,7 @@ def export(
         raise
     except Exception as error:  # of torch's exporter, whatever it met
         detail = " ".join(str(error).split())[:200]
-        raise DumenetError(f"This network cannot be exported to ONNX ({detail}): use the runtime torch.") from None
+        raise DumenetError(f"This network cannot be exported to ONNX ({detail}): use its checkpoint.") from None
     finally:
         logging.disable(level)
     texts = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
@@ -152,7 +151,8 @@ class Engine:
         except Exception as error:  # an older engine than the graph, or a damaged installation
             detail = " ".join(str(error).split())[:200]
             raise DumenetError(
-                f"onnxruntime cannot run this graph ({detail}): install a newer one, or use the runtime torch."
+                f"onnxruntime cannot run this graph ({detail}): install a newer one, or let torch compute "
+                "(features.runtime=torch, or a checkpoint)."
             ) from None
         return lambda inputs: session.run(None, inputs)
 

@@ -33,7 +33,6 @@ def predict(
     out: Path,
     category: str = "all",
     device: str = "auto",
-    runtime: str | None = None,
     threshold: float | None = None,
     save: Sequence[str] = (),
     form: str = "csv",
@@ -45,7 +44,7 @@ def predict(
     after its beginning and its SHA-256. The middle of its colours is the threshold, so colours compare across images.
 
     Args:
-        checkpoint, device, runtime: see `dumenet.load`.
+        checkpoint, device: see `dumenet.load`.
         category: of the images; "all" finds the category of each.
         threshold: of the score, instead of the checkpoint's own.
         save: what else to write for each image, at its own shape: "map" (32-bit float TIFF, in units of the score),
@@ -56,7 +55,7 @@ def predict(
         DumenetError: no checkpoint, no images, or a category that the checkpoint does not know.
     """
     images, out = Path(images), Path(out)
-    files, detector = list_images(images), load(checkpoint, runtime, device)
+    files, detector = list_images(images), load(checkpoint, device)
     if threshold is not None:
         detector.thresholds = {"all": threshold}
     root, rows, pending = images if images.is_dir() else images.parent, [], collections.deque()

@@ -26,7 +26,6 @@ from dumenet.detector import Detector, load
 from dumenet.engine import Engine
 from dumenet.errors import DumenetError
 from dumenet.features import Backbone, extract
-from dumenet.files import write_atomic
 from dumenet.graph import OUTPUTS, Graph
 from dumenet.metrics import image_score
 from dumenet.overlay import overlay
@@ -138,7 +137,7 @@ def exported(checkpoint):
 def test_maps_and_scores_of_an_engine_are_torchs(checkpoint, exported):
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     images.setflags(write=False)  # as Pillow's are
-    torchs, found = load(checkpoint), load(exported, "onnx")
+    torchs, found = load(checkpoint), load(exported)
     assert found.size == torchs.size == (64, 64) and found.thresholds == torchs.thresholds
     assert found.categories == torchs.categories == ["bolt", "felt"] and found.normal == torchs.normal
     for given in (-1, 1):  # found, and given
@@ -238,12 +237,10 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "image.png").write_bytes(b"")
     sentences = {
-        "predict model.onnx image.png --runtime torch": "is for the runtime onnx; torch runs a checkpoint",
         "export none.pt": "No checkpoint at",
         "predict model.onnx image.png": "model.onnx (No such file or directory): write it with `dumenet export`",
-        "predict none.pt image.png --runtime onnx": "No checkpoint at",
     }
-    for command, says in list(sentences.items())[: 2 if ABSENT else None]:
+    for command, says in list(sentences.items())[: 1 if ABSENT else None]:
         assert main(command.split()) == 2 and says in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["predict", "model.onnx", "image.png"]) == 2
@@ -251,17 +248,9 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
 
 
 @fast
-def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported, tree, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    export = Mock(side_effect=lambda _, path: write_atomic(path, exported.read_bytes()))  # takes no seconds
-    monkeypatch.setattr("dumenet.graph.export", export)
-    torchs, first, again = (
-        predict(checkpoint, tree / "felt" / "test", tmp_path / "out", runtime=name)
-        for name in ("torch", "onnx", "onnx")
-    )
-    export.assert_called_once()
-    assert load(checkpoint).trained is None and load(checkpoint, device="cpu").trained  # the graph, since it is there
-    for found, expected in zip([*first, *again], [*torchs, *torchs], strict=True):
+def test_predict_gives_the_same_verdicts_whatever_computes(checkpoint, exported, tree, tmp_path):
+    torchs, engines = (predict(path, tree / "felt" / "test", tmp_path / "out") for path in (checkpoint, exported))
+    for found, expected in zip(engines, torchs, strict=True):
         assert (found.name, found.verdict, found.category) == (expected.name, expected.verdict, expected.category)
         assert found.score == pytest.approx(expected.score, rel=1e-3)
 
@@ -313,7 +302,7 @@ def test_what_cannot_be_exported_says_so(tmp_path):
         def forward(self, images):
             return images.float() if images.float().mean() > 3 else images.float() + 1
 
-    with pytest.raises(DumenetError, match="cannot be exported to ONNX .*: use the runtime torch"):
+    with pytest.raises(DumenetError, match="cannot be exported to ONNX .*: use its checkpoint"):
         engine.export(Odd(), example(8), ("y",), {}, tmp_path / "odd.onnx")
     assert not (tmp_path / "odd.onnx").exists()
 
