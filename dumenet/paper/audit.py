@@ -101,9 +101,9 @@ class Evidence:
 
     paper: list[PaperValue]
     records: dict[str, list[dict]]  # see `placed`
-    measured: dict[str, dict]  # lesson 11: name of the measurement -> its numbers, and "file", where it is committed
+    measured: dict[str, dict]  # lesson 11: name of the measurement -> its numbers; "file" and "on" of a committed one
     used: set[str] = field(default_factory=set)  # files that were read since the last claim
-    data: set[str] = field(default_factory=set)  # names of the data sets of the runs among them
+    data: set[str] = field(default_factory=set)  # names of their data sets
 
     def runs(self, table: str, *columns: str) -> list[dict[str, Any]]:
         """The records of a table, or of some of its columns; NothingRun without any of a column."""
@@ -131,6 +131,7 @@ class Evidence:
         if name not in self.measured:
             raise NothingRun
         self.used.update({self.measured[name].get("file")} - {None})
+        self.data.update({self.measured[name].get("on")} - {None})
         return self.measured[name]
 
     def printed(self, table: str, metric: str) -> pd.DataFrame:
@@ -143,8 +144,10 @@ class Evidence:
 def gather(home: Path = Path(".")) -> Evidence:
     """The evidence in a checkout: the paper's tables, and the records that are tagged table or audit."""
     records = read_results(Path(home) / "data" / "results")
-    lessons = [(r, f"data/results/audit-{r['name']}.json") for r in records if r.get("tag") == "audit"]
-    measured = {k: v | {"file": file} for r, file in lessons for k, v in r["measured"].items()}
+    measured = {
+        k: v | {"file": f"data/results/audit-{r['name']}.json", "on": r["data"]["name"]}
+        for r in records if r.get("tag") == "audit" for k, v in r["measured"].items()
+    }  # fmt: skip
     counted = placed(r for r in records if r.get("tag") == "table")
     return Evidence(printed(home), counted, measured)
 
