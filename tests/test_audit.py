@@ -187,12 +187,13 @@ def test_the_document_is_what_the_committed_results_say(evidence):
 def test_take_commits_a_measurement_and_writes_the_document(tmp_path, capsys):
     (tmp_path / "data" / "results").mkdir(parents=True)
     (tmp_path / "data" / "paper_results.csv").write_bytes((ROOT / "data" / "paper_results.csv").read_bytes())
-    record = {"name": "toy", "tag": "11", "measured": {"query": {"described": 0, "released": 1}}, "schema": 1}
+    record = {"name": "toy", "tag": "11", "schema": 1, "data": {"name": "factory"}}
+    record |= {"measured": {"query": {"described": 0, "released": 1}}}
     path = tmp_path / "data" / "results" / "11-toy.json"
     path.write_text(json.dumps(record))
     assert audit.main(["--home", str(tmp_path), "--take", str(path)]) == 0
     text = (tmp_path / "docs" / "AUDIT.md").read_text(encoding="utf-8")
-    assert "output changes by 0 as described" in text and "../data/results/audit-toy.json" in text
+    assert "*factory*: output changes by 0 as described" in text and "../data/results/audit-toy.json" in text
     assert text == audit.document(audit.gather(tmp_path))
     assert audit.main(["--home", str(tmp_path), "--take", str(tmp_path / "none.json")]) == 2
     assert "Cannot write the audit" in capsys.readouterr().err
