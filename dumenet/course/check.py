@@ -622,9 +622,9 @@ def exercise_10_2(p):
 
 
 @exercise((5.0, 0.1), (0.3, 0.28), (1.0, 1.0), (0.9, 0.3), (0.5, 0.2))
-def exercise_11_1(gain, spread):
+def exercise_11_1(gain, deviation):
     def first(factor=2, quantile=lambda n: student.ppf(0.975, 2 * n - 2)):
-        return next(n for n in range(2, 999) if quantile(n) * spread * np.sqrt(factor / n) < gain)
+        return next(n for n in range(2, 999) if quantile(n) * deviation * np.sqrt(factor / n) < gain)
 
     return first(), {
         "with few runs the factor is Student's t, not 1.96": first(quantile=lambda n: 1.96),
