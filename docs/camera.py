@@ -9,7 +9,7 @@ from dumenet.errors import DumenetError
 
 detector, folder, judged = dumenet.load(sys.argv[1]), Path(sys.argv[2]), set()
 while True:
-    for path in sorted(set(folder.iterdir()) - judged):
+    for path in sorted(p for p in set(folder.iterdir()) - judged if p.is_file()):
         try:
             result = detector.predict(path)
         except DumenetError:  # half written: whole a moment later

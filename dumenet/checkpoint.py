@@ -56,7 +56,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-        raise DumenetError(f'This machine has no device {name!r}: use train.device "cpu" or "auto".') from None
+        raise DumenetError(f'This machine has no device {name!r}: use the device "cpu" or "auto".') from None
     return device
 
 
@@ -115,7 +115,9 @@ def load_checkpoint(path: str | Path, device: str = "auto") -> Trained:
     except DumenetError:
         raise
     except Exception as error:  # pickle, zip and key errors of a foreign or truncated file
-        raise DumenetError(f"{path} is not a whole dumenet checkpoint ({type(error).__name__}): train again.") from None
+        raise DumenetError(
+            f"{path} is not a whole dumenet checkpoint ({type(error).__name__}): give another file, or train again."
+        ) from None
     for module in (trained.model, trained.spread):
         if module is not None:
             module.to(pick_device(device)).eval()

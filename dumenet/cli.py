@@ -220,8 +220,9 @@ def _predict(args: argparse.Namespace) -> int:
     names = "checkpoint images out category device threshold save format".split()
     rows = predict(*(getattr(args, name) for name in names))
     verdicts, scores = [r.verdict for r in rows], args.out / f"scores.{args.format}"
-    print(f"{', '.join(f'{verdicts.count(v)} {v}' for v in sorted(set(verdicts)))}: {scores}, heatmaps beside it.")
     bad = verdicts.count("unreadable")
+    maps = ", heatmaps beside it" if bad < len(rows) else ""
+    print(f"{', '.join(f'{verdicts.count(v)} {v}' for v in sorted(set(verdicts)))}: {scores}{maps}.")
     if bad:
         print(f"dumenet: {bad} of {len(rows)} images could not be read; {scores.name} says why.", file=sys.stderr)
     return 2 if bad else 0

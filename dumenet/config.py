@@ -249,16 +249,18 @@ def config_from_dict(values: dict[str, Any], kind: Any = Config, where: str = "c
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    *parents, key = first["loc"] or [""]
-    place, value = ".".join([where, *map(str, first["loc"])]), first["input"]
+        errors = error.errors(include_url=False)
+        first = errors[-1 if isinstance(errors[0]["input"], list) else 0]  # of a number or several: of what was given
+    path = [part for part in first["loc"] if str(part).isalnum() or str(part).isidentifier()]
+    *parents, key = path or [""]
+    place, value = ".".join([where, *map(str, path)]), first["input"]
     if first["type"] == "unexpected_keyword_argument":
         for parent in parents:
             kind = typing.get_type_hints(kind)[parent]
         raise unknown(f"setting in {'.'.join([where, *parents])}", key, typing.get_type_hints(kind))
     if first["type"] == "literal_error":
         raise unknown(f"value for {place}", value, re.findall("'([^']*)'", first["ctx"]["expected"]))
-    raise DumenetError(f"{place} {first['msg'].replace('Input should', 'must')}, not {shown(value)}.")
+    raise DumenetError(f"{place} {re.sub('^(Input|Tuple|List) should', 'must', first['msg'])}, not {shown(value)}.")
 
 
 class _PlainLoader(yaml.SafeLoader):

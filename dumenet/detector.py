@@ -36,6 +36,7 @@ from dumenet.data import (  # fmt: skip
     read_ahead,
     read_folder,
 )
+from dumenet.data.folders import subfolders
 from dumenet.errors import DumenetError, unknown
 from dumenet.overlay import overlay
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from dumenet.methods import Method
 
 BATCH = 8  # images that an engine or a method gets at once
-HELD = 10  # of a method without thresholds of its own every tenth normal image is kept out, for them
+HELD = 10  # of a method without thresholds of its own every tenth normal image is kept out for them; of few images more
 
 Image = str | Path | np.ndarray
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -159,7 +160,7 @@ class Detector:
                 method.fit(cut(samples, self.tiles))
                 self._take(method.trained, method.backbone)
             else:
-                every = HELD if len(samples) >= HELD else 2
+                every = min(HELD, max(2, len(samples) // 5))
                 method.fit(cut([s for i, s in enumerate(samples) if i % every or len(samples) == 1], self.tiles))
                 self.compute = partial(_of_method, method)
                 self._calibrate(samples[::every] if len(samples) > 1 else [])
@@ -193,6 +194,8 @@ class Detector:
             raise unknown("category of this detector", category, known)
         number = known.index(category) - 1 if category in known else -1
         samples = [replace(s, pixel_range=self.pixel_range) for s in _samples(images, bgr)]
+        if not samples:
+            raise DumenetError("There are no images to judge: the list, or the folder, is empty.")
 
         def read(sample: Sample) -> np.ndarray | DumenetError:
             try:
@@ -292,15 +295,18 @@ def load(path: str | Path, device: str = "auto") -> Detector:
         device: of torch.
 
     Raises:
-        DumenetError: the file is missing, damaged or foreign, or ONNX Runtime is not installed.
+        DumenetError: the file is missing, damaged or foreign, ONNX Runtime is not installed, or a device that it or
+            this machine does not have.
     """
     path = Path(path)
-    if path.suffix != ".onnx":
+    if path.suffix.lower() != engine.SUFFIX:
         from dumenet.checkpoint import load_backbone, load_checkpoint
 
         trained, detector = load_checkpoint(path, device), Detector()
         detector._take(trained, load_backbone(trained))
         return detector
+    if device not in ("auto", "cpu"):
+        raise DumenetError(f"{path} is run on the CPU, by ONNX Runtime: for the device {device} give its checkpoint.")
     content, metadata = engine.read(path)
     detector = Detector.__new__(Detector)
     try:
@@ -332,6 +338,10 @@ def _normal(images: Image | Sequence[Image], bgr: bool) -> list[Sample]:
             return read_folder(images).train
         if (Path(images) / "train").is_dir():
             return [replace(s, category="all") for s in read_folder(images).train]
+        if (good := Path(images) / "good").is_dir() and (others := [p.name for p in subfolders(images) if p != good]):
+            raise DumenetError(
+                f"{images} holds {others[0]} beside good: give {good}, to learn from normal photographs."
+            )
     return _samples(images, bgr)
 
 
@@ -356,7 +366,8 @@ def as_rgb(image: np.ndarray, bgr: bool = False) -> np.ndarray:
         DumenetError: an array of another type or shape; its scale could only be guessed.
     """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+    fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
+    if image.dtype != np.uint8 or not fits or not image.size:
         raise DumenetError(
             f"Image arrays must be uint8, 0 to 255, of shape (H, W, 3), (H, W) or (H, W, 4), not {image.dtype} of "
             f"shape {image.shape}: convert it first, for example (255 * image).round().astype('uint8') from 0..1."

@@ -30,6 +30,7 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra `fast`
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+SUFFIX = ".onnx"  # of a file's name: by it a graph is told from a checkpoint
 CHECKSUM = "checksum"  # the last entry of the metadata: length of the graph, SHA-256 of graph and other entries
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # of one image: inputs by name, each of one row, to outputs
 

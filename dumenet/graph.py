@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dumenet import engine
 from dumenet.checkpoint import Trained, load_backbone, load_checkpoint
 from dumenet.config import to_dict
+from dumenet.errors import DumenetError
 from dumenet.features import Backbone
 from dumenet.metrics import pool
 from dumenet.score import evaluated, lengths, scores_of_normal, upsample
@@ -43,9 +44,14 @@ def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
         error: "norm" or "mahalanobis" instead of the checkpoint's own `evaluation.error`.
 
     Raises:
-        DumenetError: no checkpoint, packages of the extra `fast` are missing, or `out` cannot be written.
+        DumenetError: no checkpoint, packages of the extra `fast` are missing, or `out` cannot be written, or is not
+            named .onnx.
     """
     trained = evaluated(load_checkpoint(checkpoint, "cpu"), {"evaluation.error": error} if error else {})
+    if Path(out).suffix.lower() != engine.SUFFIX:
+        raise DumenetError(
+            f"A graph's file is named {engine.SUFFIX}, by which it is told from a checkpoint: not {out}."
+        )
     metadata = {
         "config": to_dict(trained.config),
         "thresholds": trained.thresholds,

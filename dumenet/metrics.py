@@ -54,7 +54,9 @@ def image_score(maps: np.ndarray, pooling: str = "max") -> np.ndarray:
         if m.ndim != 2:
             raise DumenetError(f"Anomaly maps must have shape (n, H, W); one of them has shape {m.shape}.")
         if pooling == "max" and min(m.shape) < WINDOW:
-            raise DumenetError(f"Pooling 'max' needs maps of at least {WINDOW} x {WINDOW} pixels, not {m.shape}.")
+            raise DumenetError(
+                f"Pooling 'max' needs maps of at least {WINDOW} x {WINDOW} pixels, not {m.shape}: set another pooling."
+            )
     # Map by map, so that maps on disk are never all in memory.
     return np.array([pool(_finite(m).astype(np.float64)[None], pooling)[0] for m in maps], dtype=np.float64)
 

@@ -48,15 +48,18 @@ def predict(
         category: of the images; "all" finds the category of each.
         threshold: of the score, instead of the checkpoint's own.
         save: what else to write for each image, at its own shape: "map" (32-bit float TIFF, in units of the score),
-            "mask" (PNG, white where the map is above the threshold), "overlay".
+            "mask" (PNG; of an anomalous image white where the map is above the threshold), "overlay".
         form: "csv", or "json" for scores.json.
 
     Raises:
-        DumenetError: no checkpoint, no images, or a category that the checkpoint does not know.
+        DumenetError: no checkpoint, no images, a threshold that no score can have, or a category that the checkpoint
+            does not know.
     """
     images, out = Path(images), Path(out)
     files, detector = list_images(images), load(checkpoint, device)
     if threshold is not None:
+        if not 0 < threshold < math.inf:
+            raise DumenetError(f"A threshold is a positive number, as scores are, not {threshold}.")
         detector.thresholds = {"all": threshold}
     root, rows, pending = images if images.is_dir() else images.parent, [], collections.deque()
     try:
@@ -125,7 +128,7 @@ def _draw(result: Result, image: Path, save: Sequence[str]) -> None:
     write_atomic(_beside(image, OUTPUTS["heatmap"]), _page(result))
     made = {
         "map": lambda: Image.fromarray(result.map),
-        "mask": lambda: Image.fromarray(result.map > (math.inf if result.threshold is None else result.threshold)),
+        "mask": lambda: Image.fromarray(result.map > (result.threshold if result.anomalous else math.inf)),
         "overlay": lambda: Image.fromarray(result.overlay()),
     }
     for name in save:

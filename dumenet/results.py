@@ -100,7 +100,9 @@ def runs(records: Iterable[dict], row: Callable[[dict], str] = lambda r: r["colu
     key = ["row", "part", "metric", "seed"]
     found = pd.DataFrame(lines, columns=[*key, "value", "half"]).astype({"value": float, "half": float})
     for name, part, _, seed in found[found.duplicated(key)][key].head(1).itertuples(index=False):
-        raise DumenetError(f"Two records for {name}, {part}, seed {seed}: delete one, or choose others.")
+        raise DumenetError(
+            f"Two records for {name}, {part}, seed {seed}: choose one series by its tag, or delete one of them."
+        )
     groups = found.assign(square=found.half**2).groupby(["row", "metric", "seed"], sort=False)
     size, count = groups.size(), groups[["value", "half"]].count()
     shared = found.part.str.startswith("{").any()

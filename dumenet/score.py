@@ -106,10 +106,9 @@ def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
     """Fit the spread on all normal images, and keep their scores for thresholds. No test image is used.
 
     Raises:
-        DumenetError: errors that are not finite, or maps too small for the pooling.
+        DumenetError: errors that are not finite.
     """
     device, size, how = _where(trained)
-    image_score(np.zeros((1, *size)), trained.config.evaluation.pooling)  # refuses maps that are too small
     poolings = [p for p in POOLINGS if p != "max" or min(size) >= WINDOW]
     parts = [kept] + ([held] if held else [])
     errors, targets, norms = [], [], []

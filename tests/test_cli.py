@@ -211,7 +211,15 @@ def test_predict_writes_maps_masks_and_overlays_which_no_reader_takes_for_images
         np.asarray(Image.open(f"{wide}{end}")) for end in (".map.tiff", ".mask.png", ".overlay.png")
     )
     assert anomaly_map.shape == mask.shape == (70, 100) and overlay.shape == (70, 100, 3)
-    assert anomaly_map.max() >= row["score"] > 0 and mask.all()
+    assert anomaly_map.max() > row["score"] > 0 and mask.all()
+    between = (
+        anomaly_map.max() + row["score"]
+    ) / 2  # the score is a mean of 16 x 16 pixels: one may pass, and no verdict
+    assert main(["predict", str(checkpoint), str(wide), "--out", "one", "--threshold", f"{between}", *options[:4]]) == 0
+    assert not np.asarray(Image.open("one/wide.webp.mask.png")).any() and scores(Path("one"))[0]["verdict"] == "normal"
+    for bad in ("nan", "inf", "0"):
+        assert main(["predict", str(checkpoint), str(wide), "--threshold", bad]) == 2
+        assert "A threshold is a positive number" in capsys.readouterr().err
     (photos / "notes.txt").write_text("no image")
     capsys.readouterr()
     assert main(["predict", str(checkpoint), str(photos), "--out", "again"]) == 0

@@ -85,6 +85,8 @@ def test_merge_leaves_its_input_alone_and_fills_empty_sections():
     [
         ({"model__preset": ["described"]}, "config.model.preset"),
         ({"data__contamination": 0.6}, "contamination must be less than or equal to 0.5, not 0.6"),
+        ({"features__image_size": [64, 128, 3]}, "config.features.image_size must have at most 2 items"),
+        ({"features__image_size": [64, 0]}, "config.features.image_size.1 must be greater than or equal to 1"),
         ({"train__epochs": True}, "config.train.epochs must be a valid integer"),
         ({"train__lr": "fast"}, "config.train.lr must be a valid number"),
         ({"train__lr": float("nan")}, "config.train.lr must be less than or equal to 10, not nan"),

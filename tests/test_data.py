@@ -463,7 +463,8 @@ def test_what_is_said_of_few_images():
         train = [Sample(f"{k}/{i}", f"c{k}", "good", Path()) for k, count in enumerate(counts) for i in range(count)]
         return few_normal(Dataset("d", train, []))
 
-    assert said(20, 50) == said() == "" and "images (of c1 19, c2 1): expect" in said(20, 19, 1)
+    assert said(20, 50) == said() == "" and "images (of c1 19, c3 2): expect" in said(20, 19, 1, 2)
+    assert "One normal image, of c2, leaves none" in said(20, 19, 1, 2) and "Thresholds rest" not in said(1)
 
 
 def test_a_table_of_the_folder_above_is_read(tmp_path):

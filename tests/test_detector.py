@@ -66,6 +66,8 @@ def test_arrays_are_converted_by_a_stated_rule(fitted, photographs):
         (np.zeros((64, 64, 2), np.uint8), r"not uint8 of shape \(64, 64, 2\)"),
         (np.zeros((2, 64, 64, 3), np.uint8), r"shape \(2, 64, 64, 3\)"),
         (3, "not int64"),
+        (np.zeros((0, 64, 3), np.uint8), r"not uint8 of shape \(0, 64, 3\)"),
+        ([], "There are no images to judge"),
         ("nothing.png", "There is no image file nothing.png"),
     ],
 )
@@ -112,6 +114,14 @@ def test_other_methods_too(photographs, tmp_path):
         padim.save(tmp_path / "padim.pt")
 
 
+@pytest.mark.parametrize("count", [10, 12, 30])
+def test_another_method_keeps_enough_images_out_for_its_threshold(count):
+    settings = {f"features__{k}": TINY["features"][k] for k in ("backbone", "weights", "image_size")}
+    images = list(np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8))
+    padim = dumenet.Detector("padim", **settings).fit(images)
+    assert len(padim.normal["all"]) >= 5 and padim.thresholds["all"] < 10 * max(padim.normal["all"])
+
+
 def test_another_method_judges_by_the_engine_that_made_its_features(photographs):
     for package in PACKAGES:
         pytest.importorskip(package)
@@ -126,7 +136,7 @@ def test_another_method_judges_by_the_engine_that_made_its_features(photographs)
         assert result.score == pytest.approx(expected.score, rel=1e-3)
 
 
-def test_what_it_cannot_do_it_says(fitted, tmp_path):
+def test_what_it_cannot_do_it_says(fitted, photographs, tmp_path):
     for make, says in (
         (lambda: dumenet.Detector("padimm"), "Unknown method 'padimm': did you mean 'padim'"),
         (lambda: dumenet.Detector(train__stepz=3), "did you mean 'steps'"),
@@ -135,6 +145,7 @@ def test_what_it_cannot_do_it_says(fitted, tmp_path):
         (lambda: dumenet.Detector().fit(tmp_path / "nowhere"), "nowhere is no folder"),
         (lambda: dumenet.Detector().fit([]), "No images"),
         (lambda: dumenet.Detector().fit(tmp_path), "No images"),
+        (lambda: dumenet.Detector().fit(photographs / "bolt" / "test"), "test holds hole beside good: give .*good, to"),
         (lambda: dumenet.Detector().fit(np.zeros((8, 8, 3), np.uint8)), "give a list of them"),
     ):
         with pytest.raises(DumenetError, match=says):

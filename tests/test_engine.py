@@ -162,6 +162,12 @@ def test_prediction_and_graph_give_the_maps_of_the_evaluation(checkpoint, export
         assert detector.thresholds == pytest.approx(outcome.trained.thresholds)
 
 
+def test_a_graph_is_not_written_over_its_checkpoint(checkpoint, capsys):
+    content = checkpoint.read_bytes()
+    assert main(["export", str(checkpoint), "--out", str(checkpoint)]) == 2
+    assert "A graph's file is named .onnx" in capsys.readouterr().err and checkpoint.read_bytes() == content
+
+
 def test_the_export_takes_another_error(checkpoint, monkeypatch):
     monkeypatch.setattr(engine, "export", export := Mock())  # the graph itself takes seconds
     assert main(["export", str(checkpoint), "--error", "norm"]) == 0
@@ -238,9 +244,10 @@ def test_sentences_about_files(tmp_path, capsys, monkeypatch):
     (tmp_path / "image.png").write_bytes(b"")
     sentences = {
         "export none.pt": "No checkpoint at",
+        "predict model.ONNX image.png --device cuda": "is run on the CPU, by ONNX Runtime: for the device cuda give",
         "predict model.onnx image.png": "model.onnx (No such file or directory): write it with `dumenet export`",
     }
-    for command, says in list(sentences.items())[: 1 if ABSENT else None]:
+    for command, says in list(sentences.items())[: 2 if ABSENT else None]:
         assert main(command.split()) == 2 and says in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["predict", "model.onnx", "image.png"]) == 2

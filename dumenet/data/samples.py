@@ -73,13 +73,16 @@ def joined(tiled: np.ndarray, tiles: tuple[int, int]) -> np.ndarray:
 
 
 def few_normal(dataset: Dataset) -> str:
-    """What to expect of verdicts where a category has under `FEW` training images; "" where none has."""
+    """What to expect of verdicts where a category has under `FEW` training images, or one; "" where none has."""
     counts = Counter(s.category for s in dataset.train)
-    few = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if count < FEW)
-    return few and (
+    few = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if 1 < count < FEW)
+    alone = ", ".join(sorted(name for name, count in counts.items() if count == 1))
+    sentences = {
+        f"One normal image, of {alone}, leaves none for a threshold: expect scores and no verdicts.": alone,
         f"Thresholds rest on under {FEW} normal images (of {few}): expect three times the false alarms that are "
-        f"promised, or more; with {FEW} images, 15 % were measured for 5 % (README, Your own images)."
-    )
+        f"promised, or more; with {FEW} images, 15 % were measured for 5 % (README, Your own images).": few,
+    }
+    return " ".join(sentence for sentence, names in sentences.items() if names)
 
 
 def contaminate(dataset: Dataset, share: float, reserve: float = 0.0, seed: int = 0) -> Dataset:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from dumenet import parallel
@@ -34,6 +35,7 @@ from dumenet.config import PLACE, Config, DataConfig, EvalConfig, ModelConfig, T
 from dumenet.data import Dataset, fingerprint
 from dumenet.errors import DumenetError
 from dumenet.methods.protocol import Common, FeatureMethod, Sample, Scores
+from dumenet.metrics import image_score
 from dumenet.score import calibrate, evaluated, score
 from dumenet.train import split_holdout, train
 
@@ -82,6 +84,8 @@ class Network(FeatureMethod):
 
         Of several processes that train together the first one alone ends with a spread.
         """
+        # Too small for the pooling? Better said before the training than after it.
+        image_score(np.zeros((1, *self.config.features.shape)), self.config.evaluation.pooling)
         start = time.perf_counter()
         features = self.features(train_images)
         trained_from, spent = time.perf_counter(), time.process_time()
