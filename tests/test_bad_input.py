@@ -339,7 +339,7 @@ def test_a_bad_folder_is_refused_or_reported(case, home, capfd):
         capfd.readouterr()
         assert main(["data", "check", "photos"]) == 1
         out, error = capfd.readouterr()
-        told = [x for x in out.splitlines() if not re.match("photos is (in|a|read) |Thresholds rest|One normal image", x)]
+        told = [x for x in out.splitlines() if not re.match("photos is (in|a|read) |Thresholds rest|One normal", x)]
         assert len(told) == 2 and out.endswith("1 problem(s) in photos.\n"), out
         assert re.search(line, told[0]), out
         assert not error

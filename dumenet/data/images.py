@@ -102,7 +102,7 @@ def to_rgb(image: Image.Image, name: str = "", pixel_range: tuple[float, float] 
         if pixel_range is None and (image.mode == "F" or values.min() < low or values.max() > high):
             raise DumenetError(
                 f"{name} holds values from {values.min():g} to {values.max():g}, and nothing says which are black and "
-                "white: set data.pixel_range, e.g. `--set data.pixel_range=[0,1]`."
+                "white: set data.pixel_range in training, e.g. `--set data.pixel_range=[0,1]`, or save it with 8 bits."
             )
         image = Image.fromarray((((values - low) / (high - low)).clip(0, 1) * 255).round().astype(np.uint8))
     elif pixel_range and image.info.get(COLOUR_16):
