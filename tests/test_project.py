@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from dumenet.cli import main
+from dumenet.paper.tables import by_seed, gain, groups
+from dumenet.results import read_results, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -188,6 +190,46 @@ def test_readmes_tables_are_made_from_results_files(capsys):
     for command, table in shown:
         assert main([*command.split(), "--results", str(ROOT / "data" / "results")]) == 0
         assert capsys.readouterr().out.strip() == table.strip()
+
+
+def test_readmes_findings_are_those_of_the_records():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    found = {key: runs(group) for key, group in groups(read_results(ROOT / "data" / "results")).items()}
+
+    def mean(table, row, metric="image_auroc", data="real5", setting="unified"):
+        return by_seed(found[table, data, setting], row, metric=metric).mean()
+
+    def pair(*where, **more):
+        return " / ".join(f"{mean(*where, metric=m, **more):.1f}" for m in ("image_auroc", "pixel_auroc"))
+
+    def more(table, row, minus, *metrics):
+        said = [gain(found[table, "real5", "unified"], row, minus, f"{m}_auroc") for m in metrics or ("image", "pixel")]
+        return [s.lstrip("+").replace("-0.0", "0.0") for s in said]
+
+    ours, spread, none = "DuMeNet", "DuMeNet, spread", "memory none, decoder reads memory"
+    image, pixel = more("ablations", "default", none)
+    assert f"both instead of none add {image} points of image and {pixel} of pixel AUROC" in text
+    for memory, words in (("channel", "the channel memory alone"), ("spatial", "the spatial one alone")):
+        image, pixel = more("ablations", "default", f"memory {memory}, decoder reads memory")
+        assert f"instead of {words} {image} and {pixel}" in text
+    image, pixel = more("growth", "DuMeNet, spread, 800 steps", "DuMeNet without memory, spread, 800 steps")
+    assert f"after 800 steps, both instead of none add {image} and {pixel}" in text
+    assert f"has {pair('mvtec', 'Gaussian, spread')}: 1.6 points less" in text
+    assert round(mean("mvtec", spread) - mean("mvtec", "Gaussian, spread"), 1) == 1.6
+    one = [pair("mvtec", name, setting="separate") for name in (ours, spread)]
+    assert f"have {one[0]} by the norm, " in text and f"and {one[1]} in the spread" in text
+    grown = [f"{mean('growth', f'{n}, {k} steps'):.0f}" for n in (ours, spread) for k in ("240", "800", "2,400")]
+    assert "{} after 240 steps, {} after 800 and {} after 2,400, in its spread {}, {} and {}".format(*grown) in text
+    (jitter,), (sigmoid,) = (
+        more("choices", "default", *less) for less in (("no jitter", "image"), ("target sigmoid", "pixel"))
+    )
+    assert f"Without jitter it has {jitter} points" in text and f"sigmoid as the target costs {sigmoid} points" in text
+    compared = (ours, spread, "UniAD", "UniAD, spread", "PaDiM", "Gaussian, spread")
+    solar = [f"{mean('mvtec', name, data='elpv'):.1f}" for name in compared]
+    assert "DuMeNet {}, in its spread {}, UniAD {} and {}, PaDiM {}, Gaussian in its spread {}".format(*solar) in text
+    photos = [f"{mean('cifar', n, data='cifar10'):.1f}" for n in (ours, spread, "UniAD", "DN2")]
+    assert "{} by the norm and {} by the spread (mean of four splits; UniAD {})".format(*photos[:3]) in text
+    assert f"train nothing and have {photos[3]}**" in text
 
 
 def test_the_notes_numbers_are_made_from_results_files(monkeypatch, capsys):
