@@ -55,9 +55,9 @@ def rows(records: Sequence[dict[str, Any]], paper: Sequence[PaperValue] = ()) ->
     paper = [v for v in paper if v.table == table.paper]
     other = records[0]["data"]["name"] == "digits"  # its splits are not CIFAR-10's
     printed = {(v.method, v.category.strip("{}"), v.metric): v.value for v in paper if not other}
-    cells, order = summary(found[found.metric.isin(SHOWN)]), [v.category for v in paper]
+    cells, order = summary(found[found.metric.isin(SHOWN)]), [v.category.strip("{}") for v in paper]
     parts = {part for _, part, _ in cells.index} - {"mean"}
-    parts = sorted(parts, key=lambda p: (order.index(p) if p in order else len(order), p))
+    parts = sorted(parts, key=lambda p: (order.index(q) if (q := p.strip("{}")) in order else len(order), p))
     shown = [*parts, "mean"] if len(parts) > 1 else parts
     made = []
     for metric, column, part in itertools.product(SHOWN, table.columns, shown):
