@@ -212,8 +212,8 @@ def test_readmes_findings_are_those_of_the_records():
     for memory, words in (("channel", "the channel memory alone"), ("spatial", "the spatial one alone")):
         image, pixel = more("ablations", "default", f"memory {memory}, decoder reads memory")
         assert f"instead of {words} {image} and {pixel}" in text
-    image, pixel = more("growth", "DuMeNet, spread, 800 steps", "DuMeNet without memory, spread, 800 steps")
-    assert f"after 800 steps, both instead of none add {image} and {pixel}" in text
+    image, pixel = more("growth", "DuMeNet, spread, 2,400 steps", "DuMeNet without memory, spread, 2,400 steps")
+    assert f"In the spread both instead of none add {image} and {pixel}" in text
     assert f"has {pair('mvtec', 'Gaussian, spread')}: 1.6 points less" in text
     assert round(mean("mvtec", spread) - mean("mvtec", "Gaussian, spread"), 1) == 1.6
     one = [pair("mvtec", name, setting="separate") for name in (ours, spread)]
