@@ -45,7 +45,7 @@ def main() -> None:
         settings = {"data__source": str(data), "train__steps": steps, "train__device": "cpu"}
         outcome = run(make_config(**TINY if args.quick else {}, **settings), Folders(home), progress=False)
         files, checkpoint = outcome.dataset.test[:many], home / outcome.record["files"]["checkpoint"]
-        eager = load(checkpoint, "torch", "cpu")
+        eager = load(checkpoint, "cpu")
         features = {k: v for k, v in TINY.items() if k in FEATURES} if args.quick else {"features__runtime": "onnx"}
         runs = {BASELINE: lambda samples: at_once(eager, samples)}
         for error in ("mahalanobis", "norm"):
