@@ -140,27 +140,6 @@ def memory_weights(ax: Axes, weights: np.ndarray) -> Axes:
     return ax
 
 
-def slots(fig: Figure, spatial_memory: np.ndarray, columns: int = 16) -> Axes:
-    """All slots of a spatial memory (M, H, W) as small pictures in one mosaic, row by row, on one colour scale.
-
-    Returns the axes that it adds to `fig`.
-    """
-    memory = np.asarray(spatial_memory)
-    m, h, w = memory.shape
-    columns, rows = min(columns, m), -(-m // columns)
-    mosaic = np.full((rows, h + 1, columns, w + 1), np.nan)  # one pixel between pictures
-    for k, slot in enumerate(memory):
-        mosaic[k // columns, :h, k % columns, :w] = slot
-    ax = fig.add_subplot()
-    drawn = ax.imshow(mosaic.reshape(rows * (h + 1), -1)[:-1, :-1], cmap="viridis", interpolation="nearest")
-    ax.set(xticks=[], ylabel="first slot of the row")
-    ax.set_yticks(np.arange(rows) * (h + 1) + (h - 1) / 2, np.arange(rows) * columns)
-    ax.tick_params(left=False)
-    ax.spines[:].set_visible(False)
-    fig.colorbar(drawn, ax=ax, label="value", fraction=0.04)
-    return ax
-
-
 def metric_table(
     ax: Axes, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], digits: int = 3
 ) -> Axes:
@@ -195,19 +174,17 @@ def printed_table(ax: Axes, methods: Sequence[str], categories: Sequence[str], v
 
 def dots(
     ax: Axes, names: Sequence[str], values: Sequence[float | None], halves: Sequence[float | None] | None = None,
-    bands: Sequence[float] = (), seeds: Sequence[Sequence[float]] | None = None, edge: bool = False,
+    zero: bool = False, seeds: Sequence[Sequence[float]] | None = None, edge: bool = False,
 ) -> Axes:  # fmt: skip
     """One row per name, first on top: a dot at its value, an interval of +- its half-width where there is one.
 
-    `bands` are half-widths of grey stripes about zero, for differences; `seeds` the single runs of each row, as
-    small rings below the dot. A value of None leaves its row empty. With `edge` a value that lies far below the
-    others, and would press them together, is written at the left edge instead, without its interval and single runs.
+    `zero` draws a line there, for differences; `seeds` are the single runs of each row, as small rings below the dot.
+    A value of None leaves its row empty. With `edge` a value that lies far below the others, and would press them
+    together, is written at the left edge instead, without its interval and single runs.
     """
     rows, known = np.arange(len(names)), [v for v in values if v is not None]
     low, high = np.percentile(known, [25, 75]) if edge and known else (0, 0)  # Tukey's quartiles
-    for band in sorted(bands, reverse=True):
-        ax.axvspan(-band, band, color="0.5", alpha=0.18, linewidth=0)
-    if bands:
+    if zero:
         ax.axvline(0, color="0.4", linewidth=0.8)
     for row, value in zip(rows, values):
         far = value is not None and low < high and value < low - 3 * (high - low)

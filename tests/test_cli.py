@@ -212,9 +212,7 @@ def test_predict_writes_maps_masks_and_overlays_which_no_reader_takes_for_images
     )
     assert anomaly_map.shape == mask.shape == (70, 100) and overlay.shape == (70, 100, 3)
     assert anomaly_map.max() > row["score"] > 0 and mask.all()
-    between = (
-        anomaly_map.max() + row["score"]
-    ) / 2  # the score is a mean of 16 x 16 pixels: one may pass, and no verdict
+    between = (anomaly_map.max() + row["score"]) / 2  # the score is a mean of 16 x 16 pixels, of which one may pass it
     assert main(["predict", str(checkpoint), str(wide), "--out", "one", "--threshold", f"{between}", *options[:4]]) == 0
     assert not np.asarray(Image.open("one/wide.webp.mask.png")).any() and scores(Path("one"))[0]["verdict"] == "normal"
     for bad in ("nan", "inf", "0"):
