@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SUFFIX = ".onnx"  # of a file's name: by it a graph is told from a checkpoint
+INSTEAD = "let torch compute (features.runtime=torch, or a checkpoint)"
 CHECKSUM = "checksum"  # the last entry of the metadata: length of the graph, SHA-256 of graph and other entries
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # of one image: inputs by name, each of one row, to outputs
 
@@ -46,8 +47,7 @@ def package(name: str) -> ModuleType:
     except ImportError:
         name = name.partition(".")[0]
         raise DumenetError(
-            f"This needs the package {name}, which is not installed: "
-            "pip install -e '.[fast]', or let torch compute (features.runtime=torch, or a checkpoint)."
+            f"This needs the package {name}, which is not installed: pip install -e '.[fast]', or {INSTEAD}."
         ) from None
 
 
@@ -152,8 +152,7 @@ class Engine:
         except Exception as error:  # an older engine than the graph, or a damaged installation
             detail = " ".join(str(error).split())[:200]
             raise DumenetError(
-                f"onnxruntime cannot run this graph ({detail}): install a newer one, or let torch compute "
-                "(features.runtime=torch, or a checkpoint)."
+                f"onnxruntime cannot run this graph ({detail}): install a newer one, or {INSTEAD}."
             ) from None
         return lambda inputs: session.run(None, inputs)
 
