@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage, stats
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from scipy import ndimage, special
 
 from dumenet.errors import DumenetError, unknown
 
@@ -86,12 +85,16 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.9])  # of four pairs three are in order and one is a tie
     0.875
     """
+    from sklearn.metrics import roc_auc_score  # here, as below: half a second, and a verdict needs none of it
+
     labels, scores = _checked(labels, scores)
     return float(roc_auc_score(labels, scores)) if _two_classes(labels) else None
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Sum of precision x gain in recall over all thresholds, 0 to 1; None with one class only."""
+    from sklearn.metrics import average_precision_score
+
     labels, scores = _checked(labels, scores)
     return float(average_precision_score(labels, scores)) if _two_classes(labels) else None
 
@@ -101,6 +104,8 @@ def f1_max(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
     The threshold is chosen with the labels, so this is an upper bound of what a deployed detector gets.
     """
+    from sklearn.metrics import precision_recall_curve
+
     labels, scores = _checked(labels, scores)
     if not _two_classes(labels):
         return None
@@ -189,7 +194,7 @@ def _pro_area(counts: _PixelCounts, fpr_limit: float) -> float | None:
     x, y = np.concatenate([[0.0], x, [1.0]]), np.concatenate([[0.0], y, [1.0]])
     inside = x <= fpr_limit
     x, y = np.append(x[inside], fpr_limit), np.append(y[inside], np.interp(fpr_limit, x, y))
-    return float(auc(x, y) / fpr_limit)
+    return float(np.trapezoid(y, x) / fpr_limit)
 
 
 def _pixel_metrics(pairs: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> dict[str, float | None]:
@@ -238,7 +243,7 @@ def seed_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     '98.0 ± 2.5'
     """
     n = len(values)
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
+    half = float(special.stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
     return (float(np.mean(values)), half) if n else (None, None)
 
 

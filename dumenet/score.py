@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from dumenet.checkpoint import Normal, Trained
@@ -98,7 +98,7 @@ def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
     shift = max(0.0, logs[held].mean() - logs[~held].mean()) if 0 < m < n else 0.0
     logs = np.where(held, logs, logs + shift)
     width = logs.std(ddof=1) * math.sqrt(1 + 1 / n + (1 / m if m else 0))
-    return float(np.exp(logs.mean() + stats.t.ppf(quantile, n - 1) * width))
+    return float(np.exp(logs.mean() + stdtrit(n - 1, quantile) * width))
 
 
 @torch.no_grad()

@@ -39,7 +39,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
@@ -122,6 +121,8 @@ class CutPaste(Method):
 
 def gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and inverse of the shrunk covariance (D, D) of rows (n, D)."""
+    from sklearn.covariance import ledoit_wolf  # here: half a second, and no other method needs it
+
     x = rows.double().numpy()
     covariance, _ = ledoit_wolf(x)
     ridge = 1e-9 * max(np.trace(covariance) / len(covariance), 1e-12)  # a single image has no spread at all

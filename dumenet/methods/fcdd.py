@@ -40,7 +40,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.special import erf
-from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 from dumenet.data import find_images
@@ -133,6 +132,8 @@ class Phi(nn.Module):
 
 def photographs() -> list[Sample]:
     """500 random squares, 32 to 200 pixels wide, of scikit-learn's two photographs."""
+    from sklearn.datasets import load_sample_images  # here: half a second, and no other method needs it
+
     rng, photos, squares = np.random.default_rng(0), load_sample_images().images, []
     for i in range(500):
         photo, side = photos[rng.integers(len(photos))], int(rng.integers(32, 201))
