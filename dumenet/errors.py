@@ -23,7 +23,8 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
     word = word if len(word) <= 80 else f"{word[:77]}..."
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return DumenetError(f"Unknown {kind} {word!r}: {hint}Known: {', '.join(names) or 'none'}.")
+    quoted = [repr(n) if "," in n else n for n in names]
+    return DumenetError(f"Unknown {kind} {word!r}: {hint}Known: {', '.join(quoted) or 'none'}.")
 
 
 # errno of a full, read-only or closed disk -> what to do

@@ -124,6 +124,7 @@ def live(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> ipywidge
         picture.alt = "The figure for " + ", ".join(f"{name} {value}" for name, value in values.items())
 
     for control in controls.values():
+        control.style.description_width = "initial"  # else Jupyter cuts a label of eleven letters
         control.observe(update, "value")
     update()
     return ipywidgets.VBox([*controls.values(), picture])
