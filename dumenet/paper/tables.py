@@ -250,7 +250,8 @@ def document(
     grouped = groups(records)
     opening = [("mvtec", "real5", setting) for setting in ("unified", "separate")]
     first = [costs(grouped[key]) + "\n" for key in opening if key in grouped]
-    lines, figures = [WORDS["head"], *first, WORDS["after"]], {}
+    told = [f"{text}\n" for text in COMMITTED.values()]
+    lines, figures = [WORDS["head"], *first, WORDS["after"], "## The data", "", *told], {}
     for (table, data, setting), group in grouped.items():
         made, name = rows(group, paper), f"table-{table}-{data}-{setting}"
         figures[name] = partial(table_figure, made)
@@ -263,7 +264,7 @@ def document(
         same, columns = set_for_all(group), {r["column"] for r in group}
         lines += [
             f"## {TITLES[table]}: {data}, {setting}", "",
-            " ".join([COMMITTED[data], *(text for column, text in remarks.items() if column in columns)]), "",
+            *[f"{text}\n" for column, text in remarks.items() if column in columns],
             f"{len(group)} runs, {hours:.1f} hours on {'; '.join(machines)}. "
             f"Training and test images: {', '.join(f'{a} and {b}' for a, b in sizes)}. "
             + (f"Changed for every run: `{' '.join(same)}`. " if same else "") + "One of the commands:",
