@@ -24,5 +24,6 @@ for name in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(name)).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     maps, scores, found = session.run(None, {"images": np.asarray(image)[None], "category": np.array([-1])})
     category = about["categories"][found[0]] if found[0] >= 0 else "all"
-    threshold = about["thresholds"].get(category, about["thresholds"].get("all", np.inf))
-    print(f"{name},{scores[0]:.6g},{category},{'anomalous' if scores[0] > threshold else 'normal'}")
+    threshold = about["thresholds"].get(category)  # none where there was one normal image
+    verdict = "no threshold" if threshold is None else "anomalous" if scores[0] > threshold else "normal"
+    print(f"{name},{scores[0]:.6g},{category},{verdict}")

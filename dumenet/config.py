@@ -42,7 +42,9 @@ PLACE = {"identity": False}  # metadata of a setting that says where: results do
 
 
 class Settings:
-    """What every dataclass of settings derives from: YAML may write 01234 for text, and no unknown key."""
+    """What every dataclass of settings derives from: a number may stand for text (but quote 01234 in a YAML file, which
+    reads it as octal), and no unknown key.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid", coerce_numbers_to_str=True, arbitrary_types_allowed=True)
 
@@ -139,7 +141,7 @@ class ModelConfig(Settings):
     neighbour_mask: Annotated[
         tuple[Literal["encoder", "decoder_first", "decoder_second"], ...], Several
     ] = ()  # which attentions
-    neighbour_size: Count = 7  # a token may not attend to the square of this width around itself
+    neighbour_size: Count = 7  # a token may not attend to the square of this odd width around itself
 
     @model_validator(mode="before")
     @classmethod
@@ -184,9 +186,10 @@ class TrainConfig(Settings):
     holdout: up_to(0.9) = 0.1  # share of normal training images kept out of training, for thresholds
     weight_decay: up_to(10) = 1e-4
     seed: Seed = 0
-    start: str | None = None  # a checkpoint whose weights training goes on from, by a schedule of its own
+    start: str | None = None  # a checkpoint whose weights training goes on from, by a schedule of its own; the
+    # hold-out is drawn anew, so the checkpoint may have seen part of it
     log: Annotated[tuple[Literal["csv", "tensorboard"], ...], Several] = field(default=(), metadata=PLACE)  # loss and
-    # learning rate after each epoch, in a folder `log` beside the checkpoint
+    # learning rate after each epoch, in a folder `log` beside the checkpoint (of a Detector, in build/)
     device: str = field(default="auto", metadata=PLACE)  # "auto", "cpu", "cuda", "mps"
     precision: Literal["auto", "fp32", "bf16"] = (
         "auto"  # of the forward pass; auto: bf16 where the processor is fast at it

@@ -118,6 +118,8 @@ class Detector:
             raise unknown("method", method, METHODS)
         given = {k.replace("__", "."): v for k, v in settings.items()}
         about_data = {k: given.pop(k) for k in list(given) if k.startswith("data.")}
+        if strange := [k for k in about_data if k != "data.pixel_range"]:
+            raise unknown("setting of a detector's data", strange[0], ["data.pixel_range"])
         self.pixel_range = config_from_dict(merge({}, about_data)).data.pixel_range  # of its images, see `Sample`
         self.thresholds: dict[str, float] = {}  # image score by category, and "all"
         self.categories: list[str] = []  # found at prediction, where there are several
@@ -154,6 +156,7 @@ class Detector:
             raise DumenetError("An exported detector cannot learn: make a new one by dumenet.Detector().")
         samples = [replace(s, pixel_range=self.pixel_range) for s in _normal(images, bgr)]
         check_range(samples)
+        self.thresholds, self.normal = {}, {}  # of an earlier fit
         with tempfile.TemporaryDirectory(prefix="dumenet") as cache:
             method = METHODS[self._method](replace(self._settings, cache=Path(cache)))
             if self._method in NETWORKS:
@@ -240,8 +243,7 @@ class Detector:
 
     def _result(self, sample: Sample, seen: np.ndarray, grid: np.ndarray, score: float, category: int) -> Result:
         name = self.categories[category] if category >= 0 else "all"
-        threshold = self.thresholds.get(name, self.thresholds.get("all"))
-        usual = self.normal.get(name, self.normal.get("all"))
+        threshold, usual = self.thresholds.get(name), self.normal.get(name)
         rank = float(np.mean(np.array(usual) < score)) ** math.prod(self.tiles) if usual else None  # of all tiles
         return Result(sample.name, sample, float(score), threshold, name, seen, grid, rank)
 
@@ -280,8 +282,9 @@ class Detector:
         from dumenet.score import thresholds
 
         if held:
-            images = np.stack([load_image(s, self.size) for s in cut(held, self.tiles)])
-            scores = self.run(images, np.full(len(images), -1))[1].tolist()
+            scores = []
+            for _, images in read_ahead(lambda tile: load_image(tile, self.size), cut(held, self.tiles), BATCH):
+                scores += self.run(np.stack(images), np.full(len(images), -1))[1].tolist()
             normal = Normal(["all"] * len(scores), [True] * len(scores), {"norm max": scores})
             self.thresholds = thresholds(normal, EvalConfig(error="norm"), self.tiles)
             self.normal = {"all": scores}
@@ -301,8 +304,11 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     path = Path(path)
     if path.suffix.lower() != engine.SUFFIX:
         from dumenet.checkpoint import load_backbone, load_checkpoint
+        from dumenet.methods.network import NetworkSettings
 
-        trained, detector = load_checkpoint(path, device), Detector()
+        trained = load_checkpoint(path, device)
+        detector = Detector(trained.config.model.name)
+        detector._settings = NetworkSettings.of(trained.config)  # of another `fit`
         detector._take(trained, load_backbone(trained))
         return detector
     if device not in ("auto", "cpu"):

@@ -131,7 +131,7 @@ class Engine:
     def __init__(self, content: bytes):
         package("onnxruntime")
         torch = sys.modules.get("torch")
-        usual = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        usual = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or os.cpu_count() or 1)
         self.threads = torch.get_num_threads() if torch else usual
         self._content = content
 

@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         digest = hashlib.sha256()
         for name, tensor in self.net.state_dict().items():
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        stages = "".join(map(str, config.stages))
+        stages = ("-" if max(config.stages) > 9 else "").join(map(str, config.stages))
         pixels = "x".join(map(str, dict.fromkeys(config.shape)))
         self.key = f"{config.backbone}-s{stages}-{pixels}px-{config.grid}g-{digest.hexdigest()[:12]}"
         self.key += "" if config.align == "bilinear" else f"-{config.align}"

@@ -69,5 +69,6 @@ def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
 def eager(graph: Graph, images: np.ndarray, category: np.ndarray) -> tuple[np.ndarray, ...]:
     """The graph's outputs, by torch."""
     device = graph.backbone.mean.device
-    found = graph(torch.tensor(images).to(device), torch.tensor(category).to(device))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # as the features that thresholds come from
+        found = graph(torch.tensor(images).to(device), torch.tensor(category).to(device))
     return tuple(part.cpu().numpy() for part in found)

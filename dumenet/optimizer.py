@@ -49,7 +49,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        """One step of every parameter that has a gradient."""
+        """One step of every parameter that has a gradient; one at least must have."""
         groups = self.param_groups
         self.param_groups = [g for g in groups if "momentum" not in g]
         super().step()

@@ -1,6 +1,6 @@
 """Several processes that train one model, each with its part of every batch, through Lightning Fabric.
 
-`torchrun`, `fabric run` or SLURM starts them; Fabric averages their gradients. A process alone needs none of it, and
+`torchrun`, `fabric run` or `srun` starts them; Fabric averages their gradients. A process alone needs none of it, and
 does not import it.
 """
 
@@ -20,7 +20,7 @@ from dumenet.errors import DumenetError
 
 def count() -> int:
     """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)  # the latter set by srun
 
 
 def rank() -> int:
@@ -84,8 +84,11 @@ class Processes:
         logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
         here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or count())
         strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
-        self.fabric = Fabric(accelerator=device.type, strategy=strategy, devices=here, num_nodes=count() // here)
-        self.fabric.launch()
+        try:
+            self.fabric = Fabric(accelerator=device.type, strategy=strategy, devices=here, num_nodes=count() // here)
+            self.fabric.launch()
+        except RuntimeError as error:  # of Fabric, whose sentence says what SLURM has to be given
+            raise DumenetError(f"The processes cannot start together: {' '.join(str(error).split())}") from None
         self.device = self.fabric.device
 
     def setup(self, model: nn.Module, optimizer: Any) -> tuple[Any, Any]:

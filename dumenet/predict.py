@@ -60,7 +60,7 @@ def predict(
     if threshold is not None:
         if not 0 < threshold < math.inf:
             raise DumenetError(f"A threshold is a positive number, as scores are, not {threshold}.")
-        detector.thresholds = {"all": threshold}
+        detector.thresholds = dict.fromkeys(["all", *detector.categories], threshold)
     root, rows, pending = images if images.is_dir() else images.parent, [], collections.deque()
     try:
         with (

@@ -9,6 +9,7 @@ without evaluation and test images: its checkpoint serves every job that differs
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -113,7 +114,7 @@ class Job:
         """What the numbers depend on."""
         images, masks, _ = _digests(self.dataset)
         own = {"settings": counted(self.settings), "data": counted(self.data), "fingerprint": images, "masks": masks}
-        return own | ({"checkpoint": self.evaluated} if self.evaluated else {}) | self._start
+        return own | ({"checkpoint": self.evaluated} if self.evaluated else {}) | self._files
 
     @property
     def name(self) -> str:
@@ -125,17 +126,21 @@ class Job:
     def training(self) -> str:
         """Name of what is trained: one for all jobs that differ in evaluation, test images or device alone."""
         settings = {k: v for k, v in counted(self.settings).items() if k != "evaluation"}
-        given = {"settings": settings, "fingerprint": _digests(self.dataset)[2]} | self._start
+        given = {"settings": settings, "fingerprint": _digests(self.dataset)[2]} | self._files
         return self._named(given, None, None, self.method)
 
     @property
-    def _start(self) -> dict[str, str]:
-        """SHA-256 of the checkpoint that training goes on from, whose path may come to hold another one."""
-        start = self.settings.train.start if self.method in NETWORKS else None
-        try:
-            return {"start": hashlib.sha256(Path(start).read_bytes()).hexdigest()} if start else {}
-        except OSError:
-            return {}  # whoever loads it has a sentence for it
+    def _files(self) -> dict[str, str]:
+        """SHA-256 of given files, whose paths may come to hold others: the backbone's weights, and the checkpoint that
+        training goes on from.
+        """
+        paths = {"weights": self.settings.features.weights}
+        paths |= {"start": self.settings.train.start} if self.method in NETWORKS else {}
+        found = {}
+        for key, path in paths.items():
+            with contextlib.suppress(OSError, TypeError):  # whoever loads it has a sentence for it
+                found[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return found
 
     def _named(self, identity: dict[str, Any], table: str | None, setting: str | None, column: str) -> str:
         defaults = {"settings": counted(type(self.settings)()), "data": counted(DataConfig())}
@@ -315,7 +320,7 @@ def _measured(
     metrics = scores and measure(dataset, scores, settings.features.whole, resamples, settings.seed, folders)
     seconds |= {"score": scored - start, "metrics": time.perf_counter() - scored}
     network, peak, path = isinstance(method, Network), peak_memory_mb(), job.path(folders)
-    device = pick_device(method.config.train.device if network else settings.device)
+    device = next(method.trained.model.buffers()).device if network else pick_device(settings.device)
     files = {"results": path} | ({"checkpoint": checkpoint} if checkpoint else {})
     if scores:
         files["scores"] = path.with_suffix(".csv")
@@ -395,10 +400,12 @@ def scores_of(method: Method, dataset: Dataset, folders: Folders = Folders()) ->
     images, found, pooled, kept = [], [], {}, OnDisk(folders.cache) if dataset.masked else None
     tiles = method.settings.features.tiles
     for start in range(0, len(dataset.test), CHUNK):
-        scores = of_photographs(method.score(cut(dataset.test[start : start + CHUNK], tiles)), tiles)
+        scores = method.score(cut(dataset.test[start : start + CHUNK], tiles))
         for rule in POOLINGS:
             if rule != "max" or min(scores.maps.shape[1:]) >= WINDOW:
-                pooled.setdefault(rule, []).append(image_score(scores.maps, rule))
+                of_tiles = image_score(scores.maps, rule).reshape(-1, math.prod(tiles))
+                pooled.setdefault(rule, []).append(of_tiles.max(1))
+        scores = of_photographs(scores, tiles)
         images.append(scores.image)
         found += scores.found or ()
         for m in scores.maps if kept is not None else ():

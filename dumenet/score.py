@@ -72,7 +72,7 @@ def thresholds(normal: Normal, config: EvalConfig, tiles: tuple[int, int] = (1, 
     `config.quantile`; of several `tiles` each may exceed it with its part of what is left (Bonferroni).
     """
     quantile = 1 - (1 - config.quantile) / math.prod(tiles)
-    held, names = np.array(normal.held), np.array(normal.categories)
+    _, names, held = _known(normal, config)
     return {
         name: _bound(np.log(np.maximum(scores, 1e-12)), held if name == "all" else held[names == name], quantile)
         for name, scores in scores_of_normal(normal, config).items()
@@ -81,10 +81,27 @@ def thresholds(normal: Normal, config: EvalConfig, tiles: tuple[int, int] = (1, 
 
 
 def scores_of_normal(normal: Normal, config: EvalConfig) -> dict[str, list[float]]:
-    """Image scores of the normal training images by category, and of "all" together."""
-    scores, names = np.array(normal.scores[f"{config.error} {config.pooling}"]), np.array(normal.categories)
-    own = {name: scores[names == name].tolist() for name in sorted(set(normal.categories))}
-    return own | {"all": scores.tolist()}
+    """Image scores of the normal training images by category, and of "all" together.
+
+    Raises:
+        DumenetError: pooling "max" of images smaller than its window.
+    """
+    scores, names, _ = _known(normal, config)
+    return {name: scores[names == name].tolist() for name in sorted(set(names.tolist()))} | {"all": scores.tolist()}
+
+
+def _known(normal: Normal, config: EvalConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, categories and whether they were held out, of the images that have a score: under the spread of the
+    others a category's only image has none.
+    """
+    rule = f"{config.error} {config.pooling}"
+    if rule not in normal.scores:
+        raise DumenetError(
+            f"evaluation.pooling=max needs images of {WINDOW} x {WINDOW} pixels or more: choose another pooling."
+        )
+    scores, names, held = np.array(normal.scores[rule]), np.array(normal.categories), np.array(normal.held)
+    several = np.array([config.error == "norm" or (names == name).sum() > 1 for name in names], bool)
+    return scores[several], names[several], held[several]
 
 
 def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
@@ -95,9 +112,10 @@ def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
     images, is added to those.
     """
     n, m = len(logs), int(held.sum())
-    shift = max(0.0, logs[held].mean() - logs[~held].mean()) if 0 < m < n else 0.0
+    mixed = 0 < m < n
+    shift = max(0.0, logs[held].mean() - logs[~held].mean()) if mixed else 0.0
     logs = np.where(held, logs, logs + shift)
-    width = logs.std(ddof=1) * math.sqrt(1 + 1 / n + (1 / m if m else 0))
+    width = logs.std(ddof=1) * math.sqrt(1 + 1 / n + (1 / m if mixed else 0))
     return float(np.exp(logs.mean() + stdtrit(n - 1, quantile) * width))
 
 

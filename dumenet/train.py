@@ -33,16 +33,22 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def split_holdout(features: Features, share: float, seed: int) -> tuple[Features, Features | None]:
-    """Training features and those held out for thresholds: `share` of each category, but neither none nor all."""
+    """Training features and those held out for thresholds: `share` of each category's photographs, but neither none
+    nor all.
+    """
     if share == 0:
         return features, None
     generator = np.random.default_rng(seed)
     held: list[int] = []
     for category in sorted({s.category for s in features.samples}):
-        index = [i for i, s in enumerate(features.samples) if s.category == category]
-        if len(index) > 1:
-            count = min(max(1, round(share * len(index))), len(index) - 1)
-            held += generator.choice(index, count, replace=False).tolist()
+        photographs: dict[str, list[int]] = {}  # each with its tiles, which stay together
+        for i, s in enumerate(features.samples):
+            if s.category == category:
+                photographs.setdefault(s.name.rpartition("[")[0] if s.tile else s.name, []).append(i)
+        if len(photographs) > 1:
+            count = min(max(1, round(share * len(photographs))), len(photographs) - 1)
+            chosen = generator.choice(len(photographs), count, replace=False)
+            held += [i for k in chosen for i in list(photographs.values())[k]]
     if not held:
         return features, None
     keep = sorted(set(range(len(features))) - set(held))
@@ -66,7 +72,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: 
         return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     if config.schedule == "onecycle":
         climb = max(0.1, 1.5 / max(total, 2))  # of ten steps or fewer, a tenth would be none: torch divides by it
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=climb)
+        top = [group["lr"] for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, top, total, pct_start=climb)
     return torch.optim.lr_scheduler.StepLR(optimizer, config.step_epoch * epoch)
 
 
@@ -79,7 +86,7 @@ def train(
 
     Every epoch reseeds torch from (seed, epoch), so an epoch's order, jitter and dropout do not depend on what
     ran before: a run resumed from `state_file` ends bit for bit like one that was never interrupted (CPU).
-    Several processes (`torchrun`, `fabric run`, SLURM) share each batch; see `Processes`.
+    Several processes (`torchrun`, `fabric run`, `srun`) share each batch; see `Processes`.
 
     Args:
         features: normal training images, hold-out removed.

@@ -84,6 +84,8 @@ def root(tmp_path):
     category(tmp_path / "cloth", ".JPG", "{}", kinds=("stain",))
     (tmp_path / "nut" / "readme.txt").write_text("not an image")
     (tmp_path / "nut" / "train" / "good" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "nut" / "train" / "good" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "nut" / "train" / "good" / ".ipynb_checkpoints" / "000-checkpoint.png").write_bytes(b"")
     (tmp_path / "nut" / "train" / "good" / "Thumbs.db").write_bytes(b"x")
     (tmp_path / ".git").mkdir()
     return tmp_path
@@ -172,9 +174,9 @@ def test_colour_that_cannot_be_read_whole_is_refused(tmp_path):
 def test_a_detector_reads_all_images_by_one_range(tree, tmp_path, method):
     for file in tree.rglob("train/good/*.png"):
         Image.fromarray(np.asarray(Image.open(file))[..., 0] * np.uint16(16)).save(file)
-    given = {
-        f"{s}__{k}": v for s, group in TINY.items() for k, v in group.items() if s == "features" or method != "padim"
-    }
+    shared = {k: v for k, v in TINY["features"].items() if k != "grid"}  # PaDiM has its own
+    groups = TINY if method == "dumenet" else {"features": shared}
+    given = {f"{s}__{k}": v for s, group in groups.items() for k, v in group.items()}
     with pytest.raises(DumenetError, match="almost black"):
         Detector(method, **given).fit(tree / "bolt")
     detector = Detector(method, data__pixel_range=[0, 4080], **given).fit(tree / "bolt")
@@ -274,6 +276,12 @@ def test_fingerprint_changes_with_any_image(root):
     assert len(before) == 16 and before == fingerprint(read_folder(root))
     save(picture(99), root / "nut" / "test" / "good" / "000.png")
     assert fingerprint(read_folder(root)) != before
+
+
+def test_fingerprint_changes_with_a_category_that_no_name_tells():
+    image = np.zeros((4, 4, 3), np.uint8)
+    made = lambda *names: Dataset("d", [Sample(f"{i}.png", c, "good", image) for i, c in enumerate(names)], [])  # noqa: E731
+    assert fingerprint(made("a", "a", "b")) != fingerprint(made("a", "b", "b"))
 
 
 def reshape(root, shape):

@@ -1,5 +1,6 @@
 """The five lines of Python: what goes in, what comes out, and what is refused."""
 
+import shutil
 import subprocess
 import sys
 from unittest.mock import patch
@@ -155,3 +156,36 @@ def test_what_it_cannot_do_it_says(fitted, photographs, tmp_path):
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, dumenet; assert dumenet.__version__ and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_category_that_has_one_normal_image_gets_scores_and_no_verdict(photographs, tmp_path):
+    shutil.copytree(photographs / "bolt", tmp_path / "set" / "bolt")
+    few = tmp_path / "set" / "felt" / "train" / "good"
+    few.mkdir(parents=True)
+    shutil.copy(photographs / "felt" / "train" / "good" / "000.png", few)
+    detector = dumenet.Detector(**SETTINGS).fit(tmp_path / "set")
+    felt = detector.predict(photographs / "felt" / "test" / "hole" / "011.png", "felt")
+    assert felt.category == "felt" and felt.anomalous is None and felt.rank is None
+    assert detector.predict(photographs / "bolt" / "test" / "hole" / "011.png", "bolt").anomalous
+
+
+def test_a_loaded_detector_learns_again_with_its_own_settings(fitted, photographs, tmp_path):
+    again = dumenet.load(fitted.save(tmp_path / "part.pt")).fit(photographs / "bolt" / "train" / "good")
+    image = photographs / "bolt" / "test" / "hole" / "011.png"
+    assert again.size == fitted.size and again.predict(image).score == pytest.approx(fitted.predict(image).score)
+
+
+def test_a_second_fit_forgets_the_thresholds_of_the_first(photographs):
+    shared = {k: v for k, v in SETTINGS.items() if k.startswith("features__") and k != "features__grid"}
+    detector = dumenet.Detector("padim", **shared).fit(photographs / "bolt" / "train" / "good")
+    assert detector.thresholds
+    assert not detector.fit([photographs / "bolt" / "train" / "good" / "000.png"]).thresholds
+
+
+@pytest.mark.parametrize(("setting", "says"), [
+    ("features__grid", "features.grid says nothing to this method, .* set grid instead"),
+    ("data__normal_names", "Unknown setting of a detector's data"),
+])  # fmt: skip
+def test_a_setting_that_would_do_nothing_is_refused(setting, says):
+    with pytest.raises(DumenetError, match=says):
+        dumenet.Detector("padim", **{setting: 7})

@@ -300,3 +300,12 @@ def test_another_checkpoint_under_the_same_path_is_another_start(tiny, tree, tmp
         start.write_bytes(content)
         names |= {job.name, job.training}
     assert len(names) == 4
+
+
+def test_other_weights_under_the_same_path_are_another_job(tiny, tree, tmp_path):
+    weights = tmp_path / "backbone.safetensors"
+    job, names = network_job(tiny(data__source=str(tree), features__weights=str(weights)), Folders(tmp_path)), set()
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        names |= {job.name, job.training}
+    assert len(names) == 4

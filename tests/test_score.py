@@ -2,9 +2,12 @@
 promise.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from dumenet.checkpoint import Normal
 from dumenet.config import EvalConfig
@@ -160,3 +163,25 @@ def test_thresholds_follow_error_pooling_and_quantile(trained):
         assert evaluated(made, change).thresholds["all"] != made.thresholds["all"]
     alone = Normal(["a"], [False], {"norm max": [1.0]})
     assert thresholds(alone, EvalConfig(error="norm")) == {}  # a single image says nothing of others
+
+
+def test_a_category_with_one_image_has_no_threshold_and_spoils_no_other(trained, make_features):
+    made, alone = trained(), make_features(13, seed=3)
+    alone.samples[12] = replace(alone.samples[12], category="c")
+    calibrate(made, alone, None)
+    assert set(made.thresholds) == {"a", "b", "all"}
+    assert made.thresholds["all"] < 3 * max(made.thresholds["a"], made.thresholds["b"])
+    assert set(evaluated(made, {"evaluation.error": "norm"}).thresholds) == {"a", "b", "all"}
+
+
+def test_the_bound_of_held_out_images_alone_is_the_textbooks():
+    logs = np.random.default_rng(0).normal(size=9)
+    found = thresholds(Normal(["a"] * 9, [True] * 9, {"norm max": np.exp(logs).tolist()}), EvalConfig(error="norm"))
+    expected = logs.mean() + stats.t.ppf(0.99, 8) * logs.std(ddof=1) * (1 + 1 / 9) ** 0.5
+    assert np.log(found["a"]) == pytest.approx(expected)
+
+
+def test_a_pooling_that_the_images_are_too_small_for_gets_a_sentence():
+    small = Normal(["a"] * 3, [False] * 3, {"norm mean": [1.0, 2.0, 3.0]})
+    with pytest.raises(DumenetError, match="max needs images of 16 x 16 pixels or more"):
+        thresholds(small, EvalConfig(error="norm", pooling="max"))

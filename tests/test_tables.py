@@ -53,6 +53,18 @@ def done(home, tree, made_once):
     return jobs(home, tree, seeds=(0, 1))
 
 
+def test_a_category_may_be_named_by_digits(home, tree):
+    (tree / "bolt").rename(tree / "01")
+    assert [job.dataset.categories for job in jobs(home, tree, parts=["01"])] == [["01"]] * 2
+
+
+def test_a_setting_that_a_method_has_itself_is_not_given_to_it(home, tree):
+    network, padim = jobs(home, tree, overrides=FAST | {"features.grid": 5})
+    assert network.settings.features.grid == 5 != padim.settings.features.grid
+    with pytest.raises(DumenetError, match="Unknown setting of PaDiM 'features.grid'"):
+        jobs(home, tree, overrides=FAST | {"PaDiM.features.grid": 5})
+
+
 def test_a_finished_job_is_not_run_again_and_a_changed_one_is(home, tree, done):
     times = {j.path(): j.path().stat().st_mtime_ns for j in done}
     assert run_jobs(done, home, progress=False) == []
@@ -177,7 +189,7 @@ def test_settings_for_cifar_are_chosen_without_its_test_images(home):
     ({"overrides": {"PaDim.sigma": 1}}, "did you mean 'PaDiM'"), ({"overrides": {"PaDiM.seed": 1}}, "--seed"),
     ({"overrides": {"PaDiM.sigmas": 1}}, "sigma"), ({"overrides": {"PaDiM.sigma": "wide"}}, "sigma"),
     ({"overrides": {"sigmas": 1}}, "did you mean 'sigma'"),
-    ({"overrides": {"PaDiM.features": 3}}, "features.grid"), ({"overrides": {"data.sed": 1}}, "data.seed"),
+    ({"overrides": {"PaDiM.features": 3}}, "features.tiles"), ({"overrides": {"data.sed": 1}}, "data.seed"),
     ({"overrides": {"train.epoch": 3}}, "train.epochs"), ({"overrides": {"seed": 3}}, "--seed"),
 ])  # fmt: skip
 def test_wrong_wishes_get_a_sentence(home, made_once, more, said):

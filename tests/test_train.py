@@ -9,7 +9,10 @@ import torch
 from dumenet import checkpoint
 from dumenet.checkpoint import load_checkpoint, pick_device, save_checkpoint
 from dumenet.config import config_from_dict, counted
+from dumenet.data import Sample, cut
 from dumenet.errors import DumenetError
+from dumenet.features import Features
+from dumenet.optimizer import MATRIX_RATE, make_optimizer
 from dumenet.score import calibrate
 from dumenet.train import make_schedule, pick_precision, split_holdout, train
 
@@ -101,6 +104,9 @@ def test_the_schedules_over_a_whole_run(tiny):
     lr = rates(tiny, train__schedule="onecycle")
     assert lr[0] == pytest.approx(0.01 / 25) and max(lr) == pytest.approx(0.01) and lr[99] < 0.01 / 10_000
     assert lr.index(max(lr)) == 9  # a tenth of the steps
+    muon = make_optimizer(torch.nn.Linear(4, 4), "muon", 0.01, 0.0)
+    make_schedule(muon, tiny(train__lr=0.01, train__schedule="onecycle").train, 10, 100)
+    assert [g["max_lr"] for g in muon.param_groups] == pytest.approx([0.01, 0.01 * MATRIX_RATE])
     lr = rates(tiny, train__schedule="stable")
     assert lr[:10] == pytest.approx([0.001 * k for k in range(1, 11)]) and lr[9:81] == pytest.approx([0.01] * 72)
     assert lr[80:] == pytest.approx([0.0005 * k for k in range(20, -1, -1)])
@@ -286,6 +292,13 @@ def test_holdout_takes_a_share_of_each_category_by_seed(make_features):
     assert sorted(s.category for s in held.samples) == ["a"] * 4 + ["b"] * 4
     assert names(split_holdout(features, 0.2, 0)[1]) == names(held) != names(split_holdout(features, 0.2, 1)[1])
     assert split_holdout(features, 0.0, 0) == (features, None)
+
+
+def test_holdout_keeps_the_tiles_of_a_photograph_together():
+    photographs = [Sample(f"{i}.png", "a", "good", np.zeros((4, 4, 3), np.uint8)) for i in range(10)]
+    features = Features(cut(photographs, (2, 3)), np.zeros((60, 8, 4, 4), np.float16))
+    keep, held = ({s.name.partition("[")[0] for s in part.samples} for part in split_holdout(features, 0.2, 0))
+    assert len(held) == 2 and len(keep) == 8
 
 
 @pytest.mark.parametrize(("n", "share", "held"), [(4, 0.01, 2), (4, 0.9, 2), (2, 0.5, 0), (6, 0.9, 4)])

@@ -82,6 +82,8 @@ def open_dataset(
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """16 hex digits that change with any image's name, label or content; results files record it."""
-    lines = sorted(f"{s.name} {s.label} {content_key(s)}" for s in dataset.train + dataset.test)
+    """16 hex digits that change with any image's name, category, label or content; results files record it."""
+    several = len(dataset.categories) > 1
+    more = lambda s: f" {s.category}" if several and not s.name.startswith(f"{s.category}/") else ""  # noqa: E731
+    lines = sorted(f"{s.name} {s.label} {content_key(s)}{more(s)}" for s in dataset.train + dataset.test)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

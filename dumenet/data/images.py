@@ -134,7 +134,8 @@ def load_image(sample: Sample, size: int | tuple[int, int]) -> np.ndarray:
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """Images below a folder, and other files that it holds, without hidden ones and our own `OUTPUTS`."""
     ends = tuple(OUTPUTS.values())
-    files = sorted(p for p in folder.rglob("*") if not p.is_dir() and not p.name.startswith("."))
+    shown = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = sorted(p for p in shown if not p.is_dir())
     return [p for p in files if is_image(p)], [p for p in files if not is_image(p) and not p.name.endswith(ends)]
 
 

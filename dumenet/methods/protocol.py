@@ -20,6 +20,8 @@ from dumenet.score import Scores, upsample
 
 Own = TypeVar("Own", bound="Common")
 
+OWN_FEATURES = {"stages": "stages", "stage": "stages", "grid": "grid"}  # of a method's settings -> what they replace
+
 
 @dataclass(frozen=True, kw_only=True)
 class Common(Settings):
@@ -40,6 +42,13 @@ class Common(Settings):
                 f"features.image_size {list(self.features.image_size)} is for DuMeNet, UniAD, Gaussian, PaDiM and "
                 "PatchCore: set one number for this method, which takes square images."
             )
+        for name, key in OWN_FEATURES.items():
+            own = getattr(self, name, None)
+            own, given = (own,) if name == "stage" else own, getattr(self.features, key)
+            if hasattr(self, name) and given not in (own, getattr(FeatureConfig(), key)):
+                raise DumenetError(
+                    f"features.{key} says nothing to this method, which has its own: set {name} instead."
+                )
 
     def with_features(self: Own, **changes: Any) -> Own:
         """The same with other `features`: the stages, and perhaps the grid, that the method itself asks for."""

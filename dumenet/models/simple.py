@@ -36,7 +36,8 @@ class PositionGaussian(nn.Module):
     """The mean of the training features at each position, whatever the image: a baseline that cannot copy.
 
     In units of the spread of its errors (`dumenet.models.spread`) it is a Gaussian with a full covariance for each
-    category and position; by the norm it is the distance from the mean. Nothing is trained: `fit` takes one pass over
+    position, of one category; of several the mean is one for all, and the spread of each is about that mean. By the
+    norm it is the distance from the mean. Nothing is trained: `fit` takes one pass over
     the features. `config.target` has no part here: the features are standardised by channel.
     """
 

@@ -68,7 +68,8 @@ class Spread(nn.Module):
 
 
 def fit_spread(errors: Tensor, targets: Tensor, categories: Sequence[str]) -> tuple[Spread, Tensor]:
-    """The spread of the errors of normal images, and the length of each image's error under the spread of the others.
+    """The spread of the errors of normal images, and nearly the length of each image's error under that of the others:
+    the whitening still has seen the image, and all directions are kept.
 
     Args:
         errors: (n, C, H, W) target minus reconstruction.

@@ -208,6 +208,7 @@ def printed_again(e: Evidence, table: str, column: str, mean_of: int = 0) -> Ite
     if len(names) < mean_of:
         said = f"{len(names)} of {mean_of} categories at hand ({', '.join(names)}), see its row; a mean needs them all"
         yield Part(said, (math.nan, None, math.nan))
+        return
     for r in (r for r in cells if (r.part == "mean") == (mean_of > 0)):
         printed = e.printed("abstract", r.metric).at["mean", column] if mean_of else r.paper
         said = f"{r.part} {r.metric.removesuffix('_auroc')} {plus_minus(r.ours, r.half, 2)}, printed {printed:g}"

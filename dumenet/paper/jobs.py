@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dumenet.config import Config, DataConfig, config_from_dict, counted, merge
-from dumenet.data import SPLITS, Dataset
+from dumenet.data import SPLITS, Dataset, is_cifar10
 from dumenet.errors import DumenetError, unknown
 from dumenet.methods import METHODS, NETWORKS
+from dumenet.methods.protocol import OWN_FEATURES
 from dumenet.run import Folders, Job, load_data
 
 MASK = {"neighbour_mask": ["encoder", "decoder_first", "decoder_second"]}  # UniAD's, on in its own configuration
@@ -211,7 +212,7 @@ def _parts(
 ) -> list[DataConfig]:
     """One data configuration for each training set."""
     if parts:  # a split, or categories: of the others not even the images have to be there
-        split = parts[0].strip("{}").isdigit()
+        split = (data.source == "digits" or is_cifar10(data.source)) and parts[0].strip("{}").isdigit()
         data = replace(data, normals=parts[0]) if split else replace(data, categories=tuple(parts))
     first = opened(data)
     if first.categories[0].startswith("{"):  # ten classes: a split is a data set of its own
@@ -233,6 +234,8 @@ def known(cls: type) -> set[str]:
             found |= {f"{f.name}.{key}" for key in known(hints[f.name])}
         else:
             found.add(f.name)
+    # A method's own stages and grid are the ones that count.
+    found -= {f"features.{key}" for name, key in OWN_FEATURES.items() if name in found}
     return found - {"seed", "train.seed", "cache", "state", "progress", "model.name"}  # given by the job
 
 
