@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import secrets
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 a lesson, a job, a check or the doctor found something wrong, 2
     bad input (one sentence on stderr), 130 interrupted."""
     args = _parser().parse_args(argv)
+    args.typed = shlex.join(["dumenet", *(sys.argv[1:] if argv is None else argv)])
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show must not end the run
     try:
@@ -80,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, run, arguments) in COMMANDS.items():
         group, _, last = name.rpartition(" ")
         examples = [line for line in EXAMPLES.splitlines() if line.startswith(f"  dumenet {name}")]
-        options |= {"description": f"{text[0].upper()}{text[1:]}.", "epilog": "\n".join(["examples:", *examples])}
+        options |= {
+            "description": f"{text[0].upper()}{text[1:]}.".replace("%%", "%"),
+            "epilog": "\n".join(["examples:", *examples]),
+        }
         command = above[group].add_parser(last, help=text, **options)
         for argument, how in arguments.items():
             command.add_argument(argument, **how)
@@ -161,7 +166,7 @@ def _train(args: argparse.Namespace) -> None:
     seeds = [{"train.seed": seed} for seed in args.seed or ()] or [{}]
     for config in [config_from_dict(merge(values, seed)) for seed in seeds]:
         for one in per_category(config) if args.separate else [config]:
-            if outcome := run(one, tag=args.tag):
+            if outcome := run(one, tag=args.tag, command=args.typed):
                 _report(outcome.record)
                 if few := few_normal(outcome.dataset):
                     print(few)
@@ -195,7 +200,9 @@ def _table(args: argparse.Namespace) -> None:
 
     found = [r for r in read_results(args.results) if r.get("metrics") and "config" in r and r.get("tag") == args.tag]
     if not found:
-        raise DumenetError(f"{args.results} holds no results" + (f" tagged {args.tag!r}." if args.tag else "."))
+        tags = ", ".join(sorted({r["tag"] for r in read_results(args.results) if r.get("tag")})) or "none"
+        without = f"tagged {args.tag!r}" if args.tag else "without a tag"
+        raise DumenetError(f"{args.results} holds no results {without}: choose by --tag. Tags: {tags}.")
     try:
         cells = summary_by_row(found, labels(found), args.category)
     except (KeyError, TypeError, AttributeError) as error:

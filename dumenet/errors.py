@@ -21,8 +21,9 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
     """
     names, word = [str(k) for k in known], name if isinstance(name, str) else shown(name)
     word = word if len(word) <= 80 else f"{word[:77]}..."
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    by_case = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.4)
+    hint = f"did you mean {by_case[near[0]]!r}? " if near else ""
     quoted = [repr(n) if "," in n else n for n in names]
     return DumenetError(f"Unknown {kind} {word!r}: {hint}Known: {', '.join(quoted) or 'none'}.")
 

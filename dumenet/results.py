@@ -77,6 +77,7 @@ def read_results(folder: Path, **where: Any) -> list[dict]:
 def runs(records: Iterable[dict], row: Callable[[dict], str] = lambda r: r["column"]) -> "pd.DataFrame":
     """One line for each row of a table, part (a category, a split, or "mean"), metric and seed: `value` and `half`,
     half of the 95 % interval that bootstrapping the test images gives (NaN: none), both in percent.
+    `summary` joins seeds; `dumenet.paper.tables.gain` compares two rows, paired by seed.
 
     A mean is over all parts that any record has, and needs every one of them. Its interval joins those of the parts as
     independent errors; splits of ten classes share their test images, so theirs are averaged, the worst case.
@@ -101,7 +102,8 @@ def runs(records: Iterable[dict], row: Callable[[dict], str] = lambda r: r["colu
     found = pd.DataFrame(lines, columns=[*key, "value", "half"]).astype({"value": float, "half": float})
     for name, part, _, seed in found[found.duplicated(key)][key].head(1).itertuples(index=False):
         raise DumenetError(
-            f"Two records for {name}, {part}, seed {seed}: choose one series by its tag, or delete one of them."
+            f"Two records for {name}, {part}, seed {seed}: choose one series by its tag, tell them apart by `row` (see "
+            "`labels`), or delete one of them."
         )
     groups = found.assign(square=found.half**2).groupby(["row", "metric", "seed"], sort=False)
     size, count = groups.size(), groups[["value", "half"]].count()

@@ -234,12 +234,14 @@ class Outcome:
 
 
 def run(
-    job: Job | Config, folders: Folders = Folders(), tag: str | None = None, progress: bool = True
-) -> Outcome | None:
+    job: Job | Config, folders: Folders = Folders(), tag: str | None = None, progress: bool = True,
+    command: str | None = None,
+) -> Outcome | None:  # fmt: skip
     """Fit, score, measure, and write the record; a finished training of the same identity is used again.
 
     Args:
-        job: or the configuration of one of this package's own networks, with the `tag` of its record.
+        job: or the configuration of one of this package's own networks, with the `tag` of its record and the `command`
+            that makes it again.
 
     Returns:
         None in all but the first of several processes that train together.
@@ -248,7 +250,7 @@ def run(
         DumenetError: whatever is wrong with the data, the weights or the disk, in one sentence.
     """
     if isinstance(job, Config):
-        job = network_job(job, folders, tag)
+        job = replace(network_job(job, folders, tag), command=command)
     dataset = job.dataset
     if not dataset.train:
         raise DumenetError(f"{dataset.name} has no normal training images: put some into <category>/train/good.")
@@ -289,7 +291,7 @@ def evaluate_checkpoint(path: Path, overrides: dict[str, Any], folders: Folders 
 
     Raises:
         DumenetError: an override of something that the checkpoint fixes, no test images, or a category that was not
-            trained.
+            trained; the only category of both may have two names.
     """
     trained = load_checkpoint(path)
     fixed = [k for k in overrides if not k.startswith(("data.", "evaluation."))]
@@ -457,7 +459,9 @@ def by_defect(dataset: Dataset, image: np.ndarray) -> dict[str, dict[str, float 
 
 
 def evaluate(trained: Trained, dataset: Dataset, test: Features) -> tuple[Scores, dict[str, Any]]:
-    """Scores and metrics of a network that was trained outside of a job, from the test images' features."""
+    """Scores and metrics of a network that was trained outside of a job, and then calibrated (`score.calibrate`), from
+    the test images' features.
+    """
     scores, c = score(trained, test, keep_maps=bool(dataset.masked)), trained.config
     return scores, measure(dataset, scores, c.features.whole, c.evaluation.bootstrap, c.train.seed)
 

@@ -121,7 +121,10 @@ def _bound(logs: np.ndarray, held: np.ndarray, quantile: float) -> float:
 
 @torch.no_grad()
 def calibrate(trained: Trained, kept: Features, held: Features | None) -> None:
-    """Fit the spread on all normal images, and keep their scores for thresholds. No test image is used.
+    """Give `trained` the spread of all normal images, their scores, and thresholds. No test image is used.
+
+    Args:
+        kept, held: features that it was trained on, and those of a hold-out (see `train.split_holdout`).
 
     Raises:
         DumenetError: errors that are not finite.

@@ -73,7 +73,7 @@ def test_parts_add_up(verdicts, in_part, most, every):
 
 
 def test_claims_are_complete_and_each_has_a_rule():
-    assert len({c.key for c in audit.CLAIMS}) == len(audit.CLAIMS) == 31
+    assert len({c.key for c in audit.CLAIMS}) == len(audit.CLAIMS) >= 31
     for claim in audit.CLAIMS:
         assert claim.kind in ("number", "mechanism", "comparison") and claim.quote and claim.run and claim.holds_if
         assert claim.measure in audit.MEASURES and claim.rule in audit.RULES, claim.key

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def scores(folder):
 def asked(monkeypatch):
     """The configurations that `dumenet train` was to run since; nothing is run."""
     found = []
-    monkeypatch.setattr("dumenet.run.run", lambda config, tag: found.append(config))
+    monkeypatch.setattr("dumenet.run.run", lambda config, **_: found.append(config))
     return found
 
 
@@ -105,6 +106,7 @@ def test_train_separately_with_two_seeds(home, tree, tiny_yaml, capsys):
     assert made == {("bolt", 3), ("bolt", 4), ("felt", 3), ("felt", 4)}
     assert all(r["config"]["train"]["epochs"] == 1 for r in records(home))
     assert all(r["config"]["train"]["seed"] == r["seed"] for r in records(home))
+    assert {r["command"] for r in records(home)} == {shlex.join(["dumenet", *command])}
     assert len(list(home.glob("build/runs/*/checkpoint.pt"))) == 4
     assert len(list(home.glob("build/cache/*"))) == 1  # one cache serves them all
     capsys.readouterr()
@@ -342,3 +344,9 @@ def test_threads_spin_for_less_time_unless_the_user_says_otherwise(given, monkey
     code = "import dumenet, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split() == [given or "10000", "False"]
+
+
+def test_results_without_the_tag_are_named_by_theirs(tmp_path, capsys):
+    write_result(tmp_path / "one.json", {"tag": "real5"})
+    assert main(["table", "--results", str(tmp_path)]) == 2
+    assert "no results without a tag: choose by --tag. Tags: real5." in capsys.readouterr().err

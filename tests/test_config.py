@@ -11,7 +11,7 @@ from dumenet.errors import DumenetError, unknown
 def test_yaml_keywords_and_command_line_give_the_same(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text("train: {epochs: 3, lr: 1e-3}\nfeatures: {stages: [0, 2]}\n")
     made = []
-    monkeypatch.setattr("dumenet.run.run", lambda config, tag: made.append(config))
+    monkeypatch.setattr("dumenet.run.run", lambda config, **_: made.append(config))
     for words in (f"--config {tmp_path}/a.yaml", "--set train.epochs=3 train.lr=1e-3 features.stages=[0,2]"):
         main(["train", *words.split()])
     from_yaml, from_line = made
@@ -114,4 +114,6 @@ def test_unknown_names_the_nearest_or_none():
     assert str(unknown("fruit", "aple", ["apple", "pear"])) == (
         "Unknown fruit 'aple': did you mean 'apple'? Known: apple, pear."
     )
+    assert "did you mean 'kiWi'?" in str(unknown("fruit", "KIWI", ["apple", "kiWi"]))
+    assert "Known: apple, 'pear, ripe'." in str(unknown("fruit", "fig", ["apple", "pear, ripe"]))
     assert str(unknown("fruit", "zzz", [])) == "Unknown fruit 'zzz': Known: none."

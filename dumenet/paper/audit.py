@@ -24,7 +24,8 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from dumenet.errors import DumenetError
+from dumenet.config import config_from_dict
+from dumenet.errors import DumenetError, unknown
 from dumenet.files import write_atomic
 from dumenet.metrics import seed_interval
 from dumenet.paper.tables import Row, by_seed, data_name, printed, rows
@@ -364,6 +365,9 @@ class Claim:
 
     def judged(self, evidence: Evidence) -> Finding:
         """The verdict, its evidence and the files of that; without evidence "not run yet"."""
+        for kind, name, known in (("measure", self.measure, MEASURES), ("rule", self.rule, RULES)):
+            if name not in known:
+                raise unknown(f"{kind} of the claim {self.key}", name, known)
         evidence.used.clear()
         evidence.data.clear()
         try:
@@ -382,7 +386,8 @@ class Claim:
         return Finding(verdict, said, tuple(sorted(evidence.used)))
 
 
-CLAIMS = tuple(Claim(**claim) for claim in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text("utf-8")))
+WRITTEN = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text("utf-8"))
+CLAIMS = tuple(config_from_dict(claim, Claim, f"claims.yaml, {claim.get('key')}") for claim in WRITTEN)
 MEASUREMENTS = {claim.of["lesson"] for claim in CLAIMS if "lesson" in claim.of}  # what lesson 11 may measure
 
 

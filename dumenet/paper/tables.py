@@ -28,6 +28,7 @@ from dumenet.results import markdown as markdown_table
 from dumenet.run import Folders, Job
 
 SHOWN = ("image_auroc", "pixel_auroc", "pro")  # the metrics of a table
+PAIRED = ("ablations", "choices")  # tables whose columns are compared with their default, seed by seed
 
 
 class Row(NamedTuple):
@@ -110,7 +111,8 @@ def write(jobs: Sequence[Job], home: Path, out: Path) -> list[Path]:
         )
     name = f"table-{jobs[0].table}-{jobs[0].dataset.name}-{jobs[0].setting}"
     text = pd.DataFrame(made).to_csv(index=False, float_format="%.2f")
-    files = {out / f"{name}.csv": text, out / f"{name}.md": markdown(made)}
+    paired = versus(records, TABLES[jobs[0].table].columns, "default") if jobs[0].table in PAIRED else ""
+    files = {out / f"{name}.csv": text, out / f"{name}.md": markdown(made) + paired}
     for path, text in files.items():
         write_atomic(path, text.encode())
     return [*files, *save(table_figure(made), name, out, close=True)]
@@ -271,7 +273,7 @@ def document(
             "", f"```sh\n{group[0]['command']}\n```", "", *([growth_table(made)] if table == "growth" else []),
             "<details><summary>By category, with files</summary>", "", markdown(made), files(group), "</details>", "",
         ]  # fmt: skip
-        if table in ("ablations", "choices"):
+        if table in PAIRED:
             lines += [versus(group, TABLES[table].columns, "default")]
         alt = f"{TITLES[table]}, {data}: dots, intervals where known, crosses where the paper prints a value"
         lines += [f"![{alt}]({name}.svg)", ""]
