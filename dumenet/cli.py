@@ -82,10 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, run, arguments) in COMMANDS.items():
         group, _, last = name.rpartition(" ")
         examples = [line for line in EXAMPLES.splitlines() if line.startswith(f"  dumenet {name}")]
-        options |= {
-            "description": f"{text[0].upper()}{text[1:]}.".replace("%%", "%"),
-            "epilog": "\n".join(["examples:", *examples]),
-        }
+        said = f"{text[0].upper()}{text[1:]}.".replace("%%", "%")  # argparse formats `help` alone
+        options |= {"description": said, "epilog": "\n".join(["examples:", *examples])}
         command = above[group].add_parser(last, help=text, **options)
         for argument, how in arguments.items():
             command.add_argument(argument, **how)

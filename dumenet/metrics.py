@@ -184,6 +184,8 @@ def _pixel_counts(pairs: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) 
 
 
 def _pro_area(counts: _PixelCounts, fpr_limit: float) -> float | None:
+    from scipy.integrate import trapezoid
+
     if not 0 < fpr_limit <= 1:
         raise DumenetError(f"The FPR limit of PRO must lie in (0, 1], not {fpr_limit}.")
     if not counts.n_anomalous or not counts.n_normal:
@@ -194,7 +196,7 @@ def _pro_area(counts: _PixelCounts, fpr_limit: float) -> float | None:
     x, y = np.concatenate([[0.0], x, [1.0]]), np.concatenate([[0.0], y, [1.0]])
     inside = x <= fpr_limit
     x, y = np.append(x[inside], fpr_limit), np.append(y[inside], np.interp(fpr_limit, x, y))
-    return float(np.trapezoid(y, x) / fpr_limit)
+    return float(trapezoid(y, x) / fpr_limit)
 
 
 def _pixel_metrics(pairs: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> dict[str, float | None]:

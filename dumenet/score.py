@@ -9,6 +9,7 @@ Shapes: B images, C channels, H x W grid positions, S image size.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,7 +101,8 @@ def _known(normal: Normal, config: EvalConfig) -> tuple[np.ndarray, np.ndarray, 
             f"evaluation.pooling=max needs images of {WINDOW} x {WINDOW} pixels or more: choose another pooling."
         )
     scores, names, held = np.array(normal.scores[rule]), np.array(normal.categories), np.array(normal.held)
-    several = np.array([config.error == "norm" or (names == name).sum() > 1 for name in names], bool)
+    count = Counter(normal.categories)
+    several = np.array([config.error == "norm" or count[name] > 1 for name in normal.categories], bool)
     return scores[several], names[several], held[several]
 
 

@@ -47,8 +47,8 @@ def split_holdout(features: Features, share: float, seed: int) -> tuple[Features
                 photographs.setdefault(s.name.rpartition("[")[0] if s.tile else s.name, []).append(i)
         if len(photographs) > 1:
             count = min(max(1, round(share * len(photographs))), len(photographs) - 1)
-            chosen = generator.choice(len(photographs), count, replace=False)
-            held += [i for k in chosen for i in list(photographs.values())[k]]
+            tiles = list(photographs.values())
+            held += [i for k in generator.choice(len(tiles), count, replace=False) for i in tiles[k]]
     if not held:
         return features, None
     keep = sorted(set(range(len(features))) - set(held))
