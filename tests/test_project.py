@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from dumenet.cli import main
+from dumenet.paper.jobs import CHOICES
 from dumenet.paper.tables import by_seed, gain, groups
 from dumenet.results import read_results, runs
 
@@ -224,6 +225,12 @@ def test_readmes_findings_are_those_of_the_records():
         more("choices", "default", *less) for less in (("no jitter", "image"), ("target sigmoid", "pixel"))
     )
     assert f"Without jitter it has {jitter} points" in text and f"sigmoid as the target costs {sigmoid} points" in text
+    gate = gain(found["choices", "real5", "unified"], "fusion gate", "default").lstrip("+")
+    others = set(CHOICES) - {"default", "default, spread", "no jitter", "target sigmoid", "neck cbam"}
+    for metric, most in (("image_auroc", "0.7"), ("pixel_auroc", "0.1")):
+        moved = [mean("choices", name, metric) - mean("choices", "default", metric) for name in others]
+        assert f"{max(map(abs, moved)):.1f}" == most
+    assert "move image AUROC by 0.7 points at most, pixel AUROC by 0.1" in text and f"fusion: {gate} more" in text
     compared = (ours, spread, "UniAD", "UniAD, spread", "PaDiM", "Gaussian, spread")
     solar = [f"{mean('mvtec', name, data='elpv'):.1f}" for name in compared]
     assert "DuMeNet {}, in its spread {}, UniAD {} and {}, PaDiM {}, Gaussian in its spread {}".format(*solar) in text
