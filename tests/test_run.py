@@ -293,19 +293,11 @@ def test_a_contaminated_run(go, tree, tmp_path):
     assert again.record["metrics"] == outcome.record["metrics"]  # on the same test images
 
 
-def test_another_checkpoint_under_the_same_path_is_another_start(tiny, tree, tmp_path):
-    start = tmp_path / "start.pt"
-    job, names = network_job(tiny(data__source=str(tree), train__start=str(start)), Folders(tmp_path)), set()
+@pytest.mark.parametrize("setting", ["train__start", "features__weights"])
+def test_another_file_under_the_same_path_is_another_job(tiny, tree, tmp_path, setting):
+    file = tmp_path / "file.pt"
+    job, names = network_job(tiny(data__source=str(tree), **{setting: str(file)}), Folders(tmp_path)), set()
     for content in (b"one", b"two"):
-        start.write_bytes(content)
-        names |= {job.name, job.training}
-    assert len(names) == 4
-
-
-def test_other_weights_under_the_same_path_are_another_job(tiny, tree, tmp_path):
-    weights = tmp_path / "backbone.safetensors"
-    job, names = network_job(tiny(data__source=str(tree), features__weights=str(weights)), Folders(tmp_path)), set()
-    for content in (b"one", b"two"):
-        weights.write_bytes(content)
+        file.write_bytes(content)
         names |= {job.name, job.training}
     assert len(names) == 4
