@@ -32,6 +32,7 @@ from dumenet.data import (
     check_range,
     content_key,
     few_normal,
+    find_images,
     fingerprint,
     load_image,
     load_mask,
@@ -84,8 +85,6 @@ def root(tmp_path):
     category(tmp_path / "cloth", ".JPG", "{}", kinds=("stain",))
     (tmp_path / "nut" / "readme.txt").write_text("not an image")
     (tmp_path / "nut" / "train" / "good" / ".hidden.png").write_bytes(b"")
-    (tmp_path / "nut" / "train" / "good" / ".ipynb_checkpoints").mkdir()
-    (tmp_path / "nut" / "train" / "good" / ".ipynb_checkpoints" / "000-checkpoint.png").write_bytes(b"")
     (tmp_path / "nut" / "train" / "good" / "Thumbs.db").write_bytes(b"x")
     (tmp_path / ".git").mkdir()
     return tmp_path
@@ -269,6 +268,13 @@ def test_an_index_of_uniad_names_defects_by_their_folder(root):
     (root / "test.json").write_text(json.dumps(row) + "\n\n", encoding="utf-8-sig")
     (sample,) = read_folder(root).test
     assert sample.defect == "crack" and sample.label == 1
+
+
+def test_images_of_hidden_folders_are_not_found(tmp_path):
+    for name in ("a.png", ".thumbnails/a.png", "part/.ipynb_checkpoints/b-checkpoint.png", "part/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert find_images(tmp_path) == ([tmp_path / "a.png", tmp_path / "part/b.png"], [])
 
 
 def test_fingerprint_changes_with_any_image(root):
