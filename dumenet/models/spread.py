@@ -57,7 +57,8 @@ class Spread(nn.Module):
         """Errors (B, C, H, W) of images of `category` (B,), int64, to their lengths (B, H, W)."""
         rows = error.flatten(2).transpose(1, 2) @ self.whitening[category]  # (B, N, C)
         if torch.compiler.is_compiling():  # an exported graph, which runs image by image
-            inside = (self.factors[category] @ rows.unsqueeze(-1)).squeeze(-1)  # (B, N, R)
+            own = self.factors if len(self.categories) == 1 else self.factors[category]  # which copies 5 MB
+            inside = (own @ rows.unsqueeze(-1)).squeeze(-1)  # (B, N, R)
         else:  # reads each category's factors once
             inside = rows.new_empty(*rows.shape[:2], self.factors.shape[2])
             for k in category.unique().tolist():
