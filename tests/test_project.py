@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from dumenet.cli import main
+from dumenet.metrics import seed_interval
 from dumenet.paper.jobs import CHOICES
 from dumenet.paper.tables import by_seed, gain, groups
-from dumenet.results import read_results, runs
+from dumenet.results import plus_minus, read_results, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -217,8 +218,20 @@ def test_readmes_findings_are_those_of_the_records():
     assert f"In the spread both instead of none add {image} and {pixel}" in text
     assert f"has {pair('mvtec', 'Gaussian, spread')}: 1.6 points less" in text
     assert round(mean("mvtec", spread) - mean("mvtec", "Gaussian, spread"), 1) == 1.6
-    one = [pair("mvtec", name, setting="separate") for name in (ours, spread)]
-    assert f"have {one[0]} by the norm, " in text and f"and {one[1]} in the spread" in text
+    for name, words in ((ours, "by the norm, {}"), (spread, "in the spread, {}")):
+        alone = [mean("mvtec", name, f"{m}_auroc", setting="separate") for m in ("image", "pixel")]
+        ahead = [x - mean("mvtec", name, f"{m}_auroc") for x, m in zip(alone, ("image", "pixel"))]
+        both = [f"{a:.1f} / {b:.1f}" for a, b in (alone, ahead)]
+        assert f"{both[0]} {words.format(both[1])} more" in text
+    dirty = found["contamination", "real5", "unified"]
+    cost = [gain(dirty, f"{n}, 0%", f"{n}, 20%").lstrip("+") for n in (ours, spread, "DuMeNet without memory", "PaDiM")]
+    assert "cost {} points by the norm and {} in the spread, without memory {}, PaDiM {}".format(*cost) in text
+    larger = [f"{mean('backbones', n):.1f}" for n in ("Lite1, spread", "Lite2, spread", "Lite1", "Lite2")]
+    assert "{} and {} in the spread, {} and {} by the norm".format(*larger) in text
+    lite = [f"{mean('backbones', n, data='cifar10'):.1f}" for n in ("Lite2", "Lite0")]
+    assert "(Lite2, one split: {} instead of {})".format(*lite) in text
+    epochs = [r["image_auroc_by_epoch"] for r in read_results(ROOT / "data" / "results") if r.get("table") == "epochs"]
+    assert f"{plus_minus(*seed_interval([100 * (max(e) - e[-1]) for e in epochs]), 2)} points apart" in text
     grown = [f"{mean('growth', f'{n}, {k} steps'):.0f}" for n in (ours, spread) for k in ("240", "800", "2,400")]
     assert "{} after 240 steps, {} after 800 and {} after 2,400, in its spread {}, {} and {}".format(*grown) in text
     (jitter,), (sigmoid,) = (
