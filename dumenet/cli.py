@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   dumenet data check photos/                         list every problem of a folder at once
   dumenet data index photos/                         write photos/train.json and photos/test.json
   dumenet train --category weave                     train on one category of the embedded data
-  dumenet train --data mvtec/ --category bottle tire one unified model for two categories
+  dumenet train --data mvtec/ --category bottle tile one unified model for two categories
   dumenet train --data mvtec/ --separate             one model for each category
   dumenet train --config mvtec_ad --data mvtec/      the paper's settings (a GPU, and B4's weights)
   dumenet train --data photos/ --set train.steps=400 a first try in two minutes
@@ -34,7 +34,7 @@ EXAMPLES = """examples:
   dumenet reproduce --workers 2                      all lessons, by two processes
   dumenet reproduce --table mvtec --data mvtec/      every method of a table: resumable jobs
   dumenet explore                                    the heatmap explorer (lesson 12) in the browser
-  dumenet explore --data photos/                     the same, with models of your own images
+  dumenet explore --data photos/                     the same, small networks trained on your images
   dumenet classroom                                  the lessons as student's and instructor's copies
   dumenet book                                       lessons and documents as a site: build/book/index.html
   dumenet doctor                                     what was found on this machine, what will be used, what is missing
@@ -344,20 +344,22 @@ def _path(default: str | None = None, text: str | None = None) -> dict[str, Any]
 
 ONE_OR_MORE: dict[str, Any] = {"nargs": "+", "action": "extend"}  # of an option that is given twice, both count
 FLAG: dict[str, Any] = {"action": "store_true"}
-CHECKPOINT, DATA = _path(), '"factory", "digits", "elpv", or a folder or CSV (MVTec-AD and others, CIFAR-10)'
+CHECKPOINT, ROOT = _path(text="a checkpoint of `dumenet train`"), _path(text="a data set's folder, or a CSV")
+DATA = '"factory", "digits", "elpv", or a folder or CSV (MVTec-AD and others, CIFAR-10)'
 DATA_OPTIONS = {"--data": {"help": DATA}, "--category": ONE_OR_MORE | {"help": 'category names, or "all"'}}
 SET: dict[str, Any] = ONE_OR_MORE | {"default": [], "metavar": "KEY=VALUE"}
 TABLES = "mvtec, cifar, recipe, epochs, ablations, choices, contamination, growth, shortfall, backbones"
 COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it does, function, arguments
     "data": ("make, check or index a data set", None, {}),
     "data make": ("generate the embedded factory data set (MVTec layout)", _data_make, {
-        "--out": _path("data/factory", "folder to make (default: %(default)s)"), "--seed": {"type": int, "default": 0},
+        "--out": _path("data/factory", "folder to make (default: %(default)s)"),
+        "--seed": {"type": int, "default": 0, "help": "of the drawing (default: 0)"},
     }),
     "data check": ("list every problem of a folder at once", _data_check, {
-        "root": _path(), "--set": SET | {"help": "data.*, e.g. data.pixel_range=[0,4095]"},
+        "root": ROOT, "--set": SET | {"help": "data.*, e.g. data.pixel_range=[0,4095]"},
     }),
     "data index": ("write train.json and test.json (JSON lines) for a folder", _data_index, {
-        "root": _path(), "--out": _path(text="folder for the two files (default: ROOT)"),
+        "root": ROOT, "--out": _path(text="folder for the two files (default: ROOT)"),
         "--set": SET | {"help": "e.g. data.normal_names=intact"},
     }),
     "train": ("train and evaluate one unified model, or one for each category", _train, {
@@ -365,20 +367,22 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "--separate": FLAG | {"help": "one model for each category"},
         "--seed": ONE_OR_MORE | {"type": int, "help": "one or several seeds"},
         "--tag": {"help": "prefix of the results files, to find a series again"},
-        **DATA_OPTIONS, "--set": SET | {"help": "e.g. train.epochs=3"},
+        **DATA_OPTIONS, "--set": SET | {"help": "e.g. train.steps=400; all settings: dumenet/config.py"},
     }),
     "evaluate": ("evaluate a checkpoint again, on its own data or another folder", _evaluate, {
         "checkpoint": CHECKPOINT, **DATA_OPTIONS,
         "--set": SET | {"help": "data.* and evaluation.*, e.g. evaluation.pooling=mean"},
     }),
     "table": ("the results files as a table: mean over seeds ± half of its 95 %% interval", _table, {
-        "--tag": {"help": "the series (default: results without a tag)"}, "--results": _path("data/results"),
+        "--tag": {"help": "the series (default: results without a tag)"}, 
+        "--results": _path("data/results", "folder of results files (default: %(default)s)"),
         "--csv": FLAG | {"help": "CSV instead of Markdown"},
         "--category": ONE_OR_MORE | {"help": "these categories and their mean: image / pixel AUROC in percent"},
     }),
     "predict": ("heatmaps, scores and verdicts for images", _predict, {
         "checkpoint": _path(text="a checkpoint, or a file of `dumenet export`"),
-        "images": _path(text="an image or a folder"), "--out": _path("build/predictions"),
+        "images": _path(text="an image or a folder"), 
+        "--out": _path("build/predictions", "folder for scores and heatmaps (default: %(default)s)"),
         "--category": {"default": "all", "help": "of the images (default: found for each)"},
         "--device": {"default": "auto", "help": "of torch, which runs a checkpoint"},
         "--threshold": {"type": float, "help": "of the score, instead of the checkpoint's own"},
@@ -391,16 +395,19 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "--error": {"choices": ("norm", "mahalanobis"), "help": "length of the error (default: the checkpoint's own)"},
     }),
     "reproduce": ("run the lessons headless through papermill, or the jobs of a table", _reproduce, {
-        "--profile": {"choices": ("quick", "laptop", "paper"), "default": "quick"},
+        "--profile": {"choices": ("quick", "laptop", "paper"), "default": "quick",
+                      "help": "how long lessons train (default: quick)"},
         "--data": {"help": f"{DATA}; default: the lesson's or table's own"},
         "--only": ONE_OR_MORE | {"metavar": "NN", "help": "numbers or names of lessons"},
-        "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "NAME=VALUE"},
+        "-p": {"dest": "parameters", "action": "append", "default": [], "metavar": "NAME=VALUE",
+               "help": "of a lesson, e.g. seed=3"},
         "--force": FLAG | {"help": "run lessons again that did not change"},
         "--table": {"metavar": "NAME", "help": f"instead: {TABLES}"},
         "--method": ONE_OR_MORE | {"default": [], "help": "columns of the table (default: all)"},
         "--category": ONE_OR_MORE | {"default": [], "help": "categories, or splits such as 01234 (default: all)"},
         "--seed": ONE_OR_MORE | {"type": int, "help": "one or several seeds (default: 0)"},
-        "--setting": {"choices": ("unified", "separate"), "default": "unified"},
+        "--setting": {"choices": ("unified", "separate"), "default": "unified",
+                      "help": "one model for all categories, or one each (default: unified)"},
         "--set": SET | {"help": "as of train, or US.steps=30 for one column or method alone"},
         "--workers": {"type": int, "default": 0,
                       "help": "processes that share the lessons or jobs (default: this one alone)"},

@@ -88,8 +88,8 @@ class FeatureConfig(Settings):
     align: Literal["area", "bilinear"] = "area"  # how: the mean over each cell, or the paper's bilinear samples
     batch_size: Count = 16  # images a backbone pass
     runtime: Literal["auto", "torch", "onnx"] = field(default="auto", metadata=PLACE)  # what computes them for the
-    # cache, equal to 1e-3: torch, or ONNX Runtime on the CPU (extra `fast`); "auto": torch on a GPU and for few images,
-    # else ONNX Runtime where it is installed
+    # cache, equal to 1e-3 of their range: torch, or ONNX Runtime on the CPU (extra `fast`); "auto": torch on a GPU and
+    # for few images, else ONNX Runtime where it is installed
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -292,7 +292,8 @@ class Detector:
 
 def load(path: str | Path, device: str = "auto") -> Detector:
     """The detector of a checkpoint, which torch runs, or of a file that `dumenet export` wrote, which ONNX Runtime
-    runs on the CPU and without torch: maps are equal to 1e-3.
+    runs on the CPU and without torch: maps are equal to 1e-3 of
+    their range.
 
     Args:
         device: of torch.

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from dumenet.config import CONFIGS, FeatureConfig, load_config
 from dumenet.errors import DumenetError
 
-EXTRAS = ("notebooks", "test", "fast", "book")  # what `make install` and environment.yml install
+EXTRAS = ("notebooks", "test", "fast", "book", "teaching")  # what the targets of the Makefile install
 MACHINE = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
 MISSING = "missing"  # without it nothing runs
 OPTIONAL = "missing, but not needed to begin"

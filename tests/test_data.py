@@ -31,6 +31,7 @@ from dumenet.data import (
     check_folder,
     check_range,
     content_key,
+    describe,
     few_normal,
     find_images,
     fingerprint,
@@ -486,10 +487,11 @@ def test_a_table_of_the_folder_above_is_read(tmp_path):
     to_visa(tmp_path)
     (tmp_path / "split_csv/1cls.csv").rename(tmp_path / "split_csv/2cls_highshot.csv")
     assert len(read_folder(tmp_path / "split_csv/2cls_highshot.csv").test) == 6
-    with pytest.raises(DumenetError, match="no category: expected .* split_csv/1cls.csv, or another layout of data"):
+    with pytest.raises(DumenetError, match="no category: put normal .* split_csv/1cls.csv, or another layout of data"):
         read_folder(tmp_path)
     (problem,) = check_folder(tmp_path)
-    assert "no category; expected <category>/train/good, " in problem
+    assert "no category; put normal photographs into NAME/train/good, " in problem
+    assert "layout" not in describe(tmp_path)[0]  # of one that nobody has found
 
 
 LINES = "path,label,split\na.png,good,train\nb.png,0,train\n"

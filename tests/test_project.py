@@ -216,20 +216,22 @@ def test_readmes_findings_are_those_of_the_records():
         assert f"instead of {words} {image} and {pixel}" in text
     image, pixel = more("growth", "DuMeNet, spread, 2,400 steps", "DuMeNet without memory, spread, 2,400 steps")
     assert f"In the spread both instead of none add {image} and {pixel}" in text
-    assert f"has {pair('mvtec', 'Gaussian, spread')}: 1.6 points less" in text
+    assert f"has {pair('mvtec', 'Gaussian, spread')}: 1.6 points of image AUROC less" in text
     assert round(mean("mvtec", spread) - mean("mvtec", "Gaussian, spread"), 1) == 1.6
     for name, words in ((ours, "by the norm, {}"), (spread, "in the spread, {}")):
         alone = [mean("mvtec", name, f"{m}_auroc", setting="separate") for m in ("image", "pixel")]
         ahead = [x - mean("mvtec", name, f"{m}_auroc") for x, m in zip(alone, ("image", "pixel"))]
         both = [f"{a:.1f} / {b:.1f}" for a, b in (alone, ahead)]
         assert f"{both[0]} {words.format(both[1])} more" in text
+    lost = mean("mvtec", "PaDiM", setting="separate") - mean("mvtec", "PaDiM")
+    assert f"PaDiM, one for all, loses {lost:.1f} points of image AUROC" in text
     dirty = found["contamination", "real5", "unified"]
     cost = [gain(dirty, f"{n}, 0%", f"{n}, 20%").lstrip("+") for n in (ours, spread, "DuMeNet without memory", "PaDiM")]
     assert "cost {} points by the norm and {} in the spread, without memory {}, PaDiM {}".format(*cost) in text
     larger = [f"{mean('backbones', n):.1f}" for n in ("Lite1, spread", "Lite2, spread", "Lite1", "Lite2")]
     assert "{} and {} in the spread, {} and {} by the norm".format(*larger) in text
     lite = [f"{mean('backbones', n, data='cifar10'):.1f}" for n in ("Lite2", "Lite0")]
-    assert "(Lite2, one split: {} instead of {})".format(*lite) in text
+    assert "(Lite2, one split, one seed: {} instead of {})".format(*lite) in text
     epochs = [r["image_auroc_by_epoch"] for r in read_results(ROOT / "data" / "results") if r.get("table") == "epochs"]
     assert f"{plus_minus(*seed_interval([100 * (max(e) - e[-1]) for e in epochs]), 2)} points apart" in text
     grown = [f"{mean('growth', f'{n}, {k} steps'):.0f}" for n in (ours, spread) for k in ("240", "800", "2,400")]

@@ -105,6 +105,10 @@ def test_one_training_serves_whatever_the_evaluation(first, tiny, monkeypatch):
     assert norm["name"] != again["name"] and norm["config"]["evaluation"]["error"] == "norm"
     assert norm["files"]["checkpoint"] == again["files"]["checkpoint"]
     assert norm["metrics"] != again["metrics"] and norm["thresholds"] != again["thresholds"]
+    checkpoint = home / norm["files"]["checkpoint"]
+    assert load_checkpoint(checkpoint).thresholds == norm["thresholds"]  # `predict` judges as the last run asked
+    run(tiny(**config), Folders(home), progress=False)
+    assert load_checkpoint(checkpoint).thresholds == again["thresholds"]
 
 
 def test_other_test_images_evaluation_or_device_need_no_other_training(tiny, tree, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dumenet.data.folders import (
-    LAYOUTS,
+    NO_CATEGORY,
     Row,
     categories_of,
     image_files,
@@ -74,7 +74,7 @@ def check_folder(
     problems += lines
     categories = sorted({row.category for row in rows} | set(folders))
     if not categories and not lines:
-        problems.append(f"{root}: no category; expected {LAYOUTS}")
+        problems.append(f"{root}: no category; {NO_CATEGORY}")
     for category in categories:
         own = sorted((row for row in rows if row.category == category), key=lambda row: row.split == "test")
         problems += _split_problems(folders.get(category, f"{table}, {category}"), own)

@@ -18,6 +18,7 @@ IMAGES = "mvtec_anomaly_detection"  # the archive's own top folder; an index lie
 VISA = "split_csv"  # the folder of VisA's tables, whose paths start from the folder above it
 LAYOUT = "<category>/train/good, <category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>"
 LAYOUTS = f"{LAYOUT}, {VISA}/1cls.csv, or another layout of data/README.md"
+NO_CATEGORY = f"put normal photographs into NAME/train/good, or make it {LAYOUTS}"
 TREES = {  # data set -> what only its categories hold, and where images and masks lie
     "MVTec 3D-AD": ("t*/*/rgb", "<category>/train/good/rgb, test/<defect>/rgb, test/<defect>/gt; only RGB is read"),
     "MVTec LOCO": ("ground_truth/*/*/*", f"{LAYOUT}/<image>/*"),
@@ -69,7 +70,7 @@ def read_folder(
     rows, problems = table_rows(table, images, normal_names) if table else ([], [])
     known = {row.category for row in rows} | set(folders)
     if not known and not problems:
-        nothing = "lists no images: delete it, or add some" if table else f"holds no category: expected {LAYOUTS}"
+        nothing = "lists no images: delete it, or add some" if table else f"holds no category: {NO_CATEGORY}"
         problems = [f"{table or root} {nothing}."]
     chosen = [] if problems else choose(known, categories)
     folders = {name: folder for name, folder in folders.items() if name in chosen}
@@ -93,8 +94,8 @@ def describe(root: str | Path, normal_names: Iterable[str] = ()) -> list[str]:
     visa = "VisA, " if table and table.parent.name == VISA else ""
     what, few = f"{visa}read by the table {table}" if table else "a tree of folders", ""
     with contextlib.suppress(DumenetError):  # its problems are told by the check
-        if not table:
-            folders = categories_of(images).values()
+        folders = [folder for folder in categories_of(images).values() if is_category(folder)]
+        if folders and not table:
             name = next(k for k, (own, _) in TREES.items() if not own or any(any(f.glob(own)) for f in folders))
             what = f"in the layout of {name} ({TREES[name][1]})"
         found = read_folder(root, normal_names=normal_names)

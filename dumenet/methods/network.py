@@ -115,7 +115,9 @@ class Network(FeatureMethod):
         save_checkpoint(self.trained, path)
 
     def load(self, path: Path, train_images: Sequence[Sample]) -> bool:
-        """Take the model of an earlier `fit` on the same images with the same settings but evaluation; False: none."""
+        """Take the model of an earlier `fit` on the same images with the same settings but evaluation, which the file
+        then holds; False: none.
+        """
         try:
             trained = load_checkpoint(path, self.config.train.device)
         except DumenetError:
@@ -128,6 +130,8 @@ class Network(FeatureMethod):
         self.trained = evaluated(replace(trained, config=replace(self.config, evaluation=trained.config.evaluation)), {
             f"evaluation.{k}": v for k, v in to_dict(self.config)["evaluation"].items()
         })  # fmt: skip
+        if trained.config.evaluation != self.config.evaluation and parallel.rank() == 0:
+            self.save(path)  # so that `predict` and `export` judge as the last `train` asked
         self.seconds = {"train": trained.origin["seconds"]}
         if "cpu_seconds" in trained.origin:
             self.seconds["train cpu"] = trained.origin["cpu_seconds"]
