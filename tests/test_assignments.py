@@ -91,7 +91,7 @@ def test_nbgrader_makes_the_students_version_and_grades_it(home, capsys, monkeyp
     assert any(text.startswith("Exercise 09.2 is not done yet. Hint: flip value by value.") for text in shown)
 
 
-def test_without_nbgrader_there_is_its_source(home, monkeypatch, capsys):
+def test_without_nbgrader_there_is_its_source(home, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "nbgrader is not installed" in assignments.assignments(home)
     course = home / "build" / "classroom" / "nbgrader"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dumenet.errors import DumenetError
 from dumenet.paper import audit
 from dumenet.paper.audit import CANNOT, HOLDS, NOT, NOT_RUN, PART, Evidence
 
@@ -168,12 +167,6 @@ def test_differences_are_paired_by_seed_and_training_set(evidence):
 def test_a_misspelt_number_is_an_error_and_not_a_missing_run(evidence):
     with pytest.raises(KeyError):
         judged("query", replace(evidence, measured={"query": {"described": 0}}))
-
-
-def test_two_runs_of_one_kind_and_seed_are_not_chosen_from(evidence):
-    twice = replace(evidence, records={table: runs * 2 for table, runs in evidence.records.items()})
-    with pytest.raises(DumenetError, match="Two records for DuMeNet, .*, seed 0"):
-        judged("bottle", twice)
 
 
 # --- the document

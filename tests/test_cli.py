@@ -20,6 +20,7 @@ from dumenet import detector
 from dumenet.checkpoint import load_checkpoint, save_checkpoint
 from dumenet.cli import main
 from dumenet.data import read_folder
+from dumenet.overlay import overlay as overlay_of
 from dumenet.results import write_result
 
 
@@ -153,7 +154,7 @@ def test_runs_whose_difference_a_row_leaves_out_are_told_apart(home, checkpoint,
     assert "Two records for bolt + felt: dumenet" in capsys.readouterr().err
 
 
-def test_evaluate_again(home, tree, checkpoint, capsys):
+def test_evaluate_again(home, checkpoint, capsys):
     assert main(["evaluate", str(checkpoint)]) == 0
     assert main(["evaluate", str(checkpoint), "--category", "felt", "--set", "evaluation.pooling=mean"]) == 0
     first, mean, trained = sorted(records(home), key=lambda r: (r["tag"] or "z", -len(r["metrics"]["per_category"])))
@@ -214,6 +215,11 @@ def test_predict_writes_maps_masks_and_overlays_which_no_reader_takes_for_images
     )
     assert anomaly_map.shape == mask.shape == (70, 100) and overlay.shape == (70, 100, 3)
     assert anomaly_map.max() > row["score"] > 0 and mask.all()
+    limit = round(row["score"] / 2, 3)
+    assert main(["predict", str(checkpoint), str(wide), "--out", "half", "--threshold", f"{limit}", *options[:4]]) == 0
+    mask, shown = (np.asarray(Image.open(f"half/wide.webp{end}")) for end in (".mask.png", ".overlay.png"))
+    assert np.array_equal(mask > 0, anomaly_map > limit) and 0 < (mask > 0).mean() < 1
+    assert np.array_equal(shown, overlay_of(np.asarray(Image.open(wide).convert("RGB")), anomaly_map, 2 * limit))
     between = (anomaly_map.max() + row["score"]) / 2  # the score is a mean of 16 x 16 pixels, of which one may pass it
     assert main(["predict", str(checkpoint), str(wide), "--out", "one", "--threshold", f"{between}", *options[:4]]) == 0
     assert not np.asarray(Image.open("one/wide.webp.mask.png")).any() and scores(Path("one"))[0]["verdict"] == "normal"
@@ -230,7 +236,7 @@ def test_predict_writes_maps_masks_and_overlays_which_no_reader_takes_for_images
     assert len(read_folder(tree, "bolt").test) == 6
 
 
-def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint, capsys):
+def test_predict_one_image_with_the_threshold_asked_for(home, tree, checkpoint):
     image = tree / "felt" / "test" / "hole" / "011.png"
     trained = load_checkpoint(checkpoint, "cpu")
     trained.thresholds = {"bolt": 1e6, "felt": 1e-6, "all": 1e6}
@@ -281,7 +287,7 @@ def test_what_stops_a_command_is_one_sentence(monkeypatch, capsys, error, code, 
         main(["data", "check", "photos"])
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(home):
+def test_a_reader_that_has_seen_enough_is_no_error():
     code = "import sys; from dumenet.cli import main; sys.exit(main(['doctor', '--freeze']))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -252,8 +253,8 @@ def test_index_round_trip(root, tmp_path, inner):
     before = read_folder(base)
     write_index(before, base, base)
     lines = [json.loads(line) for line in (base / "test.json").read_text().splitlines()]
-    assert set(lines[0]) == {"filename", "label", "label_name", "maskname", "clsname"}
-    assert "maskname" not in lines[-1] or lines[-1]["label"] == 1
+    plain = {"filename", "label", "label_name", "clsname"}
+    assert [set(line) for line in lines] == [plain | ({"maskname"} if line["label"] else set()) for line in lines]
     after = read_folder(base)  # this time by the index
     fields = [(s.name, s.category, s.defect, s.source, s.mask) for s in before.train + before.test]
     assert fields == [(s.name, s.category, s.defect, s.source, s.mask) for s in after.train + after.test]
@@ -289,6 +290,9 @@ def test_fingerprint_changes_with_a_category_that_no_name_tells():
     image = np.zeros((4, 4, 3), np.uint8)
     made = lambda *names: Dataset("d", [Sample(f"{i}.png", c, "good", image) for i, c in enumerate(names)], [])  # noqa: E731
     assert fingerprint(made("a", "a", "b")) != fingerprint(made("a", "b", "b"))
+    one = Sample("a.png", "c", "good", image)
+    others = [one, replace(one, defect="hole"), replace(one, name="b.png")]
+    assert len({fingerprint(Dataset("d", [], [s])) for s in others}) == 3
 
 
 def reshape(root, shape):
@@ -777,6 +781,16 @@ def test_elpv_is_read_from_its_package():
     assert fingerprint(open_dataset("elpv", "mono")) == fingerprint(open_dataset("elpv", ["mono"]))
     with pytest.raises(DumenetError, match="Unknown category 'mon': did you mean 'mono'"):
         open_dataset("elpv", "mon")
+
+
+def test_elpv_leaves_out_doubtful_cells_and_tests_on_every_fourth_normal_one(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    chances = ["0.0"] * 9 + ["1.0", "0.3333333333333333"]
+    (tmp_path / "data" / "labels.csv").write_text("".join(f"images/{i}.png  {p} mono\n" for i, p in enumerate(chances)))
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
+    data = open_dataset("elpv")
+    assert [Path(s.name).stem for s in data.test] == ["3", "7", "9"] and len(data.train) == 7
 
 
 def test_elpv_without_its_package(monkeypatch):

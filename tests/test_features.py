@@ -151,9 +151,10 @@ def test_key_tells_apart_what_gives_other_features(tiny, tmp_path):
     assert Backbone(tiny(features__weights=str(tmp_path / "same.pt")).features).key == base.key
     state = {k: v + 0.1 if k.endswith("conv_stem.weight") else v for k, v in base.net.state_dict().items()}
     torch.save(state, tmp_path / "w.pt")
-    others = ({"grid": 5}, {"image_size": 32}, {"stages": (0, 1)}, {"weights": str(tmp_path / "w.pt")})
+    sizes = ({"image_size": size} for size in (32, [64, 128], [128, 64]))
+    others = ({"grid": 5}, {"stages": (0, 1)}, {"weights": str(tmp_path / "w.pt")}, *sizes)
     keys = {Backbone(tiny(**{f"features__{k}": v for k, v in o.items()}).features).key for o in others}
-    assert len(keys | {base.key}) == 5
+    assert len(keys | {base.key}) == 7
 
 
 def test_refuses_foreign_weights(tiny, tmp_path):

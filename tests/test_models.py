@@ -52,6 +52,24 @@ def features(batch=B):
 # --- what comes back
 
 
+def test_a_gpus_attention_is_the_written_out_one(monkeypatch):
+    layer, x, mask = Attention(D, 4, 0.0).eval(), torch.randn(B, N, D), neighbour_mask(GRID, 3)
+    written_out = layer(x, x, x, mask)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    assert torch.allclose(layer(x, x, x, mask), written_out, atol=1e-6)
+
+
+def test_weights_start_as_the_released_codes_do_and_positions_from_a_normal():
+    model = build_model(make_config().model, (24, 40, 112), 14)
+    dim, channels = model.project_in.weight.shape
+    for linear, expected in (
+        (model.project_in, 2 / (channels + dim)),
+        (model.encoder[0].attention.query, 1 / (2 * dim)),
+    ):
+        assert linear.weight.std().item() == pytest.approx(expected**0.5, rel=0.05) and not linear.bias.any()
+    assert model.position.row.std().item() == pytest.approx(1, rel=0.1) and abs(model.position.row.mean()) < 0.1
+
+
 @pytest.mark.parametrize("name", ["dumenet", "uniad", "mlp", "conv", "gaussian"])
 def test_every_model_gives_a_reconstruction(model, name):
     x = features()

@@ -22,6 +22,14 @@ from dumenet.score import calibrate, score
 from dumenet.train import train
 
 
+def test_srun_says_how_many_there_are_and_which_this_is(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert (parallel.count(), parallel.rank()) == (4, 3)
+
+
 @pytest.mark.parametrize("world", [2, 5])
 @pytest.mark.parametrize("size", [1, 7, 8])
 def test_every_image_is_taken_once_and_counts_the_same(tiny, world, size):

@@ -22,8 +22,7 @@ from dumenet.features import Backbone
 
 @pytest.fixture
 def ax():
-    yield plt.figure().add_subplot()
-    plt.close("all")
+    return plt.figure().add_subplot()
 
 
 @pytest.fixture
@@ -77,7 +76,6 @@ def test_sheet_shares_one_scale(toy):
     assert bar.get_ylabel() == "anomaly score" and bar.get_ylim() == (maps.min(), maps.max())
     assert np.array_equal(axes[1, 1].images[0].get_array() > 0, masks[1])
     assert len(plots.sheet(images, maps).axes) == 2 * 3 + 1
-    plt.close("all")
 
 
 # --- scores and numbers

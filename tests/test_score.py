@@ -14,7 +14,8 @@ from dumenet.config import EvalConfig
 from dumenet.errors import DumenetError
 from dumenet.metrics import POOLINGS, image_score, pool
 from dumenet.models import fit_spread
-from dumenet.score import calibrate, evaluated, lengths, score, thresholds, upsample
+from dumenet.models.spread import RANK
+from dumenet.score import Scores, calibrate, evaluated, lengths, of_photographs, score, thresholds, upsample
 from dumenet.train import train
 
 STAGES = (3, 5)
@@ -47,7 +48,7 @@ def matrices(e):
     return (own + own.mean(0)) / 2
 
 
-@pytest.mark.parametrize(("n", "channels"), [(50, 6), (12, 30)])  # the few go another way
+@pytest.mark.parametrize(("n", "channels"), [(50, 6), (12, 30), (12, 40)])  # few go another way; of 40 RANK are kept
 def test_the_length_is_the_mahalanobis_length_under_the_spread(n, channels):
     normal, new = errors(n, channels), errors(4, channels, seed=1)
     spread, _ = fit_spread(normal, torch.zeros(n, channels), ["a"] * n)
@@ -56,6 +57,23 @@ def test_the_length_is_the_mahalanobis_length_under_the_spread(n, channels):
     found = spread(new, torch.zeros(4, dtype=torch.long)).flatten(1)
     assert torch.allclose(found.double(), expected, rtol=2e-3)  # factors are rounded to float16
     assert not torch.allclose(new.norm(dim=1).flatten(1) / channels**0.5, found, rtol=0.2)
+
+
+def test_directions_that_are_not_kept_have_their_mean_variance():
+    normal, new = errors(150, 48), errors(4, 48, seed=1).double()
+    spread, _ = fit_spread(normal, torch.zeros(150, 48), ["a"] * 150)
+    moments = matrices(normal) * 2
+    average = moments.mean(0) / 2  # of own + average, the average of which is twice as much
+    values, vectors = torch.linalg.eigh(average)
+    white = (vectors / values.sqrt()) @ vectors.T
+    variances, directions = torch.linalg.eigh(white @ (moments - average) @ white)  # of a position's own, rising
+    wide = (variances + 1) / 2
+    wide[:, :-RANK] = wide[:, :-RANK].mean(1, keepdim=True)
+    along = (new.flatten(2).permute(2, 0, 1) @ white) @ directions  # (N, 4, C)
+    expected = (along.square() / wide.unsqueeze(1)).sum(-1).sqrt().T
+    assert torch.allclose(
+        spread(new.float(), torch.zeros(4, dtype=torch.long)).flatten(1).double(), expected, rtol=1e-3
+    )
 
 
 def test_each_category_has_a_spread_of_its_own():
@@ -106,16 +124,17 @@ def test_the_category_is_that_of_the_nearest_mean(trained, make_features):
     assert made.spread.find(target).tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("error", ["norm", "mahalanobis"])
-def test_scores_are_pooled_upsampled_lengths(trained, make_features, error):
-    made, test = trained(evaluation__batch_size=4, evaluation__error=error), make_features(10, seed=5)
+@pytest.mark.parametrize(("error", "align"), [("norm", "bilinear"), ("mahalanobis", "area")])
+def test_scores_are_pooled_upsampled_lengths(trained, make_features, error, align):
+    made = trained(evaluation__batch_size=4, evaluation__error=error, features__align=align)
+    test = make_features(10, seed=5)
     scores = score(made, test)
     with torch.no_grad():
         result = made.model(next(test.batches(10)))
         grids, found = lengths(made, result)
     assert scores.found == [made.spread.categories[k] for k in found.tolist()]
     assert torch.equal(grids, result.anomaly_map) == (error == "norm")
-    maps = upsample(grids, 64, "area").numpy()
+    maps = upsample(grids, 64, align).numpy()
     assert scores.maps.shape == (10, 64, 64) and np.allclose(scores.maps, maps, atol=1e-4)
     assert np.allclose(scores.image, image_score(scores.maps, "max"))
     alone = score(made, test, keep_maps=False)
@@ -154,6 +173,19 @@ def test_thresholds_hold_what_they_promise():
         assert 0.01 < np.mean(above) < 0.15, (n, np.mean(above))
 
 
+def test_normal_scores_are_those_of_an_evaluation_and_say_what_was_held_out(trained, make_features):
+    made = trained()
+    assert made.normal.held == [False] * 8 + [True] * 4
+    for pooling in ("max", "mean"):
+        norm = evaluated(made, {"evaluation.error": "norm", "evaluation.pooling": pooling})
+        assert np.allclose(made.normal.scores[f"norm {pooling}"], score(norm, make_features()).image, rtol=1e-4)
+
+
+def test_a_photograph_has_the_score_and_the_most_frequent_category_of_its_tiles():
+    whole = of_photographs(Scores(np.array([1.0, 3, 2, 5, 4, 6]), None, [*"abbaab"]), (1, 3))
+    assert whole.image.tolist() == [3, 6] and whole.found == ["b", "a"]
+
+
 def test_thresholds_follow_error_pooling_and_quantile(trained):
     made = trained()
     assert set(made.thresholds) == {"a", "b", "all"}
@@ -178,6 +210,16 @@ def test_the_bound_of_held_out_images_alone_is_the_textbooks():
     logs = np.random.default_rng(0).normal(size=9)
     found = thresholds(Normal(["a"] * 9, [True] * 9, {"norm max": np.exp(logs).tolist()}), EvalConfig(error="norm"))
     expected = logs.mean() + stats.t.ppf(0.99, 8) * logs.std(ddof=1) * (1 + 1 / 9) ** 0.5
+    assert np.log(found["a"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("gain", [0.5, -0.5])  # what was held out scores higher, or lower, which moves nothing
+def test_the_bound_of_images_some_of_which_were_held_out(gain):
+    logs, held = np.random.default_rng(0).normal(size=9), np.arange(9) < 3
+    logs[held] += gain
+    found = thresholds(Normal(["a"] * 9, held.tolist(), {"norm max": np.exp(logs).tolist()}), EvalConfig(error="norm"))
+    logs[~held] += max(0, logs[held].mean() - logs[~held].mean())
+    expected = logs.mean() + stats.t.ppf(0.99, 8) * logs.std(ddof=1) * (1 + 1 / 9 + 1 / 3) ** 0.5
     assert np.log(found["a"]) == pytest.approx(expected)
 
 

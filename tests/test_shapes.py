@@ -5,7 +5,8 @@ import pytest
 from conftest import TINY, write
 
 import dumenet
-from dumenet.config import config_from_dict, merge
+from dumenet.checkpoint import Normal
+from dumenet.config import EvalConfig, config_from_dict, merge
 from dumenet.data import Sample, cut, joined, load_image, open_dataset, photograph
 from dumenet.errors import DumenetError
 from dumenet.graph import export
@@ -90,6 +91,7 @@ def test_a_detector_of_tiles_judges_whole_photographs(wide, tmp_path):
     record, path = outcome.record, tmp_path / outcome.record["files"]["checkpoint"]
     assert outcome.scores.maps.shape == (8, 64, 96) and len(outcome.trained.normal.held) == 12 * 6
     assert record["metrics"]["mean"]["image_auroc"] == 1 and record["metrics"]["mean"]["pixel_auroc"] > 0.9
+    assert record["image_auroc_by_pooling"]["top1"] == 1
     again = evaluate_checkpoint(path, {"evaluation.error": "norm"}, Folders(tmp_path))
     assert again.scores.maps.shape == (8, 64, 96) and again.record["metrics"]["mean"]["image_auroc"] == 1
     detector, folder = dumenet.load(path), wide / "belt" / "test"
@@ -97,8 +99,9 @@ def test_a_detector_of_tiles_judges_whole_photographs(wide, tmp_path):
     assert all(map(found, spots)) and all(r.verdict == "anomalous" for r in spots)
     assert [r.verdict for r in normal].count("normal") >= 3 and all(0 <= r.rank <= 1 for r in normal)
     assert np.allclose([r.score for r in normal + spots], outcome.scores.image, rtol=2e-3)
-    by_graph = dumenet.load(export(path, tmp_path / "graph.onnx")).predict(folder / "spot")
-    assert np.allclose([r.score for r in by_graph], [r.score for r in spots], rtol=1e-3)
+    graph = dumenet.load(export(path, tmp_path / "graph.onnx"))
+    assert np.allclose([r.score for r in graph.predict(folder / "spot")], [r.score for r in spots], rtol=1e-3)
+    assert graph.thresholds == pytest.approx(detector.thresholds)
     tile = photograph(spots[0].sample)[:48, 85:171]  # the first row's second tile, by hand
     maps, scores, _ = detector.run(np.stack([load_image(Sample("", "", "good", tile), 32)]), np.array([-1]))
     assert np.allclose(spots[0].grid[:32, 32:64], maps[0], rtol=1e-3) and scores[0] <= spots[0].score * 1.001
@@ -110,6 +113,9 @@ def test_tiles_of_another_method(wide):
         "padim", stages=[0, 1], grid=4, features__image_size=32, features__tiles=[1, 3], **small
     ).fit(wide / "belt" / "train" / "good")
     assert all(map(found, detector.predict(wide / "belt" / "test" / "spot")))
+    scores = detector.normal["all"]
+    normal = Normal(["all"] * len(scores), [True] * len(scores), {"norm max": scores})
+    assert detector.thresholds == thresholds(normal, EvalConfig(error="norm"), (1, 3))
 
 
 def test_more_tiles_ask_for_a_higher_threshold(wide, tmp_path):

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import shutil
+import threading
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,8 +13,10 @@ from conftest import TINY, photos
 from distributed.config import config
 from filelock import FileLock
 
+from dumenet import cli
 from dumenet import run as running
 from dumenet.cli import main
+from dumenet.config import counted
 from dumenet.errors import DumenetError
 from dumenet.paper import tables
 from dumenet.paper.audit import placed
@@ -206,15 +210,18 @@ def test_a_key_reaches_every_column_that_has_it_or_one_alone(home, made_once):
     assert made["PaDiM, ridge 1"].ridge == 1 and made["UniAD"].model.name == "uniad"
 
 
-def test_two_columns_that_differ_in_evaluation_share_one_training(home, tree, monkeypatch):
+def test_two_columns_that_differ_in_evaluation_share_one_training(home, tree):
+    """And a job waits while another process is at it."""
     small = {"model.hidden_dim": 16, "model.heads": 2, "model.ffn_dim": 16, "train.epochs": 1}
     made = jobs(home, tree, methods=("DuMeNet", "DuMeNet, spread"), overrides=FAST | small)
     assert made[0].training == made[1].training and made[0].name != made[1].name
-    assert run_jobs(made[:1], home, progress=False) == []
-    monkeypatch.setattr("dumenet.methods.network.train", lambda *a: pytest.fail("trained again"))
-    assert run_jobs(made[1:], home, progress=False) == []
-    norm, spread = (j.finished() for j in made)
-    assert norm["files"]["checkpoint"] == spread["files"]["checkpoint"] and norm["metrics"] != spread["metrics"]
+    worker = threading.Thread(target=run_jobs, args=(made[:1], home), kwargs={"progress": False})
+    with FileLock(home.home / "build" / "locks" / f"{made[0].training}.train.lock"):
+        worker.start()
+        worker.join(0.5)
+        assert worker.is_alive() and made[0].finished() is None
+    worker.join(60)
+    assert made[0].finished()
 
 
 # --- many workers
@@ -297,7 +304,6 @@ def test_a_difference_is_over_all_parts_of_a_seed():
 
 
 def test_what_is_written(home, tree, done):
-    plt.close("all")
     assert tables.write(jobs(home, tree, seeds=(2,)), home.home, home.home / "out") == []
     paths = tables.write(done, home.home, home.home / "out")
     assert not plt.get_fignums()  # in a batch figures would pile up
@@ -377,7 +383,6 @@ def test_a_value_far_below_is_written_at_the_edge_of_the_figure():
     assert ax.get_xlim()[0] > 85 and [t.get_text() for t in ax.texts] == ["← 20"]
     said = [tables.Row(f"m{k}", "bolt", "pixel_auroc", v, 0.1, 3, 95.0, v - 95) for k, v in enumerate(values)]
     assert table_figure(said).axes[0].get_xlim()[0] < 20  # beside the paper's values nothing is cut
-    plt.close("all")
 
 
 def test_a_users_part_of_cifar10_stands_beside_no_committed_run():
@@ -387,13 +392,23 @@ def test_a_users_part_of_cifar10_stands_beside_no_committed_run():
     assert [r for group in placed(made).values() for r in group] == made[1:]
 
 
+def test_the_commands_of_committed_records_still_mean_their_settings():
+    shown = [r for g in tables.groups(read_results(Path(__file__).parents[1] / "data" / "results")).values() for r in g]
+    assert len(shown) > 400
+    for record in shown:
+        asked = cli._parser().parse_args(shlex.split(record["command"])[1:])
+        (column,), (seed,) = asked.method, asked.seed
+        own = {k: v for k, v in cli._pairs(asked.set).items() if not k.startswith("data.")}
+        made = settings_of(column, TABLES[asked.table].columns[column], own, seed)
+        assert running._changed(record["identity"]["settings"], counted(made)) == {}, record["name"]
+
+
 def test_lessons_find_their_tables():
     home = Path(__file__).parents[1]
     for name in ("ablations", "choices", "growth", "contamination", "epochs"):
         assert len(tables.committed(home / "data" / "results", name)) > 5, name
     _, figures = tables.document(read_results(home / "data" / "results"), [])
     assert [ax.get_xlabel() for ax in figures["table-growth-real5-unified"]().axes] == ["steps of training"] * 2
-    plt.close("all")
 
 
 def test_growth_takes_the_runs_of_other_tables():
