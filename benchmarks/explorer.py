@@ -17,7 +17,7 @@ from report import TINY, arguments, in_turn, publish
 from dumenet.config import make_config
 from dumenet.course.explorer import Session
 from dumenet.course.pictures import picture_decoder
-from dumenet.course.widgets import explorer, explorer_figure
+from dumenet.course.widgets import Explorer, explorer_figure
 from dumenet.data import make_factory
 from dumenet.run import Folders, run
 
@@ -38,7 +38,7 @@ def main() -> None:
     args = arguments(__doc__, rounds=20)
     with tempfile.TemporaryDirectory() as folder:
         session = make_session(Path(folder), args.quick)
-        app = explorer({"a": session, "b": Session(dict(reversed(session.outcomes.items())), session.pictures)})
+        app = Explorer({"a": session, "b": Session(dict(reversed(session.outcomes.items())), session.pictures)})
         seconds, images = {}, session.images("cap")
         values = {
             "data": ["b", "a"], "category": ["connector", "cap"], "image, first time": images[5:],

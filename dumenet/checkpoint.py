@@ -78,7 +78,8 @@ def _pack(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _write(path: str | Path, content: dict[str, Any]) -> None:
+def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
+    """Tensors and plain values as one file, atomically; `load_tensors` reads it."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(Path(path), buffer.getvalue())
@@ -86,7 +87,7 @@ def _write(path: str | Path, content: dict[str, Any]) -> None:
 
 def save_checkpoint(trained: Trained, path: str | Path) -> Path:
     """Write one file, atomically."""
-    _write(path, _pack(trained))
+    write_tensors(path, _pack(trained))
     return Path(path)
 
 
@@ -144,7 +145,7 @@ def save_state(path: str | Path, trained: Trained, optimizer: Any, schedule: Any
     and how it is trained.
     """
     state = {"epoch": epoch, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-    _write(path, _pack(trained) | state | {"earlier": trained.earlier + seconds})
+    write_tensors(path, _pack(trained) | state | {"earlier": trained.earlier + seconds})
 
 
 def resume(path: str | Path | None, trained: Trained, optimizer: Any, schedule: Any) -> int:

@@ -227,15 +227,10 @@ class Detector:
         are to be found, to maps (B, H, W), scores (B,) and categories (B,).
 
         Raises:
-            DumenetError: not fitted, images of another type or shape, or scores that are not finite.
+            DumenetError: not fitted, or scores that are not finite.
         """
         if self.compute is None:
             raise DumenetError("This detector has seen no normal images yet: call fit first, or dumenet.load.")
-        if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 3):
-            raise DumenetError(
-                f"Images must be uint8 of shape (n, {self.size[0]}, {self.size[1]}, 3), not {images.dtype} of shape "
-                f"{images.shape}: `predict` resizes them."
-            )
         maps, scores, found = self.compute(images, category)
         if not np.isfinite(scores).all():
             raise DumenetError("The detector gives scores that are NaN or infinite: train it again.")

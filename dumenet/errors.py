@@ -30,7 +30,7 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> DumenetError:
 
 # errno of a full, read-only or closed disk -> what to do
 DISK_FIXES = dict.fromkeys(
-    (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), "free some space or choose another folder"
+    (errno.ENOSPC, errno.EFBIG, errno.EDQUOT), "free some space or choose another folder"
 ) | dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable or choose another folder")
 
 
@@ -49,7 +49,4 @@ _shortener.maxlevel, _shortener.maxstring, _shortener.maxother = 2, 80, 80
 
 def shown(value: object) -> str:
     """A value, cut to a length that fits into a sentence: a few lines of YAML can hold gigabytes of nested lists."""
-    try:
-        return _shortener.repr(value)
-    except ValueError:  # Python refuses to print so long a number
-        return "a number of thousands of digits"
+    return _shortener.repr(value)

@@ -127,8 +127,7 @@ def _load(config: FeatureConfig) -> tuple[nn.Module, Sequence[float], Sequence[f
         raise DumenetError(
             f"{name} cuts images into patches of {patch} pixels: make features.image_size a multiple of that."
         )
-    cfg = net.pretrained_cfg if hasattr(net, "pretrained_cfg") else net.default_cfg
-    mean, std = cfg["mean"], cfg["std"]
+    mean, std = (net.pretrained_cfg[key] for key in ("mean", "std"))
     if name.split(".")[0] in EMBEDDED:
         mean, std = EMBEDDED_MEAN, EMBEDDED_STD
     if config.weights == "random":
@@ -227,15 +226,18 @@ class Features:
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel, (C, 1, 1) each, summed in double precision."""
-        count, total, squares = 0, 0.0, 0.0
-        for batch in self.batches(64):
-            batch = batch.double()
-            count += batch[:, 0].numel()
-            total = total + batch.sum((0, 2, 3))
-            squares = squares + batch.square().sum((0, 2, 3))
-        mean = total / count
-        std = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
-        return mean.float().view(-1, 1, 1), std.float().clamp_min(1e-6).view(-1, 1, 1)
+        mean, std = statistics(batch.transpose(0, 1).flatten(1) for batch in self.batches(64))
+        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
+
+
+def statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (K,) each, of rows of numbers (K, n) that come batch by batch."""
+    count, sums, squares = 0, 0.0, 0.0
+    for x in batches:
+        x = x.double()
+        count, sums, squares = count + x.shape[1], sums + x.sum(1), squares + x.square().sum(1)
+    mean = sums / count
+    return mean.float(), (squares / count - mean.square()).clamp_min(1e-12).sqrt().float()
 
 
 def progress_bar(*args: Any, show: bool = True, **options: Any) -> tqdm:

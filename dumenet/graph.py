@@ -55,7 +55,6 @@ def export(checkpoint: Path, out: Path, error: str | None = None) -> Path:
     metadata = {
         "config": to_dict(trained.config),
         "thresholds": trained.thresholds,
-        "backbone": trained.origin.get("backbone"),
         "categories": list(trained.spread.categories) if trained.spread else [],
         "normal": scores_of_normal(trained.normal, trained.config.evaluation) if trained.normal else {},
     }

@@ -1,13 +1,12 @@
 """Results on disk: one JSON file per job, written whole or not at all; and their summary over seeds."""
 
-import contextlib
 import json
 import math
 import os
 import platform
 import re
+import resource
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from csv import DictReader
 from importlib import metadata
@@ -238,10 +237,6 @@ def machine(device: str | None = None) -> dict:
     import torch  # here, so that reading tables does not wait for it
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    versions = dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # dumenet itself may lie on the path alone
-            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -249,7 +244,7 @@ def machine(device: str | None = None) -> dict:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "versions": versions,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
     }
 
@@ -273,12 +268,8 @@ def _commit() -> str | None:
         return None
 
 
-def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process so far, in MB (10^6 bytes); None where no one knows (Windows)."""
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
     if peak := _proc("self/status", "VmHWM"):  # Linux: getrusage would count the memory of the parent process too
         return int(peak.split()[0]) * 1024 / 1e6
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS gives bytes

@@ -54,21 +54,9 @@ class Folders:
     """Where a run keeps things, all below `home`."""
 
     home: Path = Path(".")
-
-    @property
-    def cache(self) -> Path:
-        """Feature caches: safe to delete."""
-        return self.home / "build" / "cache"
-
-    @property
-    def runs(self) -> Path:
-        """Checkpoints: one folder for each training."""
-        return self.home / "build" / "runs"
-
-    @property
-    def results(self) -> Path:
-        """Results files, from which every table and figure is made."""
-        return self.home / "data" / "results"
+    cache = property(lambda self: self.home / "build" / "cache")  # of features: safe to delete
+    runs = property(lambda self: self.home / "build" / "runs")  # checkpoints, one folder for each training
+    results = property(lambda self: self.home / "data" / "results")  # from which every table and figure is made
 
 
 def load_data(config: Config, folders: Folders = Folders()) -> Dataset:
@@ -338,7 +326,7 @@ def _measured(
         "image_auroc_by_defect": scores and by_defect(dataset, scores.image),
         "image_auroc_by_pooling": {rule: _image_auroc(dataset, values) for rule, values in pooled.items()},
         "categories_found": scores and scores.found_right(dataset.test),
-        "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_memory_mb": peak and round(peak),
+        "seconds": {k: round(v, 2) for k, v in seconds.items()}, "peak_memory_mb": round(peak),
         "device": str(device), "machine": machine(str(device)),
         "files": {k: Path(os.path.relpath(v, folders.home)).as_posix() for k, v in files.items()},
     }  # fmt: skip

@@ -285,7 +285,6 @@ YAML = {  # what is wrong: (the content of bad.yaml, the culprit)
     "YAML that grows when shown": (ALIASES, "config.train"),
     "key given twice": ("train: {epochs: 1}\ntrain: {lr: 1}", "'train'"),
     "YAML that would run something": ("data: !!python/object/apply:os.mkdir [owned]", "bad.yaml"),
-    "number too long to print": (f"train: {{epochs: 0x{'f' * 9000}}}", "config.train.epochs"),
 }
 
 PARAMETERS = {  # what is wrong: (a value of -p for the lesson, the culprit)

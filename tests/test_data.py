@@ -1,17 +1,14 @@
 """Reading folders, masks, CIFAR-10 and digits. What is odd or refused on the command line: test_bad_input.py."""
 
 import hashlib
-import io
 import json
 import os
 import pickle
 import re
 import shutil
 import tarfile
-import threading
 from collections import Counter
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,7 +154,7 @@ def test_colour_that_cannot_be_read_whole_is_refused(tmp_path):
     imsave(tmp_path / "float.tif", (colour / 255).astype(np.float32), check_contrast=False)
     imsave(tmp_path / "deep.tif", colour * np.uint16(257), check_contrast=False)
     whole = (tmp_path / "float.tif").read_bytes()
-    with pytest.raises(DumenetError, match="float.tif is a TIFF of 3 channels of 32-bit floats, of a kind that is not"):
+    with pytest.raises(DumenetError, match="float.tif is empty, .* or a TIFF of a kind that is not read"):
         load_image(Sample("a", "c", "good", tmp_path / "float.tif"), 16)
     (tmp_path / "float.tif").write_bytes(whole[:7])
     with pytest.raises(DumenetError, match="float.tif is empty, cut short or not an image"):
@@ -656,73 +653,29 @@ def test_cifar_subsets_follow_the_seed(cifar):
         read_cifar10(cifar)
 
 
-@pytest.fixture
-def archive(tmp_path, monkeypatch):
-    """The answers of a server on this machine, the first of them an archive in CIFAR-10's form with 120 images."""
+def test_cifar10_comes_from_its_archive(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 
-    rng, buffer = np.random.default_rng(0), io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+    rng = np.random.default_rng(0)
+    (tmp_path / BATCHES).mkdir()
 
-        def add(name, content):
-            member = tarfile.TarInfo(f"{BATCHES}/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-            return [name, hashlib.md5(content).hexdigest()]
+    def put(name, content):
+        (tmp_path / BATCHES / name).write_bytes(content := pickle.dumps(content))
+        return [name, hashlib.md5(content).hexdigest()]
 
-        def batch():
-            return pickle.dumps({"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [*range(10)] * 2})
+    def batch():
+        return {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [*range(10)] * 2}
 
-        monkeypatch.setattr(CIFAR10, "train_list", [add(f"data_batch_{i}", batch()) for i in range(1, 6)])
-        monkeypatch.setattr(CIFAR10, "test_list", [add("test_batch", batch())])
-        name, md5 = add("batches.meta", pickle.dumps({"label_names": list(CLASSES)}))
-        monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
-    answers = [buffer.getvalue()]
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(answers[0]).hexdigest())
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = answers.pop(0)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(buffer.getvalue())))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr("dumenet.data.cifar.URL", f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}")
-        monkeypatch.setattr("dumenet.data.cifar.SHA256", hashlib.sha256(answers[0]).hexdigest())
-        yield answers
-        server.shutdown()
-
-
-def test_cifar10_comes_from_its_archive(tmp_path, archive):
-    folder = tmp_path / "cifar10"
-    dataset = read_cifar10(folder, download=True)
-    assert (len(dataset.train), len(dataset.test)) == (50, 20) and not archive  # the server has answered, once
-    assert fingerprint(read_cifar10(folder)) == fingerprint(read_cifar10(folder, download=True)) == fingerprint(dataset)
-    (folder / BATCHES / "test_batch").write_bytes(b"damaged")
+    monkeypatch.setattr(CIFAR10, "train_list", [put(f"data_batch_{i}", batch()) for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [put("test_batch", batch())])
+    name, md5 = put("batches.meta", {"label_names": list(CLASSES)})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    dataset = read_cifar10(tmp_path)
+    assert (len(dataset.train), len(dataset.test)) == (50, 20)
+    assert fingerprint(open_dataset(tmp_path)) == fingerprint(dataset)
+    (tmp_path / BATCHES / "test_batch").write_bytes(b"damaged")
     with pytest.raises(DumenetError, match="damaged .*again"):
-        read_cifar10(folder)
-    assert len(read_cifar10(folder, download=True).test) == 20  # unpacked again from the archive, which is still there
-
-
-def test_a_download_that_fails_is_one_sentence_and_leaves_nothing(tmp_path, archive, monkeypatch):
-    whole = archive[0]
-    for content in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:1000]):  # another file; a connection that breaks off
-        archive[:] = [content]
-        with pytest.raises(DumenetError, match=r"could not be downloaded \(.*run the same command again") as caught:
-            read_cifar10(tmp_path / "c", download=True)
-        assert "\n" not in str(caught.value) and not archive and not list((tmp_path / "c").iterdir())
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DumenetError, match="Cannot download to .*file.*choose another folder"):
-        read_cifar10(tmp_path / "file", download=True)
-    monkeypatch.setattr("dumenet.data.cifar.URL", "http://no.such.host.invalid/a.tar.gz")
-    with pytest.raises(DumenetError, match="could not be downloaded .* by hand and put it at .*c/a.tar.gz"):
-        read_cifar10(tmp_path / "c", download=True)
+        read_cifar10(tmp_path)
 
 
 def test_digits():

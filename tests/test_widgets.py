@@ -7,7 +7,7 @@ widgets = pytest.importorskip("ipywidgets", reason="an extra: pip install -e '.[
 pytest.importorskip("anywidget", reason="an extra: pip install -e '.[notebooks]'")
 
 from dumenet.course.explorer import Session  # noqa: E402
-from dumenet.course.widgets import explorer, live  # noqa: E402
+from dumenet.course.widgets import Explorer, live  # noqa: E402
 from dumenet.errors import DumenetError  # noqa: E402
 from dumenet.run import Folders, run  # noqa: E402
 
@@ -51,7 +51,7 @@ def session(outcomes):
 
 @pytest.fixture
 def app(session):
-    return explorer({"photos": session})
+    return Explorer({"photos": session})
 
 
 def shots(app):
@@ -108,7 +108,7 @@ def test_it_opens_on_its_first_state_and_goes_back_to_it(app, session):
 
 def test_a_data_set_of_a_smaller_grid_and_fewer_images_takes_over(session, tiny, tree, tmp_path):
     small = tiny(data__source=str(tree), data__categories=("felt",), features__grid=2, model__name="gaussian")
-    app = explorer({"one": session, "two": Session({"only": run(small, Folders(tmp_path), progress=False)})})
+    app = Explorer({"one": session, "two": Session({"only": run(small, Folders(tmp_path), progress=False)})})
     assert app.pictures[1, "map"].grid == 4
     app.controls["category"].value = "bolt"  # which the other one lacks
     app.controls["row"].value = app.controls["column"].value = 3
@@ -137,14 +137,9 @@ def test_a_new_image_opens_at_its_peak_and_a_stage_alone_has_no_choice_of_error(
 
 def test_every_picture_has_words_and_names_are_text_not_markup(session):
     named = Session({"<b>x</b>": session.outcomes["both"], "gaussian": session.outcomes["gaussian"]})
-    app = explorer({"photos": named})
+    app = Explorer({"photos": named})
     app.controls["other"].value = "gaussian"
     for picture in app.pictures.values():
         assert not picture.png or len(picture.alt) > 20
     assert "role='status'" in app.status.value and "precision" in app.status.value
     assert "<b>x</b>" not in app.status.value and "&lt;b&gt;x" in app.status.value
-
-
-def test_no_session_is_refused():
-    with pytest.raises(DumenetError, match="one session"):
-        explorer({})

@@ -1,12 +1,11 @@
 """The explorer of lesson 12 as an app: the lesson's cells tagged `app`, without the lesson around them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from nbformat import v4
 
-from dumenet.course.classroom import read, tags_of
+from dumenet.course.classroom import dump, read, tags_of
 from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 
@@ -21,16 +20,14 @@ def write_app(parameters: dict[str, Any], home: Path = Path(".")) -> str:
         parameters: values for the lesson's parameters, for example ``data``.
 
     Raises:
-        DumenetError: no lesson 12 in `home`, or one without cells for the app.
+        DumenetError: no lesson 12 in `home`.
     """
     if not (home / LESSON).is_file():
         raise DumenetError(f"There is no {LESSON} here: run this in a clone of the project.")
     notebook = read(home / LESSON)
     notebook.cells = [cell for cell in notebook.cells if {"parameters", "app"} & set(tags_of(cell))]
-    if len(notebook.cells) < 2:
-        raise DumenetError(f"{LESSON} has no cells tagged 'app', of which the app is made.")
     given = "".join(f"{name} = {value!r}\n" for name, value in parameters.items())
     notebook.cells.insert(1, v4.new_code_cell(given, id="given"))
     notebook.cells.insert(0, v4.new_markdown_cell(TITLE, id="title"))
-    write_atomic(home / APP, json.dumps(notebook, indent=1, ensure_ascii=False).encode())
+    write_atomic(home / APP, dump(notebook))
     return APP

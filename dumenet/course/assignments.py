@@ -11,11 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-import nbformat
 from nbformat import NotebookNode
 
 from dumenet.course import lessons
-from dumenet.course.classroom import Exercise, exercises_of, read, student, tags_of
+from dumenet.course.classroom import Exercise, dump, exercises_of, read, student, tags_of
 from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 
@@ -37,12 +36,12 @@ def assignments(home: Path = Path(".")) -> str:
     """
     course, made = Path(home) / "build" / "classroom" / "nbgrader", {}
     for path in lessons(Path(home)):
-        made[f"lesson_{path.stem[:2]}/{path.name}"] = nbformat.writes(assignment(read(path), path.name)) + "\n"
+        made[f"lesson_{path.stem[:2]}/{path.name}"] = dump(assignment(read(path), path.name))
     for old in course.glob("source/*/*.ipynb"):
         if f"{old.parent.name}/{old.name}" not in made:  # of a lesson that is no longer there
             old.unlink()
-    for file, text in made.items():
-        write_atomic(course / "source" / file, text.encode())
+    for file, content in made.items():
+        write_atomic(course / "source" / file, content)
     write_atomic(course / "nbgrader_config.py", CONFIG.encode())
     if not importlib.util.find_spec("nbgrader"):
         return f"{course}/source; nbgrader is not installed, so its release version was not made."

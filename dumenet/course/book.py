@@ -5,11 +5,11 @@ hold, and Sphinx writes `build/book` from them. Sphinx loads this module too, as
 written as MathML, which every browser draws by itself; MathJax would come from a network.
 """
 
-import json
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from nbformat import NotebookNode, v4
 
 from dumenet.course import lessons
-from dumenet.course.classroom import read, tags_of
+from dumenet.course.classroom import dump, read, tags_of
 from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 
@@ -82,7 +82,7 @@ def collect(home: Path, source: Path) -> list[str]:
         names[title] = [name for name in dict.fromkeys(found) if not any(name in other for other in names.values())]
     for path in lessons(home):
         write_atomic(source / "notebooks" / "run" / path.name, path.read_bytes())
-        write_atomic(source / "notebooks" / path.name, _dump(page(home, path)))
+        write_atomic(source / "notebooks" / path.name, dump(page(home, path)))
     for name in ["README.md", *(name for found in names.values() for name in found if name.endswith(".md"))]:
         text = (home / name).read_text(encoding="utf-8")
         if name == "README.md":
@@ -164,25 +164,14 @@ def _contents(title: str, names: list[str]) -> str:
     return f"\n\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(names) + "\n```\n"
 
 
-def _dump(notebook: NotebookNode) -> bytes:
-    return json.dumps(notebook, ensure_ascii=False).encode()
-
-
 # --- the extension
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    inline, block = ((partial(_formula, block=block), None) for block in (False, True))
+    app.add_html_math_renderer("mathml", inline, block)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def _inline(visitor: Any, node: Any) -> None:
-    _formula(visitor, node, False)
-
-
-def _block(visitor: Any, node: Any) -> None:
-    _formula(visitor, node, True)
 
 
 def _formula(visitor: Any, node: Any, block: bool) -> None:

@@ -37,13 +37,13 @@ def classroom(home: Path = Path(".")) -> Path:
     """Write `build/classroom/{student,selfstudy,instructor}/`; returns that folder. Files there are written anew."""
     out, index = Path(home) / "build" / "classroom", Path(home) / "notebooks" / "README.md"
     for convert in (student, selfstudy, instructor):
-        files = {path.name: _dump(convert(read(path), path.name)) for path in lessons(Path(home))}
-        files["INDEX.md"] = _deeper(index.read_text(encoding="utf-8"))
+        files = {path.name: dump(convert(read(path), path.name)) for path in lessons(Path(home))}
+        files["INDEX.md"] = _deeper(index.read_text(encoding="utf-8")).encode()
         for old in (out / convert.__name__).glob("[!.]*"):
             if old.name not in files:  # of a lesson that is no longer there
                 old.unlink()
-        for file, text in files.items():
-            write_atomic(out / convert.__name__ / file, text.encode())
+        for file, content in files.items():
+            write_atomic(out / convert.__name__ / file, content)
     return out
 
 
@@ -54,10 +54,11 @@ def student(notebook: NotebookNode, name: str, answers: bool = False) -> Noteboo
     """
     exercises = {exercise.function: exercise for exercise in exercises_of(notebook, name)}
     todo, asked = iter(exercises.values()), False
+    quiz = any("quiz" in tags_of(cell) for cell in notebook.cells)
     for cell in _adapt(notebook).cells:
         tags = tags_of(cell)
         if cell.cell_type == "markdown" and not answers:
-            asked = asked or (re.search(r"(?m)^## Quiz$", cell.source) and _quiz(notebook))  # answered in its own cell
+            asked = asked or (quiz and re.search(r"(?m)^## Quiz$", cell.source))  # answered in its own cell
             cell.source = ANSWER.sub(r"\n\n" if asked else r"\n\n\1*Your answer:*\n\n", cell.source).rstrip()
         elif "solution" in tags:
             cell.source = next(todo).stub
@@ -160,10 +161,6 @@ def _hints(exercises: list[Exercise]) -> NotebookNode:
     return new_code_cell(source, metadata=folded, id="hints")
 
 
-def _quiz(notebook: NotebookNode) -> bool:
-    return any("quiz" in tags_of(cell) for cell in notebook.cells)
-
-
 def _adapt(notebook: NotebookNode) -> NotebookNode:
     """Links and `home` go up from three folders below the project."""
     for cell in notebook.cells:
@@ -247,16 +244,16 @@ def refresh(home: Path = Path(".")) -> list[str]:
         if path.stem in seconds and (match := re.search(OPENING["time"], opening, re.DOTALL)):
             now = readable(seconds[path.stem])
             notebook.cells[0].source = opening[: match.start(1)] + now + opening[match.end(1) :]
-            changed += _write(path, _dump(notebook))
+            changed += _write(path, dump(notebook))
     readme = home / "notebooks" / "README.md"
-    return changed + _write(readme, with_table(readme.read_text(encoding="utf-8"), home))
+    return changed + _write(readme, with_table(readme.read_text(encoding="utf-8"), home).encode())
 
 
-def _write(path: Path, text: str) -> list[str]:
-    """The file's name if its text is new, and then is written."""
-    if text == path.read_text(encoding="utf-8"):
+def _write(path: Path, content: bytes) -> list[str]:
+    """The file's name if its content is new, and then is written."""
+    if content == path.read_bytes():
         return []
-    write_atomic(path, text.encode())
+    write_atomic(path, content)
     return [path.name]
 
 
@@ -286,5 +283,6 @@ def tags_of(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def _dump(notebook: NotebookNode) -> str:
-    return nbformat.writes(notebook) + "\n"
+def dump(notebook: NotebookNode) -> bytes:
+    """The content of a notebook's file."""
+    return f"{nbformat.writes(notebook)}\n".encode()

@@ -280,8 +280,6 @@ def stage_map(error: np.ndarray, stage_channels: Mapping[int, int], stage: int) 
 def pixel_metrics(anomaly_map: np.ndarray, mask: np.ndarray, threshold: float) -> PixelMetrics:
     """Precision, recall and IoU of the pixels at or above `threshold` against the truth `mask`, both (S, S)."""
     marked, mask = np.asarray(anomaly_map) >= threshold, np.asarray(mask) > 0
-    if marked.shape != mask.shape:
-        raise DumenetError(f"A mask of shape {mask.shape} does not fit a map of shape {marked.shape}.")
     hit, n, truth = int((marked & mask).sum()), int(marked.sum()), int(mask.sum())
     return PixelMetrics(n, truth, *(hit / whole if whole else None for whole in (n, truth, n + truth - hit)))
 

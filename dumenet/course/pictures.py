@@ -10,19 +10,17 @@ shows its picture of the original features beside it: that control must show the
 """
 
 import hashlib
-import io
 import json
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dumenet.checkpoint import pick_device
+from dumenet.checkpoint import pick_device, write_tensors
 from dumenet.config import Config, to_dict
 from dumenet.data import Sample, fingerprint, load_image
 from dumenet.errors import DumenetError
-from dumenet.features import Backbone, Features, extract, progress_bar
-from dumenet.files import write_atomic
+from dumenet.features import Backbone, Features, extract, load_tensors, progress_bar
 from dumenet.models.layers import Standardise
 from dumenet.run import Folders, load_data
 from dumenet.train import pick_precision
@@ -77,10 +75,8 @@ def picture_decoder(
             two cores for 300 images.
 
     Raises:
-        DumenetError: as `dumenet.run.run`; and a backbone grid other than `SIZE` / 8.
+        DumenetError: as `dumenet.run.run`.
     """
-    if config.features.grid * 8 != SIZE:
-        raise DumenetError(f"Pictures need features.grid {SIZE // 8}, not {config.features.grid}.")
     dataset = load_data(config, folders)
     device = pick_device(config.train.device)
     backbone = Backbone(config.features).to(device)
@@ -90,15 +86,13 @@ def picture_decoder(
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     path = folders.runs / f"{dataset.name}-pictures-{digest}" / "decoder.pt"
     if path.exists():
-        decoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        decoder.load_state_dict(load_tensors(path))
     else:
         normal = [s for s in dataset.train if not s.label]  # a contaminated training set holds others
         samples = normal + altered(normal, config.features.image_size, config.train.seed)
         features = extract(samples, backbone, folders.cache, progress)
-        _train(decoder.to(device), features, config, epochs, progress)
-        buffer = io.BytesIO()
-        torch.save(decoder.cpu().state_dict(), buffer)
-        write_atomic(path, buffer.getvalue())
+        _train(decoder.to(device), features, epochs, progress)
+        write_tensors(path, decoder.cpu().state_dict())
     return decoder.to(device).eval()
 
 
@@ -127,16 +121,14 @@ def picture_difference(a: np.ndarray, b: np.ndarray, masks: np.ndarray) -> tuple
     return gap[masks].mean(), gap[~masks].mean()
 
 
-def _train(decoder: PictureDecoder, features: Features, config: Config, epochs: int, progress: bool) -> None:
+def _train(decoder: PictureDecoder, features: Features, epochs: int, progress: bool) -> None:
     """Absolute error, AdamW, one cycle; no scores depend on it, so it has no options."""
     device, batch = decoder.standardise.mean.device, 8
     bf16 = pick_precision("auto", device) == "bf16"  # it and channels last halve the time on a CPU that is fast at it
     decoder.to(memory_format=torch.channels_last)
     pictures = np.stack([load_image(s, SIZE) for s in features.samples])  # (n, SIZE, SIZE, 3)
     pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    mean, std = features.channel_statistics()
-    decoder.standardise.mean.copy_(mean)
-    decoder.standardise.std.copy_(std)
+    decoder.standardise.fit(*features.channel_statistics())
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
     steps = -(-len(features) // batch) * epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, max(steps, 2), pct_start=0.1)

@@ -26,10 +26,9 @@ from dumenet.course.explorer import (
     report_picture,
     stage_name,
 )
-from dumenet.errors import DumenetError
 from dumenet.plots import as_uint8
 
-__all__ = ["Explorer", "Picture", "explorer", "explorer_figure", "live"]
+__all__ = ["Explorer", "Picture", "explorer_figure", "live"]
 
 SCALE = """<div style="display: flex; align-items: center; gap: 10px; line-height: 1.3; flex-wrap: wrap">
 <span>score {low:.2f}</span>
@@ -163,7 +162,10 @@ def _control(name: str) -> ipywidgets.Widget:
 
 
 class Explorer(ipywidgets.VBox):
-    """The heatmap explorer; see `explorer`.
+    """The heatmap explorer of one data set or several, by name; its static twin is `explorer_figure`.
+
+    Every control has a label; a position is chosen by a click on a picture, by the arrow keys on it, or by the
+    sliders for row and column.
 
     Attributes:
         controls: every control by name; setting a `value` is moving it.
@@ -336,17 +338,3 @@ class Explorer(ipywidgets.VBox):
         self.status.value = (
             f"<div class='dumenet-status' role='status' aria-live='polite' style='line-height: 1.4'>{lines}</div>"
         )
-
-
-def explorer(sessions: Mapping[str, Session]) -> Explorer:
-    """The heatmap explorer of one data set or several, by name; its static twin is `explorer_figure`.
-
-    Every control has a label; a position is chosen by a click on a picture, by the arrow keys on it, or by the
-    sliders for row and column.
-
-    Raises:
-        DumenetError: no session.
-    """
-    if not sessions:
-        raise DumenetError("The explorer needs one session at least.")
-    return Explorer(sessions)

@@ -26,13 +26,6 @@ from dumenet.data.images import (
 from dumenet.data.samples import Dataset, Sample, as_classes, contaminate, cut, few_normal, hold_out_class, joined
 from dumenet.errors import DumenetError, shown
 
-__all__ = [
-    "Dataset", "IMAGE_SUFFIXES", "OUTPUTS", "READERS", "SPLITS", "Sample", "as_classes", "check_folder", "check_range",
-    "contaminate", "content_key", "cut", "describe", "few_normal", "find_images", "fingerprint", "hold_out_class",
-    "joined", "load_image", "load_mask", "locate", "make_factory", "open_dataset", "photograph", "read_ahead",
-    "read_cifar10", "read_digits", "read_elpv", "read_folder", "write_index",
-]  # fmt: skip
-
 
 def open_dataset(
     source: str | Path,

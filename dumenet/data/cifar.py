@@ -11,13 +11,11 @@ import numpy as np
 
 from dumenet.data.images import is_image, open_image, to_rgb
 from dumenet.data.samples import Dataset, Sample
-from dumenet.errors import DumenetError, refused, unknown
+from dumenet.errors import DumenetError, unknown
 
 SPLITS = ("01234", "56789", "02468", "13579")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = "cifar-10-batches-py"  # the folder inside the official archive
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # as Keras states it; torchvision: MD5
 # The most that an archive may unpack to, and an image's side. CIFAR-10 is 60,000 images of 3 KB; more is a mistake, or
 # a bomb.
 MAX_BYTES, MAX_SIDE = 1 << 29, 256
@@ -31,7 +29,6 @@ def read_cifar10(
     per_class_train: int | None = None,
     per_class_test: int | None = None,
     seed: int = 0,
-    download: bool = False,
 ) -> Dataset:
     """CIFAR-10 with the classes `normals` as normal; images are held in memory as (32, 32, 3) uint8.
 
@@ -40,14 +37,12 @@ def read_cifar10(
             such folders, or a folder of tar files (they are not unpacked to disk).
         normals: five digits; class 0 is airplane, 9 is truck (alphabetical order).
         per_class_train, per_class_test: that many images of each class, drawn with `seed`; None takes all.
-        download: first fetch the official archive (170 MB, checked by its SHA-256) into `source`, unless it is there.
 
     Raises:
-        DumenetError: an unknown split, nothing to read, a broken file, one that unpacks to more than CIFAR-10 can be,
-            or a download that fails.
+        DumenetError: an unknown split, nothing to read, a broken file, or one that unpacks to more than CIFAR-10 is.
     """
     digits, limits = parse_normals(normals), {"train": per_class_train, "test": per_class_test}
-    images = _read_batches(Path(source), download) if download or _has_batches(source) else _read_files(Path(source))
+    images = (_read_batches if _has_batches(source) else _read_files)(Path(source))
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
     for part, limit in limits.items():
         for k, name in enumerate(CLASSES):
@@ -119,43 +114,22 @@ def _has_batches(source: str | Path) -> bool:
     return (Path(source) / BATCHES).is_dir()
 
 
-def _read_batches(root: Path, download: bool) -> Images:
+def _read_batches(root: Path) -> Images:
     """The images of the official archive. Its files are pickles: torchvision loads none whose MD5 sum is wrong."""
     from torchvision.datasets import CIFAR10
 
     try:
         parts = {"train": CIFAR10(str(root), train=True), "test": CIFAR10(str(root), train=False)}
     except Exception as error:  # missing files, wrong sums, disk and archive errors of several libraries
-        if download:
-            _fetch_archive(root)
-            return _read_batches(root, download=False)
         raise DumenetError(
-            f"CIFAR-10's archive in {root} is incomplete or damaged ({type(error).__name__}): unpack {Path(URL).name} "
-            f"there again, so that {BATCHES} is whole, or use download=True."
+            f"CIFAR-10's archive in {root} is incomplete or damaged ({type(error).__name__}): unpack "
+            f"cifar-10-python.tar.gz there again, so that {BATCHES} is whole."
         ) from None
     images: Images = {}
     for part, data in parts.items():
         for i, (image, k) in enumerate(zip(data.data, data.targets)):
             images.setdefault((part, CLASSES[k]), {})[f"{i:05d}.png"] = image
     return images
-
-
-def _fetch_archive(root: Path) -> None:
-    """CIFAR-10's archive in `root`, with the right SHA-256, and unpacked; one that is there already stays."""
-    import pooch
-    from torchvision.datasets import CIFAR10
-
-    path = root / Path(URL).name
-    try:
-        pooch.retrieve(URL, f"sha256:{SHA256}", path.name, root, progressbar=True)
-        CIFAR10(str(root), download=True)  # finds it there
-    except (OSError, ValueError) as error:  # the network's are OSErrors without a number; a wrong sum is a ValueError
-        if isinstance(error, OSError) and error.errno:
-            raise refused(f"download to {path}", error, "no part of the file is kept") from None
-        raise DumenetError(
-            f"{URL} could not be downloaded ({' '.join(str(error).split()).rstrip('.')}): run the same command again, "
-            f"or fetch the file by hand and put it at {path}."
-        ) from None
 
 
 def _tars(source: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps
 
 from dumenet.config import sides
 from dumenet.data.samples import Sample
@@ -56,29 +56,13 @@ def open_image(file: Path | io.BytesIO, name: str | None = None) -> Image.Image:
     except PermissionError:
         raise DumenetError(f"{name} may not be read: change its permissions.") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        if header(file)[0] is None and (pixels := _tiff_pixels(file)):
-            raise DumenetError(
-                f"{name} is a TIFF of {pixels}, of a kind that is not read here: save it as plain 8- or 16-bit, or as "
-                "grey 32-bit floats."
-            ) from None
-        kind = type(error).__name__
-        raise DumenetError(f"{name} is empty, cut short or not an image ({kind}): replace or remove it.") from None
+        raise DumenetError(
+            f"{name} is empty, cut short or not an image, or a TIFF of a kind that is not read "
+            f"({type(error).__name__}): save it with 8 or 16 bits, replace or remove it."
+        ) from None
     if turned.mode == "F" and not np.isfinite(np.asarray(turned)).all():
         raise DumenetError(f"{name} holds pixels that are NaN or infinite: export it again.")
     return turned
-
-
-def _tiff_pixels(file: Path | io.BytesIO) -> str:
-    """What the pixels of a TIFF are, e.g. "3 channels of 32-bit floats"; "" where its tags cannot be read."""
-    try:
-        with open(file, "rb") as content:
-            tags = TiffImagePlugin.ImageFileDirectory_v2(content.read(8))
-            content.seek(tags.next)
-            tags.load(content)
-        kind = {2: "signed integers", 3: "floats"}.get(tags.get(339, (1,))[0], "integers")
-        return f"{tags.get(277, 1)} channels of {tags[258][0]}-bit {kind}"
-    except Exception:  # as many kinds as there are broken files
-        return ""
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -27,5 +27,3 @@ METHODS: dict[str, type[Method]] = {  # those, the paper's other columns, and tw
     "cutpaste": CutPaste, "mkd": KnowledgeDistillation, "draem": DRAEM, "fcdd": FCDD, "panda": PANDA,
     "patchcore": PatchCore, "dinomaly": Dinomaly,
 }  # fmt: skip
-
-__all__ = ["METHODS", "NETWORKS", "Common", "Method", "Scores", *sorted({m.__name__ for m in METHODS.values()})]

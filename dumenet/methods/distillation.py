@@ -22,15 +22,11 @@ the same. The loss of a new image is its score. Where it is anomalous is read fr
   inside, batch norm, a bias at a level's end | as small, in any teacher's shapes |
 | lambda | as above, on the direction's term; in the release 0.5 (MVTec-AD) on the values' | on the values' term | |
 | levels in the score | the last three (release) | all that were learned | one loss, as written |
-| map | gradient; SmoothGrad and guided back-propagation were no better | gradient; cosines by option, see below | |
+| map | gradient; SmoothGrad and guided back-propagation were no better | gradient | |
 | scale of a map | each cut at its 99th percentile and brought to 0..1 (release) | as it is | a faint map stays faint |
 | smoothing, opening | sigma 4; opening of the thresholded map, 3 x 3 ellipse | sigma 4; grey opening, 5 x 5 square | |
 | image | 128 px, not normalised (MVTec-AD) | the size asked for, normalised as the teacher's weights want it | |
 | training | 600 epochs (release, MVTec-AD), batches of 64, Adam 1e-3 | 1,000 batches of 8, Adam 3e-3 | a 2-core CPU |
-
-`localise = "positions"` sums 1 - cosine(a_i, b_i) over the channels of each position over levels. It marks what a
-student has not learned yet, such as edges of normal parts: on the factory's connectors after 200 to 250 steps its pixel
-AUROC was 0.56 to 0.59, the gradient's 0.71 to 0.74.
 """
 
 from collections.abc import Sequence
@@ -44,7 +40,6 @@ from torch import Tensor, nn
 
 from dumenet.features import Backbone, progress_bar
 from dumenet.methods.protocol import Common, Method, Sample, descend, images_of, picked, smooth
-from dumenet.score import upsample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +52,7 @@ class DistillationSettings(Common):
     batch: int = 8
     lr: float = 3e-3
     weight: float | None = None  # lambda; None: both terms equal on the untrained student
-    localise: Literal["gradient", "positions"] = "gradient"
+    localise: Literal["gradient"] = "gradient"  # in records, from when there were other ways
     sigma: float = 4.0  # pixels
     opening: int = 5  # side in pixels of the square that opens a gradient's map
 
@@ -118,12 +113,9 @@ class KnowledgeDistillation(Method):
     @torch.enable_grad()
     def judge(self, batch: Tensor) -> tuple[Tensor, object]:
         """The loss of each image, and where it comes from."""
-        s, gradient = self.settings, self.settings.localise == "gradient"
-        levels = self._levels(batch.requires_grad_(gradient))
-        direction, value = losses(*levels)
+        s = self.settings
+        direction, value = losses(*self._levels(batch.requires_grad_()))
         loss = direction + self.weight * value
-        if not gradient:
-            return loss, smooth(disagreement(*levels, s.features.image_size), s.sigma)
         (slope,) = torch.autograd.grad(loss.sum(), batch)  # (B, 3, S, S); images do not meet in eval mode
         maps = smooth(slope.abs().mean(1), s.sigma)
         return loss.detach(), ndimage.grey_opening(maps, (1, s.opening, s.opening)) if s.opening > 1 else maps
@@ -143,8 +135,3 @@ def losses(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor
     direction = sum(1 - F.cosine_similarity(a.flatten(1), b.flatten(1)) for a, b in zip(teacher, student))
     value = sum((a - b).square().flatten(1).mean(1) for a, b in zip(teacher, student))
     return direction, value
-
-
-def disagreement(teacher: Sequence[Tensor], student: Sequence[Tensor], size: int) -> Tensor:
-    """1 - cosine over the channels of each position, enlarged and summed over levels, (B, size, size)."""
-    return sum(upsample(1 - F.cosine_similarity(a, b), size, "bilinear") for a, b in zip(teacher, student))

@@ -179,5 +179,4 @@ def mahalanobis(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
 
 def smooth(maps: Tensor, sigma: float) -> np.ndarray:
     """Anomaly maps (B, S, S) after a Gaussian filter of `sigma` pixels, each map for itself."""
-    maps = maps.cpu().numpy()
-    return np.stack([ndimage.gaussian_filter(m, sigma) for m in maps]).astype(np.float32) if sigma else maps
+    return ndimage.gaussian_filter(maps.cpu().numpy().astype(np.float32), (0, sigma, sigma))

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dumenet.errors import DumenetError
-from dumenet.features import Backbone, progress_bar
+from dumenet.features import Backbone, progress_bar, statistics
 from dumenet.methods.protocol import Common, Method, Sample, descend, picked
 
 # By receptive field: kernel, channels in multiples of the width (0: the descriptor's), maxima over 2 x 2 after it.
@@ -168,16 +168,6 @@ def correlation_loss(x: Tensor) -> Tensor:
     correlation = (unit.T @ unit).abs()  # (D, D)
     size = len(correlation)
     return (correlation.sum() - correlation.diagonal().sum()) / (size * (size - 1))
-
-
-def statistics(batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, (K,) each, of rows of numbers (K, n) that come batch by batch."""
-    count, sums, squares = 0, 0.0, 0.0
-    for x in batches:
-        x = x.double()
-        count, sums, squares = count + x.shape[1], sums + x.sum(1), squares + x.square().sum(1)
-    mean = sums / count
-    return mean.float(), (squares / count - mean.square()).clamp_min(1e-12).sqrt().float()
 
 
 def distil(train: Sequence[Sample], settings: StudentsSettings, device: torch.device) -> PatchNet:

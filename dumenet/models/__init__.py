@@ -10,11 +10,6 @@ from dumenet.models.simple import PositionGaussian, ShortcutNet
 from dumenet.models.spread import Spread, fit_spread
 from dumenet.models.uniad import UniAD
 
-__all__ = [
-    "ChannelMemory", "DuMeNet", "Fusion", "PositionGaussian", "Reconstruction", "ShortcutNet", "SpatialMemory",
-    "Spread", "UniAD", "build_model", "fit_spread", "ssim",
-]  # fmt: skip
-
 
 def build_model(config: ModelConfig, stage_channels: tuple[int, ...], grid: int | tuple[int, int]) -> nn.Module:
     """The network that `config.name` asks for, with fresh weights from torch's current random state."""

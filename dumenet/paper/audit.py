@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import yaml
 from scipy import stats
 
 from dumenet.config import config_from_dict
-from dumenet.errors import DumenetError, unknown
+from dumenet.errors import DumenetError
 from dumenet.files import write_atomic
 from dumenet.metrics import seed_interval
 from dumenet.paper.tables import Row, by_seed, data_name, printed, rows
@@ -352,8 +352,8 @@ class Claim:
     quote: str
     kind: str
     run: str
-    measure: str
-    rule: str
+    measure: Literal[tuple(MEASURES)]
+    rule: Literal[tuple(RULES)]
     holds_if: str
     of: dict[str, Any] = field(default_factory=dict)
     evidence: str = "{each}"
@@ -365,9 +365,6 @@ class Claim:
 
     def judged(self, evidence: Evidence) -> Finding:
         """The verdict, its evidence and the files of that; without evidence "not run yet"."""
-        for kind, name, known in (("measure", self.measure, MEASURES), ("rule", self.rule, RULES)):
-            if name not in known:
-                raise unknown(f"{kind} of the claim {self.key}", name, known)
         evidence.used.clear()
         evidence.data.clear()
         try:

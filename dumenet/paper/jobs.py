@@ -170,12 +170,10 @@ def plan(
         overrides: see the module.
 
     Raises:
-        DumenetError: an unknown table, column, setting, part or option, or whatever is wrong with the data.
+        DumenetError: an unknown table, column, part or option, or whatever is wrong with the data.
     """
     if name not in TABLES:
         raise unknown("table", name, TABLES)
-    if setting not in ("unified", "separate"):
-        raise unknown("setting", setting, ("unified", "separate"))
     table, overrides = TABLES[name], overrides or {}
     for column in methods:
         if column not in table.columns:

@@ -7,7 +7,6 @@ file, which the system refuses with an error of its own (EFBIG).
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -248,22 +247,7 @@ def test_an_image_that_changes_under_its_old_date_is_seen(home):
     assert do(TRAIN) == 0 and left(home) != expected
 
 
-# --- what killed writers leave, and two at once
-
-
-def write_half(path):
-    os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-    write_atomic(path, b"half")
-
-
-def test_the_next_writer_takes_what_a_killed_one_left(tmp_path):
-    for _ in range(2):
-        writer = PROCESSES.Process(target=write_half, args=(tmp_path / "a.json",))
-        writer.start()
-        writer.join()
-        assert writer.exitcode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1  # however often
-    write_atomic(tmp_path / "a.json", b"whole")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_bytes() == b"whole"
+# --- two writers at once
 
 
 def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):

@@ -59,7 +59,7 @@ def lesson(path, seconds):
 def content(home):
     """What a work leaves, file by file, without what may differ between two runs."""
     found = {}
-    for path in sorted(p for p in home.rglob("*") if p.is_file()):
+    for path in sorted(p for p in home.rglob("*") if p.is_file() and not p.name.endswith(".tmp")):
         name = path.relative_to(home).as_posix()
         if name.startswith("data/results") and path.suffix == ".json":
             found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in VOLATILE}

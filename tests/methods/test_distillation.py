@@ -7,7 +7,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from dumenet.config import FeatureConfig
 from dumenet.methods import distillation
-from dumenet.methods.distillation import DistillationSettings, KnowledgeDistillation, Student, disagreement, losses
+from dumenet.methods.distillation import DistillationSettings, KnowledgeDistillation, Student, losses
 
 
 def test_the_losses_are_sklearns():
@@ -18,13 +18,6 @@ def test_the_losses_are_sklearns():
         pairs = [(a[k].reshape(1, -1), b[k].reshape(1, -1)) for a, b in zip(teacher, student)]
         assert np.isclose(direction[k], sum(1 - cosine_similarity(a, b).item() for a, b in pairs))
         assert np.isclose(value[k], sum(mean_squared_error(a, b) for a, b in pairs))
-
-
-def test_disagreement_by_hand():
-    a = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).T.reshape(1, 2, 1, 2)  # positions (1, 0) and (0, 1)
-    b = torch.tensor([[2.0, 0.0], [3.0, 0.0]]).T.reshape(1, 2, 1, 2)  # the same direction, and a right angle
-    rows = disagreement([a, a], [b, b], 3)[0]
-    assert torch.allclose(rows, torch.tensor([0.0, 1.0, 2.0]).expand(3, 3))
 
 
 def test_finds_defects(judged):

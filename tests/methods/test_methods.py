@@ -26,7 +26,7 @@ LITTLE = {  # for each method: enough training that scores differ, in a second o
     "dinomaly": {"grid": 8, "width": 48, "heads": 3, "layers": 2, "steps": 2},
 }  # fmt: skip
 assert set(LITTLE) == set(METHODS) - set(NETWORKS) | {"uniad"}  # one of the networks, which are one class
-VARIANTS = [*((name, {}) for name in LITTLE), ("us", {"dense": True}), ("mkd", {"localise": "positions"})]
+VARIANTS = [*((name, {}) for name in LITTLE), ("us", {"dense": True})]
 
 
 def made(name, cache, pixels=0, **options):
