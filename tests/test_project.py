@@ -246,9 +246,14 @@ def test_readmes_findings_are_those_of_the_records():
         moved = [mean("choices", name, metric) - mean("choices", "default", metric) for name in others]
         assert f"{max(map(abs, moved)):.1f}" == most
     assert "move image AUROC by 0.7 points at most, pixel AUROC by 0.1" in text and f"fusion: {gate} more" in text
-    compared = (ours, spread, "UniAD", "UniAD, spread", "PaDiM", "Gaussian, spread")
+    compared = (ours, spread, "UniAD", "UniAD, spread", "PaDiM", "PatchCore", "Gaussian, spread")
     solar = [f"{mean('mvtec', name, data='elpv'):.1f}" for name in compared]
-    assert "DuMeNet {}, in its spread {}, UniAD {} and {}, PaDiM {}, Gaussian in its spread {}".format(*solar) in text
+    assert (
+        "DuMeNet {}, in its spread {}, UniAD {} and {}, PaDiM {}, PatchCore {}, Gaussian in its spread {}".format(
+            *solar
+        )
+        in text
+    )
     photos = [f"{mean('cifar', n, data='cifar10'):.1f}" for n in (ours, spread, "UniAD", "DN2")]
     assert "{} by the norm and {} by the spread (mean of four splits; UniAD {})".format(*photos[:3]) in text
     assert f"train nothing and have {photos[3]}**" in text

@@ -75,8 +75,10 @@ def picture_decoder(
             two cores for 300 images.
 
     Raises:
-        DumenetError: as `dumenet.run.run`.
+        DumenetError: as `dumenet.run.run`; and a backbone grid other than `SIZE` / 8.
     """
+    if config.features.grid * 8 != SIZE:
+        raise DumenetError(f"Pictures need features.grid {SIZE // 8}, not {config.features.grid}.")
     dataset = load_data(config, folders)
     device = pick_device(config.train.device)
     backbone = Backbone(config.features).to(device)
