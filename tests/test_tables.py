@@ -189,7 +189,7 @@ def test_settings_for_cifar_are_chosen_without_its_test_images(home):
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ({"methods": ("PaDim",)}, "PaDiM"), ({"setting": "both"}, "unified"), ({"parts": ("bolts",)}, "bolt"),
+    ({"methods": ("PaDim",)}, "PaDiM"), ({"parts": ("bolts",)}, "bolt"),
     ({"overrides": {"PaDim.sigma": 1}}, "did you mean 'PaDiM'"), ({"overrides": {"PaDiM.seed": 1}}, "--seed"),
     ({"overrides": {"PaDiM.sigmas": 1}}, "sigma"), ({"overrides": {"PaDiM.sigma": "wide"}}, "sigma"),
     ({"overrides": {"sigmas": 1}}, "did you mean 'sigma'"),
