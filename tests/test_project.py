@@ -228,6 +228,8 @@ def test_readmes_findings_are_those_of_the_records():
     dirty = found["contamination", "real5", "unified"]
     cost = [gain(dirty, f"{n}, 0%", f"{n}, 20%").lstrip("+") for n in (ours, spread, "DuMeNet without memory", "PaDiM")]
     assert "cost {} points by the norm and {} in the spread, without memory {}, PaDiM {}".format(*cost) in text
+    less = [gain(dirty, f"{n}, 0%", f"{n}, 10%").lstrip("+") for n in (spread, "PaDiM")]
+    assert "; 10 % in the spread {}, PaDiM {}.".format(*less) in text
     larger = [f"{mean('backbones', n):.1f}" for n in ("Lite1, spread", "Lite2, spread", "Lite1", "Lite2")]
     assert "{} and {} in the spread, {} and {} by the norm".format(*larger) in text
     lite = [f"{mean('backbones', n, data='cifar10'):.1f}" for n in ("Lite2", "Lite0")]
