@@ -374,14 +374,14 @@ COMMANDS: dict[str, tuple[str, Any, dict[str, dict[str, Any]]]] = {  # what it d
         "--set": SET | {"help": "data.* and evaluation.*, e.g. evaluation.pooling=mean"},
     }),
     "table": ("the results files as a table: mean over seeds ± half of its 95 %% interval", _table, {
-        "--tag": {"help": "the series (default: results without a tag)"}, 
+        "--tag": {"help": "the series (default: results without a tag)"},
         "--results": _path("data/results", "folder of results files (default: %(default)s)"),
         "--csv": FLAG | {"help": "CSV instead of Markdown"},
         "--category": ONE_OR_MORE | {"help": "these categories and their mean: image / pixel AUROC in percent"},
     }),
     "predict": ("heatmaps, scores and verdicts for images", _predict, {
         "checkpoint": _path(text="a checkpoint, or a file of `dumenet export`"),
-        "images": _path(text="an image or a folder"), 
+        "images": _path(text="an image or a folder"),
         "--out": _path("build/predictions", "folder for scores and heatmaps (default: %(default)s)"),
         "--category": {"default": "all", "help": "of the images (default: found for each)"},
         "--device": {"default": "auto", "help": "of torch, which runs a checkpoint"},

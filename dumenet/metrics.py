@@ -271,6 +271,11 @@ def evaluate_scores(
     """
     labels, scores = _checked(labels, scores)
     categories = np.asarray(categories, dtype=str)
+    if masks is not None and maps is None:
+        raise DumenetError("Masks without anomaly maps: pass both, or neither.")
+    for name, given in (("categories", categories), ("masks", masks), ("maps", maps)):
+        if given is not None and len(given) != len(labels):
+            raise DumenetError(f"{len(labels)} labels but {len(given)} {name}: pass one for each image.")
 
     def metrics(index: np.ndarray) -> dict:
         y, s = labels[index], scores[index]

@@ -112,6 +112,8 @@ BAD = [
     ("does not fit", lambda: pro(NORMAL[:, :10], MAPS)),
     ("NaN", lambda: pro(NORMAL, MAPS * np.nan)),
     ("limit", lambda: pro(NORMAL, MAPS, fpr_limit=0)),
+    ("2 labels but 3 categories", lambda: evaluate_scores([0, 1], [0.0, 1.0], ["a", "b", "c"])),
+    ("Masks without", lambda: evaluate_scores([0, 1], [0.0, 1.0], ["a", "a"], masks=NORMAL)),
     ("NaN or infinity", lambda: auroc([0, 1], [np.inf, 1.0])),
     ("0 .normal. or 1", lambda: auroc([0, 2], [0.0, 1.0])),
 ]
