@@ -51,6 +51,8 @@ LINES = [
     Line("beside", "alone", "the same with the machine to itself: 10 % more at most", "ms", times=1 / 1.1),
     Line("inference", "one", "one image file to its heatmap: ONNX Runtime / eager torch", "ms", times=3),
     Line("inference", "many", "32 image files to heatmaps, each: ONNX Runtime / eager torch", "ms", times=4),
+    Line("predict", "checkpoint", "`dumenet predict` of one image / importing torch and timm alone", "s", most=3),
+    Line("predict", "graph", "the same of an exported graph / of a checkpoint", "s"),
     Line("features", "fast", "image files to cached features: ONNX Runtime / eager torch", "images/s", times=5),
     Line("inference", "spread", "heatmap by the error in its spread / by its norm: 10 % more at most", "ms", 1 / 1.1),
     Line("explorer", "slowest", "the explorer's slowest control: new pictures / whole figure anew", "ms", most=200),
