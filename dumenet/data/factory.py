@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-from scipy import ndimage
 
 from dumenet.data.folders import choose
 from dumenet.errors import DumenetError, refused
@@ -373,6 +372,8 @@ def _photograph(category: str, split: str, kind: str, wrong: list[int], key: lis
 
 def _visible(image: Array, twin: Array) -> Array:
     """Where two images differ visibly, as regions: small gaps closed, specks of under 8 pixels dropped."""
+    from scipy import ndimage  # here, since a verdict does not wait for it
+
     differs = np.abs(image.astype(np.int16) - twin).max(axis=2) > 5
     near = ndimage.binary_closing(np.pad(differs, 3), iterations=3)[3:-3, 3:-3]
     labels, _ = ndimage.label(near)
