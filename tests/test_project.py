@@ -12,6 +12,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -259,6 +260,31 @@ def test_readmes_findings_are_those_of_the_records():
     photos = [f"{mean('cifar', n, data='cifar10'):.1f}" for n in (ours, spread, "UniAD", "DN2")]
     assert "{} by the norm and {} by the spread (mean of four splits; UniAD {})".format(*photos[:3]) in text
     assert f"train nothing and have {photos[3]}**" in text
+    others = [n for n in set(found["mvtec", "real5", "unified"].row) if "," not in n and n != ours]
+    assert len(others) == 12 and "ahead of eleven other methods" in text and "and of UniAD, trained alike" in text
+    for metric in ("image_auroc", "pixel_auroc"):
+        assert max(mean("mvtec", name, metric) for name in others) < mean("mvtec", ours, metric)
+
+
+def test_readmes_minutes_and_false_alarms_are_those_of_the_records():
+    text, records = " ".join((ROOT / "README.md").read_text().split()), read_results(ROOT / "data" / "results")
+    whole = [r["seconds"] for r in records if r.get("tag") == "real5"]
+    minutes = [
+        (s["train"] + extra["train features"]) / 60 for s in whole for extra in whole if "train features" in extra
+    ]
+    assert 12 < min(minutes) and max(minutes) < 14 and "12 to 14 minutes on two cores" in text
+    (quick,) = re.findall(r"1,000 steps, features included, give (\S+ / \S+) in these four", text)
+    assert f" threads: {quick} |" in (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    (uniad,) = (r for r in records if r.get("tag") == "real5-3min" and r["method"] == "uniad")
+    four = [uniad["metrics"]["per_category"][c] for c in ("bottle", "capsule", "screw", "transistor")]
+    means = [np.mean([100 * c[f"{m}_auroc"] for c in four]) for m in ("image", "pixel")]
+    assert f"{uniad['config']['train']['steps']} steps, four times as long, and {means[0]:.1f} / {means[1]:.1f}" in text
+    (alarms,) = (r["rows"] for r in records if r.get("name") == "bench-thresholds")
+    rate = {(r["error"], r["promise"], r["images"]): r["false alarms"] for r in alarms if "bound" in r["rule"]}
+    rows = (("mahalanobis", 1), ("mahalanobis", 5), ("norm", 5))
+    one, five, norm = ("{:.0f}, {:.0f} and {:.0f}".format(*(rate[(*row, n)] for n in (20, 50, 200))) for row in rows)
+    assert f"{one} in a hundred did with 20, 50 and 200 to learn from; where 5 were promised, {five} did, and" in text
+    assert f"and {norm} by `evaluation.error=norm`" in text
 
 
 def test_the_notes_numbers_are_made_from_results_files(monkeypatch, capsys):
