@@ -250,9 +250,6 @@ def _opened(sample: Sample) -> Image.Image:
 
 def read_ahead(read: Callable[[Any], Any], items: Sequence[Any], size: int) -> Iterator[tuple[Sequence[Any], list]]:
     """Items, `size` at a time, with what `read` gives for each; threads read ahead while the caller computes."""
-    if len(items) == 1:  # a thread would cost a third of a millisecond
-        yield items, [read(items[0])]
-        return
     parts = [items[i : i + size] for i in range(0, len(items), size)]
     pool = ThreadPoolExecutor(READERS, "reader")
     try:
