@@ -64,7 +64,9 @@ def main() -> None:
         for title, job in runs.items():
             row = {"error, runtime": title}
             for n, values in ms.items():
-                row |= {f"ms, of {n}": values[title], f"ratio, of {n}": values[BASELINE] / values[title]}
+                low, high = np.quantile(seconds[n][title], (0.25, 0.75)) * 1000 / n
+                row |= {f"ms, of {n}": values[title], f"quartiles, of {n}": f"{low:.3g} to {high:.3g}"}
+                row[f"ratio, of {n}"] = values[BASELINE] / values[title]
             gap = np.abs(job(files) - expected).max() / np.ptp(expected)
             rows.append(row | ({"largest_difference": gap} if title.startswith("spread") else {}))
     page = {key: (ms[n]["spread, onnxruntime"], ms[n][BASELINE]) for key, n in (("one", 1), ("many", many))}

@@ -58,15 +58,27 @@ LINES = [
     Line("explorer", "slowest", "the explorer's slowest control: new pictures / whole figure anew", "ms", most=200),
     Line("camera", "held", "new files of a watched folder, judged in half a second / judged in a row", "images/s"),
     Line("metrics", "exact", "four pixel metrics, exact / PRO alone, a loop over 200 thresholds", "s", times=100),
-    Line("growth", "image", "memory of one more image in training / of its features", "kB"),
-    Line("thresholds", "worst", "false alarms, 5 % promised: prediction bound / quantile; at worst", "%", most=5),
+    Line(
+        "growth",
+        "image",
+        "memory of one more image while a network trains (its spread: docs/NOTES.md) / of its features",
+        "kB",
+    ),
+    Line(
+        "thresholds",
+        "worst",
+        "false alarms, 5 % promised, mean of three categories: prediction bound / quantile; at worst",
+        "%",
+        most=5,
+    ),
     Line("step-cuda", "speed", "training on a GPU: the same two", "images/s", times=2),
     Line("features-cuda", "fast", "image files to cached features: torch on a GPU / on the CPU", "images/s"),
 ]
 HEAD = """# Benchmarks
 
 Made from the records in `data/results` by `python benchmarks/report.py`; each command writes its record and this page.
-A ratio above 1 is in our favour. Below: details, the machine, and the commit, whose scripts may have had other options.
+A ratio, of medians, above 1 is in our favour. Below: details, the machine, and the commit, whose scripts may have had
+other options.
 """
 REAL5 = "dumenet train --data data/real5 --seed 0 1 2 --tag real5-3min --set train.steps=1000"
 PRINTED = ("bottle", "capsule", "screw", "transistor")  # categories of real5 that the paper has

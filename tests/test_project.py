@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scipy.stats import ttest_1samp
 
 from dumenet.cli import main
-from dumenet.metrics import seed_interval
 from dumenet.paper.jobs import CHOICES
 from dumenet.paper.tables import by_seed, gain, groups
-from dumenet.results import plus_minus, read_results, runs
+from dumenet.results import read_results, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -217,15 +217,25 @@ def test_readmes_findings_are_those_of_the_records():
         assert f"instead of {words} {image} and {pixel}" in text
     image, pixel = more("growth", "DuMeNet, spread, 2,400 steps", "DuMeNet without memory, spread, 2,400 steps")
     assert f"In the spread both instead of none add {image} and {pixel}" in text
-    assert f"has {pair('mvtec', 'Gaussian, spread')}: 1.6 points of image AUROC less" in text
-    assert round(mean("mvtec", spread) - mean("mvtec", "Gaussian, spread"), 1) == 1.6
+    table = found["mvtec", "real5", "unified"]
+    ahead = [
+        gain(table, *two).lstrip("+")
+        for two in ((ours, "UniAD"), (spread, "UniAD, spread"), (spread, "Gaussian, spread"))
+    ]
+    lost = gain(table, ours, spread, "pro").lstrip("+")
+    said = "by {} points of image AUROC. The spread gives both image AUROC, takes {} points of PRO from DuMeNet"
+    assert said.format(ahead[0], lost) + f", and leaves it {ahead[1]} ahead" in text
+    assert f"has {pair('mvtec', 'Gaussian, spread')}: {ahead[2]} points of image AUROC less" in text
     for name, words in ((ours, "by the norm, {}"), (spread, "in the spread, {}")):
         alone = [mean("mvtec", name, f"{m}_auroc", setting="separate") for m in ("image", "pixel")]
         ahead = [x - mean("mvtec", name, f"{m}_auroc") for x, m in zip(alone, ("image", "pixel"))]
         both = [f"{a:.1f} / {b:.1f}" for a, b in (alone, ahead)]
         assert f"{both[0]} {words.format(both[1])} more" in text
     lost = mean("mvtec", "PaDiM", setting="separate") - mean("mvtec", "PaDiM")
-    assert f"PaDiM, one for all, loses {lost:.1f} points of image AUROC" in text
+    gained = mean("mvtec", "PaDiM", "pixel_auroc") - mean("mvtec", "PaDiM", "pixel_auroc", setting="separate")
+    assert f"PaDiM, one for all, loses {lost:.1f} points of image AUROC, and gains {gained:.1f} of pixel AUROC" in text
+    costs = [gain(found["mvtec", "real5", "separate"], ours, spread, m).lstrip("+") for m in ("pixel_auroc", "pro")]
+    assert "there the spread costs {} points of pixel AUROC and {} of PRO".format(*costs) in text
     dirty = found["contamination", "real5", "unified"]
     names = (ours, spread, "DuMeNet without memory", "PaDiM", "PatchCore")
     much, some = ([gain(dirty, f"{n}, 0%", f"{n}, {share}").lstrip("+") for n in names] for share in ("20%", "10%"))
@@ -236,27 +246,30 @@ def test_readmes_findings_are_those_of_the_records():
     lite = [f"{mean('backbones', n, data='cifar10'):.1f}" for n in ("Lite2", "Lite0")]
     assert "(Lite2, one split, one seed: {} instead of {})".format(*lite) in text
     epochs = [r["image_auroc_by_epoch"] for r in read_results(ROOT / "data" / "results") if r.get("table") == "epochs"]
-    assert f"{plus_minus(*seed_interval([100 * (max(e) - e[-1]) for e in epochs]), 2)} points apart" in text
+    later = max(100 * (max(e) - e[-1]) for e in epochs)
+    assert len(epochs) == 6 and f"at most {later:.2f} points better than the last (six runs)" in text
     grown = [f"{mean('growth', f'{n}, {k} steps'):.0f}" for n in (ours, spread) for k in ("240", "800", "2,400")]
     assert "{} after 240 steps, {} after 800 and {} after 2,400, in its spread {}, {} and {}".format(*grown) in text
     (jitter,), (sigmoid,) = (
         more("choices", "default", *less) for less in (("no jitter", "image"), ("target sigmoid", "pixel"))
     )
     assert f"Without jitter it has {jitter} points" in text and f"sigmoid as the target costs {sigmoid} points" in text
-    gate = gain(found["choices", "real5", "unified"], "fusion gate", "default").lstrip("+")
+    choices = found["choices", "real5", "unified"]
+    gate, raw = (gain(choices, name, "default").lstrip("+") for name in ("fusion gate", "target raw"))
     others = set(CHOICES) - {"default", "default, spread", "no jitter", "target sigmoid", "neck cbam"}
+    p = [
+        ttest_1samp(by_seed(choices, n, "default", m), 0).pvalue for n in others for m in ("image_auroc", "pixel_auroc")
+    ]
+    assert len(p) == 26 and sum(x < 0.05 for x in p) == 4 and min(p) > 0.05 / 26
     for metric, most in (("image_auroc", "0.7"), ("pixel_auroc", "0.1")):
         moved = [mean("choices", name, metric) - mean("choices", "default", metric) for name in others]
         assert f"{max(map(abs, moved)):.1f}" == most
-    assert "move image AUROC by 0.7 points at most, pixel AUROC by 0.1" in text and f"fusion: {gate} more" in text
-    compared = (ours, spread, "UniAD", "UniAD, spread", "PaDiM", "PatchCore", "Gaussian, spread")
+    assert "move image AUROC by 0.7 points at most, pixel AUROC by 0.1. Of these 26 intervals four" in text
+    assert f"(image AUROC of a gate as the fusion: {gate} more, of a raw target {raw})" in text
+    compared = (ours, spread, "UniAD", "UniAD, spread", "PaDiM", "PatchCore", "Gaussian, spread", "PANDA")
     solar = [f"{mean('mvtec', name, data='elpv'):.1f}" for name in compared]
-    assert (
-        "DuMeNet {}, in its spread {}, UniAD {} and {}, PaDiM {}, PatchCore {}, Gaussian in its spread {}".format(
-            *solar
-        )
-        in text
-    )
+    said = "DuMeNet {}, in its spread {}, UniAD {} and {}, PaDiM {}, PatchCore {}, Gaussian in its spread {}, "
+    assert (said + "PANDA {}.").format(*solar) in text
     photos = [f"{mean('cifar', n, data='cifar10'):.1f}" for n in (ours, spread, "UniAD", "DN2")]
     assert "{} by the norm and {} by the spread (mean of four splits; UniAD {})".format(*photos[:3]) in text
     assert f"train nothing and have {photos[3]}**" in text
@@ -287,7 +300,8 @@ def test_readmes_minutes_and_false_alarms_are_those_of_the_records():
     rate = {(r["error"], r["promise"], r["images"]): r["false alarms"] for r in alarms if "bound" in r["rule"]}
     rows = (("mahalanobis", 1), ("mahalanobis", 5), ("norm", 5))
     one, five, norm = ("{:.0f}, {:.0f} and {:.0f}".format(*(rate[(*row, n)] for n in (20, 50, 200))) for row in rows)
-    assert f"{one} in a hundred did with 20, 50 and 200 to learn from; where 5 were promised, {five} did, and" in text
+    assert f"{one} in a hundred of three categories did with 20, 50 and 200 to learn from;" in text
+    assert f"where 5 were promised, {five} did, and" in text
     assert f"and {norm} by `evaluation.error=norm`" in text
 
 

@@ -399,7 +399,8 @@ HEAD = """# Audit: claims against evidence
 
 Made by `python -m dumenet.paper.audit` from `data/paper_results.csv`, `data/results/{table,audit}-*.json`;
 change those, or the claims in `dumenet/paper/claims.yaml`, not this file. Lesson 11 makes and explains measurements.
-AUROC in percent, differences in points. A verdict is about what was run here, and about no more.
+AUROC in percent, differences in points. A verdict is about what was run here, and about no more; "in part" says that
+at least one part holds.
 The last column links to the files that were used; each holds every setting, the seed, the data's fingerprint, versions
 and machine, and those of a table the command that makes them again.
 """
