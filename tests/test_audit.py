@@ -100,7 +100,7 @@ def test_every_verdict_leads_to_the_files_it_was_made_from(evidence):
         assert bool(finding.files) == (finding.verdict != NOT_RUN), key
         assert all((ROOT / file).is_file() for file in finding.files), key
     assert found["abstract-image"].files == (audit.PRINTED,)
-    assert all("table-ablations-" in file for file in found["memories"].files) and len(found["memories"].files) == 6
+    assert all("table-ablations-" in file for file in found["memories"].files) and len(found["memories"].files) == 18
 
 
 SHORTCUT = {"network": "MLP", "peak": 0.7, "peak_epoch": 5, "last": 0.6, "last_epoch": 9, "loss_peak": 2.0}

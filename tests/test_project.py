@@ -18,9 +18,10 @@ import yaml
 from scipy.stats import ttest_1samp
 
 from dumenet.cli import main
+from dumenet.metrics import seed_interval
 from dumenet.paper.jobs import CHOICES
 from dumenet.paper.tables import by_seed, gain, groups
-from dumenet.results import read_results, runs
+from dumenet.results import plus_minus, read_results, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -214,7 +215,16 @@ def test_readmes_findings_are_those_of_the_records():
     assert f"both instead of none add {image} points of image and {pixel} of pixel AUROC" in text
     for memory, words in (("channel", "the channel memory alone"), ("spatial", "the spatial one alone")):
         image, pixel = more("ablations", "default", f"memory {memory}, decoder reads memory")
-        assert f"instead of {words} {image} and {pixel}" in text
+        assert f"nstead of {words} {'both add ' if memory == 'channel' else ''}{image} and {pixel}" in text
+
+    def on(category, metric="image_auroc"):
+        all_ = found["ablations", "real5", "unified"]
+        own = all_[(all_.part == category) & (all_.metric == metric)].pivot(index="seed", columns="row", values="value")
+        assert len(change := (own["default"] - own[none]).dropna()) == 9
+        return plus_minus(*seed_interval(change))
+
+    said = f"that is {on('transistor')} and {on('transistor', 'pixel_auroc')}; on screw {on('screw')} of image AUROC"
+    assert f"{said}, on capsule {on('capsule')}, and elsewhere nothing" in text
     image, pixel = more("growth", "DuMeNet, spread, 2,400 steps", "DuMeNet without memory, spread, 2,400 steps")
     assert f"In the spread both instead of none add {image} and {pixel}" in text
     table = found["mvtec", "real5", "unified"]
