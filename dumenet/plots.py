@@ -212,7 +212,8 @@ def table_figure(rows: Sequence[Any]) -> Figure:
     parts = sorted(dict.fromkeys(r.part for r in rows), key="mean".__eq__)  # the mean last
     parts = parts if len(parts) <= 5 or "mean" not in parts else ["mean"]
     columns = list(dict.fromkeys(r.column for r in rows))
-    size = (2.6 * len(parts) + 1.5, (0.26 * len(columns) + 0.8) * len(metrics))
+    names = max(1.5, 0.08 * max(map(len, columns)))  # inches that the longest takes
+    size = (2.6 * len(parts) + names, (0.26 * len(columns) + 0.8) * len(metrics))
     fig, axes = plt.subplots(len(metrics), len(parts), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for line, metric in zip(axes, metrics):
         for ax, part in zip(line, parts):
