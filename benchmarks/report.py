@@ -59,17 +59,10 @@ LINES = [
     Line("camera", "held", "new files of a watched folder, judged in half a second / judged in a row", "images/s"),
     Line("metrics", "exact", "four pixel metrics, exact / PRO alone, a loop over 200 thresholds", "s", times=100),
     Line(
-        "growth",
-        "image",
-        "memory of one more image while a network trains (its spread: docs/NOTES.md) / of its features",
-        "kB",
+        "growth", "image", "memory of one more image in training, spread aside (docs/NOTES.md) / of its features", "kB"
     ),
     Line(
-        "thresholds",
-        "worst",
-        "false alarms, 5 % promised, mean of three categories: prediction bound / quantile; at worst",
-        "%",
-        most=5,
+        "thresholds", "worst", "false alarms of three categories, 5 % promised: bound / quantile; at worst", "%", most=5
     ),
     Line("step-cuda", "speed", "training on a GPU: the same two", "images/s", times=2),
     Line("features-cuda", "fast", "image files to cached features: torch on a GPU / on the CPU", "images/s"),

@@ -46,8 +46,9 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 a lesson, a job, a check or the doctor found something wrong, 2
     bad input (one sentence on stderr), 130 interrupted."""
-    gc.set_threshold(10_000)  # torch is many objects and no garbage: to look for some takes a second at the start,
-    atexit.register(gc.freeze)  # and half of one at the end
+    # Torch is many objects and no garbage: to look for some takes a second at the start, and half of one at the end.
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     args = _parser().parse_args(argv)
     args.typed = shlex.join(["dumenet", *(sys.argv[1:] if argv is None else argv)])
     if hasattr(sys.stdout, "reconfigure"):
